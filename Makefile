@@ -1,0 +1,63 @@
+# The one runner: people and CI call the same targets. Each makes the .venv it needs.
+# A target's last line on stdout is its result, so nothing here prints there; notes go to stderr.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+.SILENT:
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check fmt bench-quick clean
+
+help: ## list the targets
+	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: $(VENV)/.made-daemon ## show it at work: a session is killed and comes back whole
+	$(BIN)/edi-checkpoint demo
+
+run: $(VENV)/.made-daemon ## run the daemon in the foreground
+	$(BIN)/edi-checkpointd run
+
+test: $(VENV)/.made-dev ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.made-dev ## check format, style, types and imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	echo 'check: ok'
+
+fmt: $(VENV)/.made-dev ## format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
+	$(BIN)/python bench/quick.py
+
+clean: ## remove what these targets made, .venv included
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/latest.json
+	find client daemon tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment, made in steps; a stamp says that its step was finished, and pyproject.toml outdates it.
+$(VENV)/.made:
+	command -v '$(PYTHON)' >/dev/null \
+	  || { echo 'no $(PYTHON) found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo '$(PYTHON) is too old: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo 'install the Debian package python3-venv' >&2; exit 1; }
+	echo 'making $(VENV), once; this takes a minute' >&2
+	'$(PYTHON)' -m venv $(VENV)
+	touch $@
+
+$(VENV)/.made-daemon: pyproject.toml | $(VENV)/.made
+	$(PIP) '.[daemon]'
+	touch $@
+
+$(VENV)/.made-dev: pyproject.toml | $(VENV)/.made
+	$(PIP) '.[dev]'
+	touch $@ $(VENV)/.made-daemon

@@ -1,0 +1,69 @@
+"""Remembers an EDI session: publish changes, make checkpoints, resume after a crash.
+
+    from edi_checkpoint import connect
+
+    with connect() as client, client.session() as session:
+        session.transition("analysis", image_path="roof.jpg")
+        session["scene"] = {"entities": []}
+        session.checkpoint("workflow_transition")
+
+Names are loaded when they are first used, so that importing this package costs EDI's start next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edi_checkpoint.client import Client as Client
+    from edi_checkpoint.client import connect as connect
+    from edi_checkpoint.errors import CheckpointFailed as CheckpointFailed
+    from edi_checkpoint.errors import DaemonUnavailable as DaemonUnavailable
+    from edi_checkpoint.errors import EdiCheckpointError as EdiCheckpointError
+    from edi_checkpoint.errors import Fenced as Fenced
+    from edi_checkpoint.errors import FlushTimeout as FlushTimeout
+    from edi_checkpoint.errors import NotFound as NotFound
+    from edi_checkpoint.errors import OutboxFull as OutboxFull
+    from edi_checkpoint.errors import ProtocolError as ProtocolError
+    from edi_checkpoint.errors import SessionBusy as SessionBusy
+    from edi_checkpoint.errors import SessionClosed as SessionClosed
+    from edi_checkpoint.errors import SessionForked as SessionForked
+    from edi_checkpoint.errors import SessionIdError as SessionIdError
+    from edi_checkpoint.errors import StateValueError as StateValueError
+    from edi_checkpoint.errors import VersionMismatch as VersionMismatch
+    from edi_checkpoint.errors import WrongFolder as WrongFolder
+    from edi_checkpoint.model import CheckpointInfo as CheckpointInfo
+    from edi_checkpoint.model import Durable as Durable
+    from edi_checkpoint.model import SessionInfo as SessionInfo
+    from edi_checkpoint.session import Session as Session
+    from edi_checkpoint.state_manager import StateManager as StateManager
+
+_HOME = {
+    "client": ("Client", "connect"),
+    "errors": (
+        "CheckpointFailed", "DaemonUnavailable", "EdiCheckpointError", "Fenced", "FlushTimeout", "NotFound",
+        "OutboxFull", "ProtocolError", "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError",
+        "StateValueError", "VersionMismatch", "WrongFolder",
+    ),
+    "model": ("CheckpointInfo", "Durable", "SessionInfo"),
+    "session": ("Session",),
+    "state_manager": ("StateManager",),
+}  # fmt: skip
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

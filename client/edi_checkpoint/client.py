@@ -1,0 +1,161 @@
+"""`connect` and `Client`: one connection of a process to the daemon, and the sessions it writes."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+
+import msgspec
+
+from edi_checkpoint import offline, protocol
+from edi_checkpoint.autostart import start_daemon
+from edi_checkpoint.errors import EdiCheckpointError, SessionClosed, SessionForked
+from edi_checkpoint.link import Link
+from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.names import check_session_id, new_session_id
+from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.paths import ensure_private, locate
+from edi_checkpoint.session import Session
+from edi_checkpoint.stream import Stream
+
+log = logging.getLogger(__name__)
+
+_REQUEST_TIMEOUT_S = 5.0
+
+
+def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
+    """Return a client of the daemon of this user, starting one when none answers and `autostart` allows it.
+
+    Never fails for want of a daemon: without one, what is published waits in the outbox. `app` is shown to people who
+    ask who writes to a session. Waits at most `timeout_s` for a daemon.
+    """
+    return Client(app=app, autostart=autostart, timeout_s=timeout_s)
+
+
+class Client:
+    """One connection and its sessions; safe to use from several threads, not over a fork. Close it, or use `with`."""
+
+    def __init__(self, *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> None:
+        """See `connect`. Raises `FolderError` or `ConfigError` when our folders cannot be used."""
+        self.paths = locate()
+        ensure_private(self.paths.state)
+        self._app = app
+        self._timeout_s = timeout_s
+        self._pid = os.getpid()
+        self._closed = False
+        self._sessions: list[Session] = []
+        self._link = Link(self.paths, app=app, version=_version())
+        atexit.register(self._at_exit)
+        deadline_s = time.monotonic() + timeout_s
+        if autostart and not self._link.wait_connected(0.05) and not start_daemon(self.paths):
+            return
+        self._link.wait_connected(max(0.0, deadline_s - time.monotonic()) if autostart else min(timeout_s, 0.2))
+
+    def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
+        """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
+
+        Without a daemon the state is the newest valid file with all outboxes on top. Raises `SessionIdError`, and
+        `SessionBusy` while another writer is attached.
+        """
+        self._check_usable()
+        session_id = new_session_id() if session_id is None else check_session_id(session_id)
+        parent = None if parent is None else check_session_id(parent)
+        if takeover:
+            log.warning("session %s: taking over from a living writer is not there yet; asking as usual", session_id)
+        outbox = Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent)
+        stream = Stream(session_id, parent, outbox)
+        try:
+            timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
+            attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
+        except EdiCheckpointError:
+            outbox.close()
+            self._link.detach(stream)
+            raise
+        if attached is not None and attached.state is not None:
+            state = attached.state
+            stream.parent_session = attached.parent_session
+        else:
+            log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
+            state = offline.load_state(self.paths, session_id).state
+        session = Session(self._link, stream, state)
+        self._sessions = [*(other for other in self._sessions if not other.closed), session]
+        return session
+
+    def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
+        """Return the newest sessions, of one condition or of all. Raises `DaemonUnavailable`."""
+        answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit))
+        return answer.sessions if isinstance(answer, protocol.Sessions) else []
+
+    def interrupted(self) -> list[SessionInfo]:
+        """Return the sessions whose writer died, newest first. Raises `DaemonUnavailable`."""
+        return self.sessions(condition="interrupted")
+
+    def status(self) -> dict[str, object]:
+        """Return how the daemon is, as `edi-checkpoint status --json` tells it. Raises `DaemonUnavailable`."""
+        answer = self.ask(protocol.GetStatus)
+        body = answer.body if isinstance(answer, protocol.Status) else b"{}"
+        return msgspec.json.decode(body, type=dict[str, object])
+
+    def ask(self, question: Callable[[int], protocol.Query], timeout_s: float = _REQUEST_TIMEOUT_S) -> protocol.Answer:
+        """Send a reading request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""
+        self._check_usable()
+        return self._link.ask(question, timeout_s)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a daemon is connected just now."""
+        return self._link.connected
+
+    @property
+    def usable(self) -> bool:
+        """Whether this client is open and was made in this process."""
+        return not self._closed and os.getpid() == self._pid
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Close all sessions cleanly, then the connection; waits for acknowledgements at most `timeout_s`."""
+        self._leave(cleanly=True, timeout_s=timeout_s)
+
+    def _leave(self, *, cleanly: bool, timeout_s: float) -> None:
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        deadline_s = time.monotonic() + timeout_s
+        for session in self._sessions:
+            session._leave(cleanly=cleanly, timeout_s=max(0.0, deadline_s - time.monotonic()))
+        self._link.close()
+
+    def _at_exit(self) -> None:
+        """Leave at interpreter exit; after an unhandled exception (pitfall 34) the sessions count as interrupted."""
+        with contextlib.suppress(EdiCheckpointError, OSError):
+            self._leave(cleanly=getattr(sys, "last_value", None) is None, timeout_s=2.0)
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise SessionForked(f"this client was made in process {self._pid}")
+        if self._closed:
+            raise SessionClosed("this client is closed")
+
+    def __enter__(self) -> Client:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception the sessions count as interrupted."""
+        self._leave(cleanly=kind is None, timeout_s=2.0)
+
+
+def _version() -> str:
+    try:
+        return version("edi-checkpoint")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,95 @@
+"""A session's state from its files alone: the newest valid document and the outboxes on top. No daemon, no journal.
+
+The daemon trims an outbox only when an auto-save covers it, so these two are whole without the journal (P6).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+from edi_checkpoint import document, layout, names
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.protocol import Base, JsonText, Update, decode_entry
+from edi_checkpoint.records import scan
+from edi_checkpoint.spool import list_streams, read_records
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class FoundState:
+    """What was found: the state (key to JSON text), the sequence it would have, and where it came from.
+
+    `source` is `file` or `outbox` (entries that no file holds yet were added), `name` the document's file name.
+    """
+
+    state: dict[str, JsonText] = field(default_factory=dict)
+    sequence: int = 0
+    header: layout.Header | None = None
+    name: str | None = None
+    source: str = "file"
+    found: bool = False
+
+
+def load_state(paths: Paths, session_id: str) -> FoundState:
+    """Return the newest state of `session_id` that can be had from files; `found` is False when there is nothing."""
+    state = newest_document(paths, session_id)
+    streams = state.header.streams if state.header else {}
+    for files in list_streams(paths.outbox / session_id):
+        covered = streams.get(files.owner.stream, 0)
+        for data in read_records(files):
+            for record in scan(data):
+                if record.number > covered:
+                    _apply(state, record.entry)
+    return state
+
+
+def newest_document(paths: Paths, session_id: str) -> FoundState:
+    """Return the newest valid document of the session: the one of the highest sequence that its digests confirm."""
+    found = FoundState()
+    for name, parse in _documents(paths, session_id):
+        try:
+            loaded = parse((paths.sessions / name).read_bytes(), name)
+        except FileNotFoundError:
+            continue
+        except (OSError, EdiCheckpointError) as error:
+            log.warning("%s passed over: %s", name, error)
+            continue
+        if not found.found or loaded.header.sequence > found.sequence:
+            found = FoundState(loaded.values, loaded.header.sequence, loaded.header, name, "file", found=True)
+        if loaded.header.kind not in (layout.Kind.REFERENCE, layout.Kind.FOREIGN) and name != _autosave(session_id):
+            break  # checkpoints come newest first
+    return found
+
+
+def _documents(paths: Paths, session_id: str):  # type: ignore[no-untyped-def]
+    """Yield the auto-save, then the checkpoints by name, newest first, each with what parses it."""
+    yield _autosave(session_id), document.parse_autosave
+    try:
+        with os.scandir(paths.sessions) as entries:
+            parsed = [(name, names.parse_checkpoint_name(name)) for name in (entry.name for entry in entries)]
+    except FileNotFoundError:
+        return
+    ours = [(found.stamp, name) for name, found in parsed if found and found.session_id == session_id]
+    for _, name in sorted(ours, reverse=True):
+        yield name, document.parse_checkpoint
+
+
+def _autosave(session_id: str) -> str:
+    return names.autosave_name(session_id)
+
+
+def _apply(found: FoundState, entry_bytes: bytes) -> None:
+    match decode_entry(entry_bytes):
+        case Update(changed=changed, removed=removed):
+            for key in removed:
+                found.state.pop(key, None)
+            found.state.update(changed)
+        case Base(state=state):
+            found.state = dict(state)
+    found.sequence += 1
+    found.source = "outbox"
+    found.found = True

@@ -1,0 +1,283 @@
+"""The outbox: the writing side of one stream, numbered records in a locked file; no socket.
+
+The file is the queue. A published record is in the page cache when `append` returns, so it survives the publisher's
+death (P2); the link thread reads it back from there to send it, and nothing of it is kept in memory. Only while the
+disk refuses do records wait in memory, in a backlog of at most `BACKLOG_BYTES`.
+
+`append` is called with `lock` held; `frame`, `roll`, `trim` and `spool` are the link thread's, which makes and unlinks
+files without the lock, so that a publishing call never waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from edi_checkpoint.errors import OutboxFull, SessionBusy
+from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.records import HEADER, pack, whole
+from edi_checkpoint.spool import Owner, exclusive, is_held, list_streams
+
+BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
+SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    fd: int
+    size: int = 0  # bytes of whole records; a torn append beyond it is cut off again
+    last: int = 0  # the highest number within
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Where the record that follows `number` begins."""
+
+    number: int
+    segment: int
+    offset: int
+
+
+class Outbox:
+    """The writing side of one stream. Making it takes the session's lock, or raises `SessionBusy`."""
+
+    def __init__(self, root: Path, session_id: str, *, app: str, parent_session: str | None = None) -> None:
+        """Begin a stream of `session_id` below the folder `root` (made, 0700). Raises `SessionBusy`, `OSError`."""
+        self.folder = root / session_id
+        ensure_private(root)
+        self.lock = threading.Lock()
+        self.stream = uuid4().hex
+        self.first = 1  # the lowest number still held
+        self.published = 0
+        self.spooled = 0
+        self._backlog: deque[tuple[int, bytes]] = deque()
+        self._backlog_bytes = 0
+        self._cursor = _Cursor(0, 0, 0)
+        self._lock_fd = self._take_lock(session_id, app, parent_session)
+        self._index = 0
+        self._segments: list[_Segment] = []
+        try:
+            self._segments.append(self._new_segment())
+        except OSError:
+            self.close()
+            raise
+        _open_outboxes.add(self)
+
+    def _take_lock(self, session_id: str, app: str, parent_session: str | None) -> int:
+        """Lock a file of our own, unless another stream of the session is held by a living process.
+
+        The lock file is locked before it gets its name: nobody ever sees it free while its owner lives.
+        """
+        with exclusive(self.folder):
+            others = list_streams(self.folder)
+            for other in others:
+                if is_held(other.lock):
+                    owner = other.owner
+                    raise SessionBusy(
+                        f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
+                        pid=owner.pid,
+                        since=owner.since,
+                    )
+            owner = Owner(
+                stream=self.stream,
+                session_id=session_id,
+                parent_session=parent_session,
+                app=app,
+                pid=os.getpid(),
+                since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                order=1 + max((other.owner.order for other in others), default=0),
+            )
+            temporary = self.folder / f".{self.stream}.lock"
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.write(fd, msgspec.json.encode(owner) + b"\n")
+                temporary.rename(self.folder / f"{self.stream}.lock")
+            except OSError:
+                os.close(fd)
+                temporary.unlink(missing_ok=True)
+                raise
+            return fd
+
+    def _new_segment(self) -> _Segment:
+        path = self.folder / f"{self.stream}.{self._index:08d}.seg"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._index += 1
+        return _Segment(path, fd)
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def append(self, entry: bytes) -> int:
+        """Number `entry`, write its record, and return the number. One `write`, no fsync.
+
+        Raises `OutboxFull` when the disk refuses and the backlog has no room; then nothing is published.
+        """
+        number = self.published + 1
+        record = pack(number, entry)
+        if self._backlog or not self._write(number, record):
+            if self._backlog_bytes + len(record) > BACKLOG_BYTES:
+                raise OutboxFull(f"session outbox {self.folder}: the disk refuses it and {BACKLOG_BYTES} bytes wait")
+            self._backlog.append((number, record))
+            self._backlog_bytes += len(record)
+        self.published = number
+        return number
+
+    def _write(self, number: int, record: bytes) -> bool:
+        segment = self._segments[-1]
+        try:
+            written = os.write(segment.fd, record)
+        except OSError:
+            written = 0
+        if written != len(record):
+            if written:  # a reader stops at the first bad record: what follows a torn one would be lost
+                os.ftruncate(segment.fd, segment.size)
+            return False
+        segment.size += written
+        segment.last = number
+        self.spooled = number
+        return True
+
+    def spool(self) -> bool:
+        """Write the backlog to the file as far as the disk takes it; return whether none is left."""
+        with self.lock:
+            while self._backlog:
+                number, record = self._backlog[0]
+                if not self._write(number, record):
+                    return False
+                self._drop_oldest()
+            return True
+
+    def acknowledged(self, number: int) -> None:
+        """Free the memory of records up to `number`: the journal has them."""
+        with self.lock:
+            while self._backlog and self._backlog[0][0] <= number:
+                self._drop_oldest()
+
+    @property
+    def backlog(self) -> bool:
+        """Whether records wait in memory because the disk refuses them."""
+        return bool(self._backlog)
+
+    def _drop_oldest(self) -> None:
+        _, record = self._backlog.popleft()
+        self._backlog_bytes -= len(record)
+
+    def sync(self) -> None:
+        """Bring all that is spooled onto the disk: files and folder. Raises OSError."""
+        for segment in list(self._segments):
+            os.fdatasync(segment.fd)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def frame(self, after: int, limit: int) -> tuple[bytes, int] | None:
+        """Return the records that follow number `after`, at most `limit` bytes or one record, and the last number.
+
+        None when there are none. Records covered and trimmed already are passed over.
+        """
+        if after != self._cursor.number:
+            self._seek(after)
+        cursor = self._cursor
+        while cursor.segment < len(self._segments):
+            segment = self._segments[cursor.segment]
+            if cursor.offset < segment.size:
+                data, cursor.number = self._whole_records(segment, cursor.offset, limit)
+                cursor.offset += len(data)
+                return data, cursor.number
+            if cursor.segment + 1 == len(self._segments):
+                break
+            cursor.segment, cursor.offset = cursor.segment + 1, 0
+        return self._backlog_frame(after, limit)
+
+    def _whole_records(self, segment: _Segment, offset: int, limit: int) -> tuple[bytes, int]:
+        data = os.pread(segment.fd, min(limit, segment.size - offset), offset)
+        end, last = whole(data)
+        if end:
+            return data[:end], last
+        length, _, last = HEADER.unpack(os.pread(segment.fd, HEADER.size, offset))
+        return os.pread(segment.fd, HEADER.size + length, offset), last
+
+    def _backlog_frame(self, after: int, limit: int) -> tuple[bytes, int] | None:
+        parts: list[bytes] = []
+        size, last = 0, after
+        with self.lock:
+            waiting = list(self._backlog)
+        for number, record in waiting:
+            if number <= after:
+                continue
+            if parts and size + len(record) > limit:
+                break
+            parts.append(record)
+            size, last = size + len(record), number
+        return (b"".join(parts), last) if parts else None
+
+    def _seek(self, after: int) -> None:
+        """Place the cursor behind number `after`."""
+        for index, segment in enumerate(self._segments):
+            if segment.last <= after:
+                continue
+            offset = 0
+            while offset < segment.size:
+                length, _, number = HEADER.unpack(os.pread(segment.fd, HEADER.size, offset))
+                if number > after:
+                    break
+                offset += HEADER.size + length
+            self._cursor = _Cursor(after, index, offset)
+            return
+        self._cursor = _Cursor(after, len(self._segments) - 1, self._segments[-1].size)
+
+    # -- keeping it small --------------------------------------------------------------------------------------------
+
+    def roll(self) -> None:
+        """Begin a new segment when the last has grown large."""
+        if self._segments[-1].size > SEGMENT_BYTES:
+            segment = self._new_segment()
+            with self.lock:  # an append under way must end in the old one before a reader may leave that behind
+                self._segments.append(segment)
+
+    def trim(self, covered: int) -> None:
+        """Unlink the segments whose records up to number `covered` lie in a checkpoint or auto-save."""
+        while len(self._segments) > 1 and self._segments[0].last <= covered:
+            segment = self._segments.pop(0)
+            self._cursor.segment -= 1
+            if self._cursor.segment < 0:
+                self._cursor = _Cursor(-1, 0, 0)
+            self.first = segment.last + 1
+            segment.path.unlink(missing_ok=True)
+            os.close(segment.fd)
+
+    def close(self) -> None:
+        """Give up the lock and the files; what they hold is the daemon's to drain and unlink."""
+        for fd in [*(segment.fd for segment in self._segments), self._lock_fd]:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._segments = []
+        self._lock_fd = -1
+        _open_outboxes.discard(self)
+
+
+_open_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    """In a forked child: an inherited descriptor would keep the parent's flock alive for ever (pitfall 8)."""
+    for outbox in list(_open_outboxes):
+        outbox.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

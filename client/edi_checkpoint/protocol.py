@@ -1,0 +1,354 @@
+"""The wire and the entries: typed messages, encode, decode, version. No I/O and no clock.
+
+`docs/protocol.md` is normative. A message is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. What
+changes a session is always an entry of a stream (`Update`, `Base`, `Mark`), numbered and kept in records
+(`edi_checkpoint.records`); all else asks, answers or tells how far things have come.
+
+Unknown fields are ignored, an unknown version is refused by name, and any bytes at all give a message or one
+`ProtocolError`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edi_checkpoint.errors import ProtocolError, VersionMismatch
+from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+
+WIRE_VERSION = 1
+_MARK = b"EDIC"
+_PREFIX = _MARK + bytes([WIRE_VERSION])
+
+FRAME_BYTES = 1 << 20  # a frame of entries is at most this, unless one entry alone is larger
+WINDOW_BYTES = 4 << 20  # unacknowledged bytes of one stream in flight
+MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # one entry of the greatest size with its envelope
+TEXT_MAX = 1024
+
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
+StreamId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+JsonText: TypeAlias = bytes
+
+
+# -- entries: what a record holds ------------------------------------------------------------------------------------
+
+
+class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
+    """Keys set to JSON texts and keys removed, as one change.
+
+    `time_us` is the publisher's clock (UTC, microseconds): it is shown and spaces transitions, it never orders.
+    `covers` counts the earlier entries this one stands for (compaction); 0 for an entry as it was published.
+    """
+
+    time_us: int
+    changed: dict[str, JsonText]
+    removed: tuple[str, ...] = ()
+    reason: Text | None = None
+    covers: Number = 0
+
+
+class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
+    """The whole state; whatever stood before is replaced. It may follow a gap in the numbers."""
+
+    time_us: int
+    state: dict[str, JsonText]
+    covers: Number = 0
+
+
+class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
+    """A wish for a checkpoint of the state at this number.
+
+    `kind` is `manual`, or `shutdown` for a writer's last entry when it leaves cleanly.
+    """
+
+    time_us: int
+    kind: Annotated[str, Meta(pattern="^(manual|shutdown)$")]
+    reason: Text
+    label: Text | None = None
+    pinned: bool = False
+
+
+Entry: TypeAlias = Update | Base | Mark
+
+
+# -- from the client -------------------------------------------------------------------------------------------------
+
+
+class Hello(Struct, tag="hello", frozen=True):
+    """The first message of a connection: who speaks, and which sessions folder is meant."""
+
+    app: Text
+    version: Text
+    sessions_dir: Annotated[str, Meta(max_length=4096)]
+
+
+class Attach(Struct, tag="attach", frozen=True):
+    """Wish to write to a session by a stream; sent anew on every connection.
+
+    `journal` is the id of the journal that acknowledged the stream so far (None: none has), `first` and `last` are the
+    numbers its outbox holds (`first > last`: none).
+    """
+
+    request: Number
+    session_id: Text
+    stream: StreamId
+    parent_session: Text | None = None
+    journal: Text | None = None
+    first: Number = 1
+    last: Number = 0
+    want_state: bool = False
+
+
+class Entries(Struct, tag="entries", frozen=True):
+    """Records of one stream, back to back (`edi_checkpoint.records`)."""
+
+    stream: StreamId
+    records: memoryview
+
+
+class Probe(Struct, tag="probe", frozen=True):
+    """Asks for the stream's acknowledgement again, after a silence.
+
+    The answer carries `probe` back, and comes after the answers to all that was sent before: if its number is lower than
+    what was sent by then, that was lost on the way and is sent again.
+    """
+
+    stream: StreamId
+    probe: Number
+
+
+class Save(Struct, tag="save", frozen=True):
+    """Asks that what is acknowledged of the stream be brought into a file now; an `Ack` follows when it is."""
+
+    stream: StreamId
+
+
+class AskMark(Struct, tag="ask_mark", frozen=True):
+    """Asks what became of the mark under `number`; sent after a reconnection while somebody waits for it."""
+
+    stream: StreamId
+    number: Number
+
+
+class Close(Struct, tag="close", frozen=True):
+    """The stream's writer has left and given up its lock."""
+
+    stream: StreamId
+
+
+class ListSessions(Struct, tag="list_sessions", frozen=True):
+    """Asks for the newest sessions, of one condition or of all."""
+
+    request: Number
+    condition: Text | None = None
+    limit: Annotated[int, Meta(ge=1, le=100_000)] = 100
+
+
+class ListCheckpoints(Struct, tag="list_checkpoints", frozen=True):
+    """Asks for the checkpoints of a session, oldest first."""
+
+    request: Number
+    session_id: Text
+
+
+class GetState(Struct, tag="get_state", frozen=True):
+    """Asks for a state: of a checkpoint by name, at a sequence, at a time, or (none of them) the current one."""
+
+    request: Number
+    session_id: Text
+    checkpoint: Text | None = None
+    sequence: Number | None = None
+    time_us: int | None = None
+
+
+class GetHistory(Struct, tag="get_history", frozen=True):
+    """Asks for the entries of a session that the journal holds, from sequence `since` on, at most `limit`."""
+
+    request: Number
+    session_id: Text
+    since: Number = 1
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class GetStatus(Struct, tag="get_status", frozen=True):
+    """Asks how the daemon is."""
+
+    request: Number
+
+
+Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetStatus
+ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Query
+
+
+# -- from the daemon -------------------------------------------------------------------------------------------------
+
+
+class Welcome(Struct, tag="welcome", frozen=True):
+    """The answer to `Hello`: which daemon, which journal."""
+
+    version: Text
+    pid: int
+    journal: Text
+
+
+class Attached(Struct, tag="attached", frozen=True):
+    """The stream may write.
+
+    `number` is its highest committed number, `checkpointed` the highest that a file covers, `epoch` its fencing epoch.
+    `state` is given when wanted. `base_wanted`: entries are missing on this side, the client publishes a `Base`.
+    """
+
+    request: Number
+    stream: StreamId
+    epoch: Number
+    number: Number
+    checkpointed: Number
+    sequence: Number
+    base_wanted: bool
+    parent_session: Text | None = None
+    state: dict[str, JsonText] | None = None
+
+
+class Ack(Struct, tag="ack", frozen=True):
+    """All entries of the stream up to `number` are durable, those up to `checkpointed` are in a file too.
+
+    `probe` is that of the `Probe` it answers, else 0.
+    """
+
+    stream: StreamId
+    number: Number
+    checkpointed: Number
+    probe: Number = 0
+
+
+class MarkDone(Struct, tag="mark_done", frozen=True):
+    """The checkpoint that the mark under `number` asked for is there, durable, under its name."""
+
+    stream: StreamId
+    number: Number
+    checkpoint: CheckpointInfo
+
+
+class MarkFailed(Struct, tag="mark_failed", frozen=True):
+    """The checkpoint that the mark under `number` asked for could not be written."""
+
+    stream: StreamId
+    number: Number
+    message: str
+    hint: str
+
+
+class Sessions(Struct, tag="sessions", frozen=True):
+    """The answer to `ListSessions`, newest first."""
+
+    request: Number
+    sessions: list[SessionInfo]
+
+
+class Checkpoints(Struct, tag="checkpoints", frozen=True):
+    """The answer to `ListCheckpoints`, oldest first."""
+
+    request: Number
+    checkpoints: list[CheckpointInfo]
+
+
+class StateAt(Struct, tag="state_at", frozen=True):
+    """The answer to `GetState`; `source` is `daemon`, `journal`, `file` or `outbox`, as `edi-checkpoint show` says."""
+
+    request: Number
+    session_id: str
+    sequence: Number
+    time_us: int
+    stage: str
+    condition: str
+    parent_session: str | None
+    checkpoint: str | None
+    source: str
+    state: dict[str, JsonText]
+
+
+class History(Struct, tag="history", frozen=True):
+    """The answer to `GetHistory`: the first and last sequence held, and the entries asked for."""
+
+    request: Number
+    first: Number
+    last: Number
+    entries: list[HistoryEntry]
+
+
+class Status(Struct, tag="status", frozen=True):
+    """The answer to `GetStatus`; `body` is the JSON text of `edi-checkpoint status --json`, without its format."""
+
+    request: Number
+    body: JsonText
+
+
+class Error(Struct, tag="error", frozen=True):
+    """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
+
+    `code` is the code of an error in `edi_checkpoint.errors`; `pid` and `since` go with `session_busy`.
+    """
+
+    code: str
+    message: str
+    hint: str
+    request: Number = 0
+    stream: str = ""
+    number: Number = 0
+    pid: int = 0
+    since: str = ""
+
+
+Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | Status
+DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
+
+_encoder = msgspec.msgpack.Encoder()
+_entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
+_daemon_decoder: msgspec.msgpack.Decoder[DaemonMessage] = msgspec.msgpack.Decoder(DaemonMessage)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the bytes of an entry, as a record holds them."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Return the entry of `data`; raises `ProtocolError`. The JSON texts inside are not looked at."""
+    try:
+        return _entry_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"entry: {error}") from error
+
+
+def encode(message: ClientMessage | DaemonMessage) -> bytes:
+    """Return a message as one ZeroMQ frame."""
+    return _PREFIX + _encoder.encode(message)
+
+
+def decode_from_client(data: bytes | memoryview) -> ClientMessage:
+    """Return what a client sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
+    try:
+        return _client_decoder.decode(_body(data))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"message to the daemon: {error}") from error
+
+
+def decode_from_daemon(data: bytes | memoryview) -> DaemonMessage:
+    """Return what a daemon sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
+    try:
+        return _daemon_decoder.decode(_body(data))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"message from the daemon: {error}") from error
+
+
+def _body(data: bytes | memoryview) -> memoryview:
+    view = memoryview(data)
+    if view[:5] == _PREFIX:
+        return view[5:]
+    if view[:4] == _MARK and len(view) > 4:
+        raise VersionMismatch(f"wire version {view[4]}; this side speaks {WIRE_VERSION}")
+    raise ProtocolError(f"{len(view)} bytes without the mark {_MARK.decode()}")

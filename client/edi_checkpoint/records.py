@@ -1,0 +1,80 @@
+"""Records: one entry's bytes with number and checksum, the same in an outbox, a wire frame and a journal row.
+
+    length u32 | crc32 u32 | number u64 | entry bytes          (little endian; `docs/format.md`, Records)
+
+`length` counts the entry bytes; the checksum covers number and entry bytes. Records stand back to back. Numbers rise
+within a stream; they are consecutive but where compaction thinned an outbox. Never interprets the entry bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+from edi_checkpoint.errors import ProtocolError
+
+HEADER = struct.Struct("<IIQ")
+_NUMBER = struct.Struct("<Q")
+ENTRY_MAX_BYTES = 64 << 20
+NUMBER_MAX = (1 << 63) - 1  # SQLite's largest integer
+
+
+class Record(NamedTuple):
+    """One record: its number in the stream, the entry's bytes, and where the record ends in what was scanned."""
+
+    number: int
+    entry: bytes
+    end: int
+
+
+def pack(number: int, entry: bytes) -> bytes:
+    """Return the record of `entry` (at most 64 MiB) under `number` (1 to 2**63 - 1)."""
+    return HEADER.pack(len(entry), crc32(entry, crc32(_NUMBER.pack(number))), number) + entry
+
+
+def scan(data: bytes | memoryview) -> list[Record]:
+    """Return the records at the start of `data` up to the first that is torn, damaged or out of order.
+
+    The good part ends at the last record's `end`; a reader of a file stops there, since what follows a torn append
+    was never reported as written.
+    """
+    records: list[Record] = []
+    offset, last = 0, 0
+    total = len(data)
+    while total - offset >= HEADER.size:
+        length, checksum, number = HEADER.unpack_from(data, offset)
+        start = offset + HEADER.size
+        offset = start + length
+        if length > ENTRY_MAX_BYTES or offset > total or not last < number <= NUMBER_MAX:
+            break
+        entry = bytes(data[start:offset])
+        if crc32(entry, crc32(_NUMBER.pack(number))) != checksum:
+            break
+        records.append(Record(number, entry, offset))
+        last = number
+    return records
+
+
+def scan_all(data: bytes | memoryview) -> list[Record]:
+    """Return all records of `data`, at least one, nothing before, between or behind them.
+
+    Raises `ProtocolError` where bytes are left over: a frame or a row is whole or it is refused.
+    """
+    records = scan(data)
+    good = records[-1].end if records else 0
+    if not records or good != len(data):
+        raise ProtocolError(f"records: byte {good} of {len(data)} begins no whole record")
+    return records
+
+
+def whole(data: bytes | memoryview) -> tuple[int, int]:
+    """Return where the last whole record of `data` ends and its number, by the lengths alone: nothing is verified."""
+    offset = number = 0
+    while len(data) - offset >= HEADER.size:
+        length, _, following = HEADER.unpack_from(data, offset)
+        end = offset + HEADER.size + length
+        if end > len(data):
+            break
+        offset, number = end, following
+    return offset, number

@@ -1,0 +1,274 @@
+"""Session: the state of one editing session as a mutable mapping whose every change is published.
+
+Values are normalised: the mapping holds the JSON text that is published, so reading a key gives at once the form that a
+restore will give, and always a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, MutableMapping
+from types import TracebackType
+from typing import Any, Literal
+
+from edi_checkpoint import protocol, values
+from edi_checkpoint.errors import (
+    CheckpointFailed,
+    FlushTimeout,
+    SessionClosed,
+    SessionForked,
+    StateValueError,
+)
+from edi_checkpoint.link import Link
+from edi_checkpoint.model import CheckpointInfo, Durable
+from edi_checkpoint.protocol import Base, JsonText, Mark, Update, encode_entry
+from edi_checkpoint.stream import Stream
+
+log = logging.getLogger(__name__)
+
+STATE_MAX_BYTES = 63 << 20  # a whole state must fit into one entry (a base)
+_REQUEST_TIMEOUT_S = 5.0
+
+
+class Session(MutableMapping[str, object]):
+    """One attached session. Made by `Client.session`; safe to use from several threads.
+
+    Each item assignment, deletion, `update` and `transition` is one entry: it is there as a whole or not at all, and
+    survives the death of this process as soon as the call returns (P2). None of them waits for the daemon.
+
+    Raises, at any publishing call: `StateValueError` (the state is unchanged), `Fenced`, `SessionForked`,
+    `SessionClosed`, `OutboxFull`, and once whatever the daemon refused of an earlier call.
+    """
+
+    def __init__(self, link: Link, stream: Stream, state: dict[str, JsonText]) -> None:
+        """Continue from `state` (key to JSON text); the stream is attached to the link already."""
+        self.session_id = stream.session_id
+        self.parent_session = stream.parent_session
+        self._link = link
+        self._stream = stream
+        self._values = state
+        self._state_bytes = sum(map(len, state.values()))
+        self._pid = os.getpid()
+        self._closed = False
+        stream.publish_base = self._publish_base
+
+    # -- the mapping -------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> object:
+        """Return a copy of the value of `key`, in the form a restore gives."""
+        return values.decode(self._values[key])
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Publish `key` with `value`."""
+        self._publish({values.check_key(key): self._encode(key, value)})
+
+    def __delitem__(self, key: str) -> None:
+        """Publish that `key` is gone; raises KeyError when it is not there."""
+        self.pop(key)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys as they are now."""
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        """Name the session and what is durable; no content, which may be private."""
+        return f"<Session {self.session_id} keys={len(self._values)} {self.durable}>"
+
+    def update(self, *args: Any, **fields: object) -> None:
+        """Publish several keys as one entry; takes what `dict.update` takes."""
+        items: dict[str, object] = dict(*args, **fields)
+        if items:
+            self._publish({values.check_key(key): self._encode(key, value) for key, value in items.items()})
+
+    def pop(self, key: str, *default: object) -> object:
+        """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
+        if key not in self._values:
+            if default:
+                return default[0]
+            raise KeyError(key)
+        value = self[key]
+        self._publish({}, removed=(key,))
+        return value
+
+    def clear(self) -> None:
+        """Publish that all keys are gone, as one entry."""
+        if self._values:
+            self._publish({}, removed=tuple(self._values))
+
+    def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
+        """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
+        changed = {values.check_key(key): self._encode(key, value) for key, value in fields.items()}
+        self._publish({**changed, "current_stage": self._encode("current_stage", stage)}, reason=_text(reason))
+
+    @contextlib.contextmanager
+    def edit(self, key: str) -> Iterator[object]:
+        """Give a copy of the value of `key` to change in place; publishes it on exit, not on an exception."""
+        value = self[key]
+        yield value
+        text = self._encode(key, value)
+        if text != self._values.get(key):
+            self._publish({key: text})
+
+    # -- publishing --------------------------------------------------------------------------------------------------
+
+    def _encode(self, key: str, value: object) -> JsonText:
+        if key == "session_id" and value != self.session_id:
+            raise StateValueError(f"session_id: {value!r} is not this session's id {self.session_id!r}")
+        return values.encode(value, key)
+
+    def _publish(self, changed: dict[str, JsonText], removed: tuple[str, ...] = (), reason: str | None = None) -> None:
+        self._check_usable()
+        entry = encode_entry(Update(_now_us(), changed, removed, reason))
+        with self._stream.outbox.lock:
+            held = self._values
+            grown = sum([len(text) - len(held.get(key, b"")) for key, text in changed.items()])
+            grown -= sum([len(held.get(key, b"")) for key in removed])
+            if self._state_bytes + grown > STATE_MAX_BYTES:
+                raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
+            self._stream.outbox.append(entry)
+            for key in removed:
+                held.pop(key, None)
+            held.update(changed)
+            self._state_bytes += grown
+        self._link.wake()
+
+    def _publish_base(self) -> int:
+        with self._stream.outbox.lock:
+            return self._stream.outbox.append(encode_entry(Base(_now_us(), dict(self._values))))
+
+    def _begin_anew(self, state: dict[str, JsonText]) -> None:
+        """Publish `state` in the place of whatever the session held."""
+        self._check_usable()
+        with self._stream.outbox.lock:
+            self._stream.outbox.append(encode_entry(Base(_now_us(), state)))
+            self._values = dict(state)
+            self._state_bytes = sum(map(len, state.values()))
+        self._link.wake()
+
+    def _publish_mark(self, mark: Mark, *, awaited: bool) -> int:
+        entry = encode_entry(mark)
+        with self._stream.outbox.lock:
+            number = self._stream.outbox.append(entry)
+            if awaited:
+                self._stream.marks[number] = None
+        self._link.wake()
+        return number
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise SessionForked(f"session {self.session_id} was opened in process {self._pid}")
+        if self._closed:
+            raise SessionClosed(f"session {self.session_id} is closed")
+        self._stream.raise_failure()
+
+    # -- checkpoints and durability ----------------------------------------------------------------------------------
+
+    @property
+    def durable(self) -> Durable:
+        """How far this stream's entries have come: published, in the outbox file, acknowledged, in a checkpoint file."""
+        return self._stream.durable()
+
+    def checkpoint(
+        self, reason: str = "manual", *, label: str | None = None, pin: bool = False, timeout_s: float = 2.0
+    ) -> CheckpointInfo:
+        """Ask for a checkpoint of the state as it is now and wait for its file.
+
+        Raises `CheckpointFailed` when told that it could not be written, and `FlushTimeout` when nothing was heard
+        within `timeout_s`: then the wish is in the outbox, fsynced, and the file follows.
+        """
+        self._check_usable()
+        stream = self._stream
+        number = self._publish_mark(
+            Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin), awaited=True
+        )
+        told = stream.wait_for(lambda: stream.marks[number] is not None, timeout_s)
+        outcome = stream.marks.pop(number)
+        self._stream.raise_failure()
+        if isinstance(outcome, CheckpointFailed):
+            raise outcome
+        if not told or outcome is None:
+            stream.outbox.sync()
+            raise FlushTimeout(f"session {self.session_id}: no checkpoint heard of within {timeout_s:g} s")
+        return outcome
+
+    def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
+        """Wait until all that is published is acknowledged (`journaled`) or in a file (`checkpointed`).
+
+        Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
+        """
+        self._check_usable()
+        stream, number = self._stream, self._stream.outbox.published
+        if level == "checkpointed":
+            stream.save_wanted = number
+        self._link.wake()
+        if not stream.wait_for(lambda: getattr(stream, level) >= number, timeout_s):
+            self._stream.raise_failure()
+            raise FlushTimeout(
+                f"session {self.session_id}: {getattr(stream, level)} of {number} entries {level} "
+                f"within {timeout_s:g} s"
+            )
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
+        answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
+        return answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    # -- leaving -----------------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock.
+
+        What is not acknowledged by then stays in the outbox; the daemon takes it from there.
+        """
+        self._leave(cleanly=True, timeout_s=timeout_s)
+
+    def _leave(self, *, cleanly: bool, timeout_s: float) -> None:
+        if self._closed or os.getpid() != self._pid:
+            return
+        stream = self._stream
+        if cleanly and stream.fenced is None:
+            with contextlib.suppress(OSError):
+                self._publish_mark(Mark(_now_us(), "shutdown", "closed"), awaited=False)
+        self._closed = True
+        if self._link.connected:
+            stream.wait_for(lambda: stream.journaled >= stream.outbox.published, timeout_s)
+        elif stream.outbox.published:
+            with contextlib.suppress(OSError):
+                stream.outbox.sync()
+        stream.outbox.close()
+        self._link.detach(stream)
+
+    def __enter__(self) -> Session:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception the session counts as interrupted."""
+        self._leave(cleanly=kind is None, timeout_s=2.0)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _text(text: str | None) -> str | None:
+    """Return a reason or label in the length an entry takes; raises `StateValueError` when it is no text."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise StateValueError(f"reason or label: {type(text).__name__} is no text")
+    return text.encode(errors="replace").decode()[: protocol.TEXT_MAX]

@@ -1,0 +1,163 @@
+"""The spool: outboxes as they lie in their folder, for those who do not write them.
+
+Layout, below `outbox/<session_id>/` (`docs/format.md`, Outbox):
+
+    <stream>.lock             one JSON line (`Owner`); its writer holds flock(LOCK_EX) on it for life
+    <stream>.<index>.seg      records back to back, in the order of the indexes
+
+The daemon drains what dead writers left; a client without a daemon reads them to know the current state. Reading needs
+no lock; unlinking does, and who holds a stream's lock is alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan, whole
+
+READ_BYTES = 1 << 20
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """What a lock file says of the stream's writer.
+
+    `order` counts the streams of the session whose outboxes lie there: a later one builds on the earlier ones, so they
+    are drained in this order, never by a clock. `since` is ISO 8601, UTC, for people.
+    """
+
+    stream: str
+    session_id: str
+    parent_session: str | None
+    app: str
+    pid: int
+    since: str
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFiles:
+    """The files of one stream: its lock file, what that says, and its segments in order."""
+
+    lock: Path
+    owner: Owner
+    segments: tuple[Path, ...]
+
+
+def list_streams(folder: Path) -> list[StreamFiles]:
+    """Return the streams whose outboxes lie in a session's outbox folder, in the order they build on each other.
+
+    A lock file that cannot be read as one is passed over; so are files that only look like ours.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        stream = name.removesuffix(".lock")
+        if stream == name or name.startswith("."):
+            continue
+        try:
+            owner = msgspec.json.decode((folder / name).read_bytes(), type=Owner)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if owner.stream != stream or owner.session_id != folder.name:
+            continue
+        segments = tuple(folder / n for n in names if n.startswith(f"{stream}.") and n.endswith(".seg"))
+        found.append(StreamFiles(folder / name, owner, segments))
+    return sorted(found, key=lambda files: files.owner.order)
+
+
+def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]:
+    """Yield the whole records of a stream's segments, at most `limit` bytes at a time, until the first bad one."""
+    for path in files.segments:
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                offset = 0
+                while offset < size:
+                    file.seek(offset)
+                    data = file.read(limit)
+                    if not whole(data)[0] and len(data) >= HEADER.size:
+                        length = HEADER.unpack_from(data)[0]
+                        if length <= ENTRY_MAX_BYTES:
+                            file.seek(offset)
+                            data = file.read(HEADER.size + length)
+                    records = scan(data)
+                    if not records:
+                        return
+                    end = records[-1].end
+                    yield data[:end]
+                    offset += end
+        except FileNotFoundError:
+            continue  # its owner trimmed it meanwhile: a file covers it
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether a living process holds the lock file `lock`; False when the file is gone."""
+    fd = try_lock(lock, shared=True)
+    if fd is None:
+        return lock.exists()
+    os.close(fd)
+    return False
+
+
+def try_lock(lock: Path, *, shared: bool = False) -> int | None:
+    """Return a descriptor that holds `lock`, or None when another holds it or it is gone."""
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def remove_stream(files: StreamFiles) -> None:
+    """Unlink a dead stream's files, and the session's outbox folder when no other stream lies there.
+
+    Segments go first: a lock file without segments says that nothing is left to drain.
+    """
+    for path in (*files.segments, files.lock):
+        path.unlink(missing_ok=True)
+    folder = files.lock.parent
+    with contextlib.suppress(OSError), exclusive(folder):
+        if not list_streams(folder):
+            for path in folder.glob(".*"):  # `.attach`, and lock files whose makers died before naming them
+                path.unlink()
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a session's outbox folder while its streams are looked through and one is begun or removed.
+
+    Whoever waits here may find that folder and file are gone meanwhile (`remove_stream`): then both are made again.
+    """
+    path = folder / ".attach"
+    while True:
+        ensure_private(folder)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                break
+        os.close(fd)
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,110 @@
+"""A stream as its publisher sees it: what is published, sent, acknowledged and in files, and who waits for that.
+
+The outbox holds the entries; the link moves them. Both sides meet here under one condition variable, which publishing
+never takes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
+from edi_checkpoint.model import CheckpointInfo, Durable
+from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.protocol import Attached
+
+
+class Stream:
+    """One client's attachment to one session.
+
+    `publish_base` publishes the whole mapping as one `Base` entry and returns its number; the link calls it when the
+    daemon lacks entries (`docs/protocol.md`, Gaps).
+    """
+
+    def __init__(self, session_id: str, parent_session: str | None, outbox: Outbox) -> None:
+        """Wrap a new outbox; nothing is sent before the link has the stream."""
+        self.session_id = session_id
+        self.parent_session = parent_session
+        self.outbox = outbox
+        self.id = outbox.stream
+        self.publish_base: Callable[[], int] = lambda: outbox.published
+        self.news = threading.Condition()  # notified by the link whenever one of the fields below changes
+        self.attached: Attached | None = None  # the answer of the daemon now connected
+        self.journal: str | None = None  # the journal that gave `journaled`
+        self.journaled = 0
+        self.checkpointed = 0
+        self.marks: dict[int, CheckpointInfo | CheckpointFailed | None] = {}  # None: awaited
+        self.save_wanted = 0  # bring entries up to this number into a file
+        self.failed: EdiCheckpointError | None = None  # raised at the next call
+        self.fenced: EdiCheckpointError | None = None  # raised at every call from now on
+        # the link thread's own:
+        self.sent = 0
+        self.in_flight: deque[tuple[int, int]] = deque()  # (last number, bytes) of each frame sent
+        self.in_flight_bytes = 0
+        self.unsent: tuple[bytes, int] | None = None  # a frame that the socket did not take
+        self.save_sent = 0
+        self.probe_at_s = 0.0
+        self.probe_pause_s = 0.0
+        self.probed = 0  # `sent` when the probe under way left; 0: none
+
+    def durable(self) -> Durable:
+        """Return how far the stream's entries have come."""
+        return Durable(
+            published=self.outbox.published,
+            spooled=self.outbox.spooled,
+            journaled=self.journaled,
+            checkpointed=self.checkpointed,
+        )
+
+    def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `reached()`, at most `timeout_s`, or until the stream fails; return whether it is reached."""
+        with self.news:
+            self.news.wait_for(lambda: reached() or self.fenced is not None, timeout_s)
+            return reached()
+
+    def raise_failure(self) -> None:
+        """Raise what the daemon refused since the last call: once, or for ever when the stream is fenced."""
+        if self.fenced is not None:
+            raise self.fenced
+        if self.failed is not None:
+            failed, self.failed = self.failed, None
+            raise failed
+
+    # -- told by the link --------------------------------------------------------------------------------------------
+
+    def acknowledge(self, number: int, checkpointed: int) -> None:
+        """Note that entries up to `number` are durable and those up to `checkpointed` lie in a file."""
+        while self.in_flight and self.in_flight[0][0] <= number:
+            self.in_flight_bytes -= self.in_flight.popleft()[1]
+        self.outbox.acknowledged(number)
+        with self.news:
+            self.journaled = max(self.journaled, number)
+            self.checkpointed = max(self.checkpointed, checkpointed)
+            self.news.notify_all()
+        self.outbox.trim(checkpointed)
+
+    def rewind(self, number: int) -> None:
+        """Send again all that follows `number`."""
+        self.sent = number
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
+        self.unsent = None
+        self.probed = 0
+
+    def settle_mark(self, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
+        """Hand the outcome of a mark to whoever waits for it; nobody may."""
+        with self.news:
+            if number in self.marks:
+                self.marks[number] = outcome
+                self.news.notify_all()
+
+    def refuse(self, error: EdiCheckpointError, *, for_ever: bool) -> None:
+        """Note an error that the publisher's next call raises."""
+        with self.news:
+            if for_ever:
+                self.fenced = error
+            else:
+                self.failed = error
+            self.news.notify_all()

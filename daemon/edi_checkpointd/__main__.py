@@ -1,0 +1,109 @@
+"""`edi-checkpointd`: run and stop the daemon (argparse: it starts twice as fast as a richer library)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.paths import Paths, ensure_private, locate
+
+EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
+STOP_TIMEOUT_S = 15.0
+LOG_BYTES = 1 << 20  # daemon.log, and as much again of the one before
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`; return the exit code of interfaces.md: 0, 1 failed, 2 usage, 5 busy."""
+    try:
+        from edi_checkpointd import config
+        from edi_checkpointd.lock import DaemonRuns
+        from edi_checkpointd.service import run
+    except ModuleNotFoundError as error:
+        print(f"edi-checkpointd: {error.name} is missing; pip install 'edi-checkpoint[daemon]'", file=sys.stderr)
+        return EXIT_FAILED
+    parser = _parser()
+    config.add_flags(parser.run_parser)
+    arguments = parser.parse_args(argv)
+    try:
+        paths = locate()
+        if arguments.command == "stop":
+            return _stop(paths)
+        settings = config.load(paths, os.environ, config.flags_of(arguments))
+        _log_to(paths if arguments.detached else None)
+        for warning in settings.warnings:
+            logging.getLogger(__name__).warning(warning)
+        run(paths, settings, idle_exit=arguments.detached)
+    except DaemonRuns as error:
+        return _fail(error, EXIT_BUSY)
+    except EdiCheckpointError as error:
+        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED)
+    except OSError as error:
+        return _fail(EdiCheckpointError(str(error), hint="see that the folder can be written"), EXIT_FAILED)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    run_parser: argparse.ArgumentParser
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="edi-checkpointd",
+        description="The daemon of edi-checkpoint: takes state updates of EDI, makes them durable, writes checkpoints.",
+        epilog="Look at sessions with `edi-checkpoint`. Exit codes: 0 done, 1 failed, 2 usage, 5 another daemon runs.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.run_parser = commands.add_parser(
+        "run",
+        help="serve in the foreground until SIGTERM",
+        description="Serve in the foreground until SIGTERM. Prints one line on stderr when entries are taken.",
+    )
+    parser.run_parser.add_argument(
+        "--detached", action="store_true", help="as a client starts it: log to a file, leave when unused (idle_exit_s)"
+    )
+    commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
+    return parser
+
+
+def _log_to(paths: Paths | None) -> None:
+    """Log to stderr, or into the state folder's `daemon.log` (bounded) when nobody reads stderr."""
+    handler: logging.Handler = logging.StreamHandler()
+    if paths is not None:
+        ensure_private(paths.state)
+        handler = logging.handlers.RotatingFileHandler(paths.log, maxBytes=LOG_BYTES, backupCount=1)
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+def _stop(paths: Paths) -> int:
+    from edi_checkpointd.lock import running, wait_released
+
+    holder = running(paths.lock)
+    if holder is None:
+        return 0
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder.pid, signal.SIGTERM)
+    if wait_released(paths.lock, STOP_TIMEOUT_S):
+        return 0
+    return _fail(
+        EdiCheckpointError(f"process {holder.pid} has not left within {STOP_TIMEOUT_S:g} s", hint="see its log"),
+        EXIT_FAILED,
+    )
+
+
+def _fail(error: EdiCheckpointError, code: int) -> int:
+    print(f"edi-checkpointd: {error}\n  {error.hint}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

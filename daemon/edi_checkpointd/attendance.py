@@ -1,0 +1,204 @@
+"""Attendance: who writes to which session. Attaching, and the outboxes of those who have left.
+
+A writer is let in only after every earlier stream of its session is drained to its end. What a dead writer left is
+taken in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a file covers it, unlinked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import Fenced, NotFound, ProtocolError, SessionBusy
+from edi_checkpoint.layout import Kind
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.spool import StreamFiles, is_held, remove_stream
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.ledger import Ledger, Session
+from edi_checkpointd.liveness import Drain, Liveness
+from edi_checkpointd.saving import Saving
+
+log = logging.getLogger(__name__)
+
+
+class Attendance:
+    """Lets writers in and sees them out. `commit` commits the ledger's open transaction and does what follows."""
+
+    def __init__(self, ledger: Ledger, liveness: Liveness, saving: Saving, commit: Callable[[], None]) -> None:
+        """Take the parts; `look_around` finds what was left."""
+        self._ledger = ledger
+        self._liveness = liveness
+        self._saving = saving
+        self._commit = commit
+        self._queue: deque[StreamFiles] = deque()
+        self._drain: Drain | None = None
+        self._rest: bytes | None = None  # a chunk that the disk refused
+        self._drained: list[StreamFiles] = []  # journaled to their end; unlinked when a file covers them
+        self._refused: set[str] = set()  # streams that cannot be drained; kept as they are
+
+    # -- finding -----------------------------------------------------------------------------------------------------
+
+    def look_around(self, session_id: str | None = None) -> None:
+        """Find outboxes, of one session or all: living writers are watched, dead ones' queued for draining."""
+        for files in self._liveness.outboxes(session_id):
+            if is_held(files.lock):
+                self._liveness.watch(files)
+            else:
+                self.gone(files)
+
+    def gone(self, files: StreamFiles) -> None:
+        """Queue the outbox of a writer that is gone; earlier streams of its session stand before it."""
+        stream = files.owner.stream
+        known = {queued.owner.stream for queued in [*self._queue, *self._drained]}
+        if self._drain is not None:
+            known.add(self._drain.files.owner.stream)
+        if stream not in known | self._refused:
+            self._queue.append(files)
+
+    @property
+    def pending(self) -> bool:
+        """Whether an outbox waits to be drained."""
+        return self._drain is not None or bool(self._queue)
+
+    # -- draining ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Drain one slice. Raises `JournalRefused`: the slice is tried again at the next step."""
+        if self._drain is None:
+            self._begin(self._queue[0])
+            self._queue.popleft()
+            return
+        chunk = self._rest or next(self._drain.chunks, None)
+        if chunk is None:
+            self._end(self._drain)
+            return
+        self._rest = chunk
+        stream = self._ledger.streams[self._drain.files.owner.stream]
+        try:
+            self._ledger.accept(stream, chunk)
+        except ProtocolError as error:
+            log.error("outbox entries refused session=%s: %s", stream.session.session_id, error)  # noqa: TRY400
+        self._commit()
+        self._rest = None
+
+    def finish_drains(self, session_id: str | None = None) -> None:
+        """Drain all that dead writers left, of one session or of all, before it is attached to or shown."""
+        self.look_around(session_id)
+        self._queue = deque(sorted(self._queue, key=lambda files: files.owner.session_id != session_id))
+        while self._waits(session_id):
+            self.step()
+
+    def _waits(self, session_id: str | None) -> bool:
+        under_way = [self._drain.files] if self._drain else []
+        return any(session_id in (None, files.owner.session_id) for files in (*under_way, *self._queue))
+
+    def _begin(self, files: StreamFiles) -> None:
+        drain = self._liveness.begin_drain(files)
+        if drain is None:
+            return
+        owner = drain.files.owner
+        try:
+            session = self._open(check_session_id(owner.session_id), owner.parent_session)
+            stream = self._ledger.attach(session, owner.stream)
+        except (Fenced, ProtocolError) as error:
+            log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
+            self._refused.add(owner.stream)
+            drain.close()
+            return
+        except BaseException:
+            drain.close()
+            raise
+        session.app, session.pid = owner.app, owner.pid
+        log.info("draining outbox session=%s stream=%s from=%d", session.session_id, stream.id, stream.number)
+        self._drain = drain
+
+    def _end(self, drain: Drain) -> None:
+        """Close a drained stream; its writer left cleanly, or the session is interrupted."""
+        stream = self._ledger.streams[drain.files.owner.stream]
+        session = stream.session
+        self._drain = None
+        drain.close()
+        self._liveness.unwatch(stream.id)
+        self._drained.append(drain.files)
+        reached(CrashPoint.OUTBOX_DRAINED)
+        if stream.epoch == session.epoch and session.left_as == "live":
+            self._ledger.left(session, cleanly=stream.left_cleanly)
+            if not stream.left_cleanly:
+                log.info("session interrupted session=%s sequence=%d", session.session_id, session.state.sequence)
+                self._saving.photograph(session, Kind.INTERRUPTED, "its writer died")
+        if session.unsaved:
+            self._saving.save_now(stream)
+
+    def unlink_covered(self) -> None:
+        """Unlink the outboxes that a file covers, and let go of sessions that nobody writes and that are in files."""
+        for files in list(self._drained):
+            stream = self._ledger.streams.get(files.owner.stream)
+            if stream is not None and stream.session.uncovered:
+                continue
+            remove_stream(files)
+            reached(CrashPoint.STREAM_CLOSED)
+            if stream is not None:
+                self._ledger.forget_stream(stream)
+            self._drained.remove(files)
+        for session in list(self._ledger.sessions.values()):
+            if not session.streams and not self._saving.busy(session):
+                self._ledger.evict(session)
+
+    # -- attaching ---------------------------------------------------------------------------------------------------
+
+    def attach(self, message: protocol.Attach, peer_pid: int | None) -> protocol.Attached:
+        """Let a writer in. Raises `SessionIdError`, `SessionBusy`, `Fenced`, `ProtocolError`, `NotFound`."""
+        session_id = check_session_id(message.session_id)
+        self.finish_drains(session_id)
+        outboxes = {files.owner.stream: files for files in self._liveness.outboxes(session_id)}
+        files = outboxes.get(message.stream)
+        if files is None:
+            raise NotFound(f"stream {message.stream}: no outbox below this daemon's state folder")
+        session = self._open(session_id, message.parent_session)
+        for other in outboxes.values():
+            if other is not files and is_held(other.lock) and other.owner.order < files.owner.order:
+                raise SessionBusy(
+                    f"session {session_id}: process {other.owner.pid} writes to it", pid=other.owner.pid,
+                    since=other.owner.since,
+                )  # fmt: skip
+        stream = self._ledger.attach(session, message.stream)
+        session.app, session.pid = files.owner.app, files.owner.pid
+        self._liveness.watch(files, peer_pid)
+        return protocol.Attached(
+            request=message.request,
+            stream=stream.id,
+            epoch=stream.epoch,
+            number=stream.number,
+            checkpointed=session.covered_number(stream),
+            sequence=session.state.sequence,
+            base_wanted=message.first > stream.number + 1,
+            parent_session=session.parent_session,
+            state={key: value.text for key, value in session.state.fragments.items()} if message.want_state else None,
+        )
+
+    def _open(self, session_id: str, parent_session: str | None) -> Session:
+        session, wishes = self._ledger.open(session_id, parent_session)
+        for wish in wishes:
+            self._saving.wish(session, wish)
+        self._saving.changed(session)
+        return session
+
+    def recover(self, session_id: str) -> bool:
+        """After a start: bring what the journal has and the files have not into files; return whether that was so."""
+        session = self._open(session_id, None)
+        if not session.unsaved:
+            return False
+        self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
+        return True
+
+    def close_orphans(self, session_ids: list[str]) -> None:
+        """After a start: sessions whose writer is gone without an outbox count as interrupted."""
+        for session_id in session_ids:
+            if not self._liveness.outboxes(session_id):
+                session = self._open(session_id, None)
+                if session.left_as == "live":
+                    self._ledger.left(session, cleanly=False)
+                for stream in list(session.streams.values()):
+                    self._ledger.forget_stream(stream)

@@ -1,0 +1,223 @@
+"""The checkpointer: wishes to documents, documents to files, and the plan of what goes in their place.
+
+One thread does all file work of a daemon, in order: names only rise, and a mark's file is never overtaken by a later
+one. It is handed `State` values and tells results back; it decides nothing about when.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from edi_checkpoint.document import parse_autosave
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.fragments import fragment, parent_of, stage_of, summarise
+from edi_checkpoint.layout import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
+from edi_checkpointd.catalog import Catalog
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.config import Config
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import sync_folder, write_atomic
+from edi_checkpointd.policy import Wish
+from edi_checkpointd.retention import Held, plan
+from edi_checkpointd.state import State
+
+log = logging.getLogger(__name__)
+
+
+class Subject(NamedTuple):
+    """Whose state it is, as documents tell it."""
+
+    session_id: str
+    parent_session: str | None
+    app: str
+    pid: int
+    interrupted: bool  # nobody has attached since its writer died: that checkpoint is unseen
+
+
+class Written(NamedTuple):
+    """What became of a wish (`wish` None: of an auto-save): the checkpoint's row, or the error."""
+
+    session_id: str
+    state: State
+    wish: Wish | None
+    checkpoint: CheckpointInfo | None
+    error: OSError | None
+
+
+class Checkpointer:
+    """Writes documents of `folder`, keeps `catalog` true, and calls `tell`, in its thread, with each result."""
+
+    def __init__(
+        self, folder: Path, catalog: Catalog, config: Config, clock: Clock, tell: Callable[[Written], None]
+    ) -> None:
+        """Start the thread; nothing is written before it is asked for."""
+        self.config = config
+        self._folder = folder
+        self._catalog = catalog
+        self._clock = clock
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._waiting: dict[str, deque[tuple[Subject, Wish]]] = {}
+        self._autosaves: dict[str, tuple[Subject, State]] = {}
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+
+    def checkpoint(self, subject: Subject, wish: Wish) -> None:
+        """Write a checkpoint as soon as earlier ones are written.
+
+        Transitions that wait in greater number than are kept at all give way to newer ones: the queue is bounded by
+        what could survive it.
+        """
+        with self._lock:
+            waiting = self._waiting.setdefault(subject.session_id, deque())
+            waiting.append((subject, wish))
+            transitions = [item for item in waiting if item[1].kind == Kind.TRANSITION]
+            if len(transitions) > self.config.keep_per_session:
+                waiting.remove(transitions[0])
+                return
+        self._files.submit(self._next_checkpoint, subject.session_id)
+
+    def autosave(self, subject: Subject, state: State) -> None:
+        """Write the auto-save of `state`; one that still waits is replaced by this."""
+        with self._lock:
+            waits = subject.session_id in self._autosaves
+            self._autosaves[subject.session_id] = (subject, state)
+        if not waits:
+            self._files.submit(self._next_autosave, subject.session_id)
+
+    def checkpoint_at(self, session_id: str, sequence: int) -> CheckpointInfo | None:
+        """Return the newest checkpoint of the state at exactly `sequence`, None when there is none."""
+        found = [info for info in self._catalog.checkpoints(session_id) if info.sequence == sequence]
+        return found[-1] if found else None
+
+    def close(self) -> None:
+        """Write what is asked for already, then end the thread."""
+        self._files.shutdown(wait=True)
+
+    # -- the files thread --------------------------------------------------------------------------------------------
+
+    def _next_checkpoint(self, session_id: str) -> None:
+        with self._lock:
+            waiting = self._waiting[session_id]
+            subject, wish = waiting.popleft()
+            if not waiting:
+                del self._waiting[session_id]
+        reached(CrashPoint.MARK_COMMITTED)
+        try:
+            info = self._write_checkpoint(subject, wish)
+        except OSError as error:
+            self._told(Written(session_id, wish.state, wish, None, error))
+            return
+        reached(CrashPoint.CHECKPOINT_WRITTEN)
+        self._told(Written(session_id, wish.state, wish, info, None))
+        self._keep_within_limits(subject)
+
+    def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
+        stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))
+        name = checkpoint_name(subject.session_id, stamp)
+        header = self._header(subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=wish.pinned)
+        size = write_atomic(self._folder / name, checkpoint_document(header, wish.state.fragments))
+        info = CheckpointInfo(
+            name, subject.session_id, wish.state.sequence, stamp, wish.kind, wish.reason, header.stage, wish.label,
+            wish.pinned, size,
+        )  # fmt: skip
+        self._catalog.add(info)
+        log.info(
+            "checkpoint written session=%s sequence=%d kind=%s bytes=%d",
+            subject.session_id, wish.state.sequence, wish.kind, size,
+        )  # fmt: skip
+        return info
+
+    def _header(
+        self, subject: Subject, state: State, stamp: datetime, kind: Kind | Literal["autosave"], reason: str,
+        label: str | None = None, *, pinned: bool = False,
+    ) -> Header:  # fmt: skip
+        newest = self._catalog.newest(subject.session_id)
+        return Header(
+            session_id=subject.session_id,
+            timestamp=stamp,
+            kind=kind,
+            sequence=state.sequence,
+            reason=reason,
+            stage=stage_of(state.fragments),
+            parent_session=parent_of(state.fragments) or subject.parent_session,
+            previous=newest.name if newest else None,
+            label=label,
+            pinned=pinned,
+            client={"app": subject.app, "pid": subject.pid},
+            streams=state.streams,
+            summary=summarise(state.fragments),
+        )
+
+    def _keep_within_limits(self, subject: Subject) -> None:
+        """Unlink what the plan drops, each with its rule in the log (P7)."""
+        held = [
+            Held(info.name, info.sequence, info.kind, info.pinned)
+            for info in self._catalog.checkpoints(subject.session_id)
+        ]
+        interrupted = [one.name for one in held if one.kind == Kind.INTERRUPTED]
+        dropped = plan(
+            held,
+            keep=self.config.keep_per_session,
+            keep_automatic=self.config.keep_automatic,
+            unseen=interrupted[-1:] if subject.interrupted else (),
+        ).drop
+        for name, rule in dropped:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("checkpoint not deleted name=%s: %s", name, error)
+                continue
+            self._catalog.remove(name)
+            log.info("checkpoint deleted name=%s rule=%s", name, rule)
+        if dropped:
+            reached(CrashPoint.CHECKPOINT_EVICTED)
+
+    def _next_autosave(self, session_id: str) -> None:
+        with self._lock:
+            subject, state = self._autosaves.pop(session_id)
+        try:
+            self._write_autosave(subject, state)
+        except OSError as error:
+            self._told(Written(session_id, state, None, None, error))
+            return
+        reached(CrashPoint.AUTOSAVE_WRITTEN)
+        self._told(Written(session_id, state, None, None, None))
+
+    def _write_autosave(self, subject: Subject, state: State) -> None:
+        path = self._folder / autosave_name(subject.session_id)
+        before = self._catalog.autosave(subject.session_id)
+        if before is None or before.header.kind == Kind.FOREIGN:
+            self._keep_foreign(subject, path)
+        header = self._header(subject, state, self._clock.now(), AUTOSAVE, "autosave")
+        size = write_atomic(path, autosave_document(header, state.fragments))
+        self._catalog.note_autosave(subject.session_id, header, size)
+
+    def _keep_foreign(self, subject: Subject, path: Path) -> None:
+        """Keep a session file that somebody else wrote as a checkpoint of kind `foreign` before ours replaces it."""
+        try:
+            document = parse_autosave(path.read_bytes(), path.name)
+            if document.header.kind != Kind.FOREIGN:
+                return
+            fragments = {key: fragment(text) for key, text in document.values.items()}
+        except FileNotFoundError:
+            return
+        except EdiCheckpointError as error:
+            log.warning("session file replaced that cannot be read: %s", error)
+            return
+        self._write_checkpoint(subject, Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program"))
+        sync_folder(self._folder)
+
+    def _told(self, written: Written) -> None:
+        try:
+            self._tell(written)
+        except RuntimeError:  # the intake is gone; the next start finds the file
+            log.debug("result not told session=%s", written.session_id)

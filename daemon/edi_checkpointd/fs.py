@@ -1,0 +1,117 @@
+"""Files that appear whole or not at all. Nothing else in the daemon renames, or opens a document for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from edi_checkpointd.faults import CrashPoint, reached
+
+_IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
+_TEMPORARY = ".tmp"
+
+
+def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
+    """Write `parts` back to back as the file `path` (mode 0600), durably, in the place of an older one; return its size.
+
+    Temporary file, fsync, rename, fsync of the folder: POSIX promises that a rename is atomic, not that it or the data
+    is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError, and then
+    leaves an older file as it was.
+    """
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):  # left by a crash; unlink follows no link that was planted there
+        temporary.unlink()
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            size = _write_all(fd, parts)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        reached(CrashPoint.TEMPORARY_WRITTEN)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    reached(CrashPoint.RENAMED)
+    sync_folder(path.parent)
+    return size
+
+
+def _write_all(fd: int, parts: Sequence[bytes]) -> int:
+    size = 0
+    for start in range(0, len(parts), _IOV_MAX):
+        views = [memoryview(part) for part in parts[start : start + _IOV_MAX] if part]
+        while views:
+            written = os.writev(fd, views)
+            size += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sweep_temporaries(folder: Path) -> int:
+    """Unlink the temporaries that a crash left in `folder`; return how many."""
+    count = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(f".json{_TEMPORARY}"):
+                (folder / entry.name).unlink(missing_ok=True)
+                count += 1
+    return count
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Move a damaged file into `folder`, under a name not taken there, and return where it lies now."""
+    target = folder / path.name
+    number = 0
+    while target.exists():
+        number += 1
+        target = folder / f"{path.name}.{number}"
+    path.rename(target)
+    sync_folder(folder)
+    return target
+
+
+class Reserve:
+    """A file of blocks held back, released so that the journal can be trimmed on a full disk (pitfall 32)."""
+
+    def __init__(self, path: Path, size_bytes: int = 16 << 20) -> None:
+        """`path` is the reserve's file; `hold` makes it."""
+        self._path = path
+        self._size_bytes = size_bytes
+
+    def hold(self) -> bool:
+        """Take the blocks, if they can be had; return whether they are held."""
+        try:
+            if self._path.exists() and self._path.stat().st_size == self._size_bytes:
+                return True
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, self._size_bytes)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the blocks back."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,436 @@
+"""The intake: the ROUTER socket and the loop of the one thread that owns journal and states.
+
+A turn of the loop is the way of an entry: drain the socket without blocking, accept, commit (one fsync for all that was
+drained), acknowledge, and only then whatever else was asked. Nothing is acknowledged before `Ledger.commit` returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import zmq
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
+from edi_checkpoint.paths import Paths, ensure_private
+from edi_checkpoint.records import whole
+from edi_checkpoint.wakeup import Wakeup
+from edi_checkpointd.attendance import Attendance
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.journal import JournalRefused
+from edi_checkpointd.ledger import Ledger, Stream
+from edi_checkpointd.liveness import PROBE_S, Liveness
+from edi_checkpointd.saving import Saving, acknowledgement
+from edi_checkpointd.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
+PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
+REFUSED_KEPT = 100  # refused frames kept in damaged/
+_GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
+_REFUSED_PAUSE_S = 1.0
+
+
+@dataclass(slots=True)
+class _Peer:
+    pid: int | None
+    welcomed: bool = False
+
+
+class Intake:
+    """Serves one socket. Parts that must run in its thread are made by it; others reach it through `post`."""
+
+    def __init__(
+        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, *, idle_exit_s: float | None = None
+    ) -> None:
+        """Open the socket, unbound; `serve` gives it the parts, `bind` and `run` begin.
+
+        `idle_exit_s` lets `run` return after so long without a writer and without work; None: never.
+        """
+        self._paths = paths
+        self._version = version
+        self._clock = clock
+        self._scheduler = scheduler
+        self._context = zmq.Context()
+        self._socket = _router(self._context)
+        self._wakeup = Wakeup()
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wakeup.fd, zmq.POLLIN)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._peers: dict[bytes, _Peer] = {}
+        self._routes: dict[str, bytes] = {}  # stream to connection
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="requests")
+        self._refused_until_s = 0.0
+        self._refusals = count(1)
+        self._errors: dict[str, int] = {}
+        self._stopping = False
+        self._more_upkeep = False
+        self._idle_exit_s = idle_exit_s
+        self._busy_at_s = clock.monotonic_s()
+        self.liveness = Liveness(
+            paths.outbox,
+            watch_fd=lambda fd: self._poller.register(fd, zmq.POLLIN),
+            forget_fd=lambda fd: self._poller.unregister(fd),
+        )
+
+    def serve(
+        self,
+        ledger: Ledger,
+        saving: Saving,
+        answer: Callable[[protocol.Query], protocol.Answer],
+        status: Callable[[], dict[str, object]],
+    ) -> Attendance:
+        """Take the parts that serve: states, files, and what answers reading requests (in a thread of their own)."""
+        self._ledger = ledger
+        self._saving = saving
+        self._answer = answer
+        self._status = status
+        self.attendance = Attendance(ledger, self.liveness, saving, self.commit)
+        return self.attendance
+
+    def bind(self, socket_path: str) -> None:
+        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first (pitfall 6)."""
+        ensure_private(self._paths.runtime)
+        self._socket.bind(f"ipc://{socket_path}")
+        Path(socket_path).chmod(0o600)
+
+    # -- for other threads -------------------------------------------------------------------------------------------
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have `call` made in the intake thread, between two turns."""
+        self._calls.append(call)
+        self._wakeup.set()
+
+    def stop(self) -> None:
+        """Let `run` return after what is drained is committed; safe in a signal handler."""
+        self._stopping = True
+        self._wakeup.set()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Take one batch from the socket to disk and tell its senders; then do what else is due."""
+        ready = dict(self._poller.poll(self._timeout_ms()))
+        later = self._drain() if self._socket in ready else []
+        try:
+            self.commit()
+        except JournalRefused as error:
+            self._disk_refuses(error)
+        for routing_id, message in later:
+            self._dispatch(routing_id, message)
+        self._make_calls(ready)
+        self._see_out(ready)
+        if not later and not self._socket.poll(0):
+            self._use_the_pause()
+        self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or not self._scheduler.idle))
+
+    def _timeout_ms(self) -> int | None:
+        if self._calls or self._more_upkeep:
+            return 0
+        if self.attendance.pending:
+            wait_s = self._refused_until_s - self._clock.monotonic_s()
+            return max(0, int(wait_s * 1000))
+        if self.liveness.probes:
+            return int(PROBE_S * 1000)
+        if not self._scheduler.idle:
+            return int(_GUARD_S * 1000)
+        return None if self._idle_exit_s is None else int(self._idle_exit_s * 1000) + 1
+
+    def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
+        """Accept the entries that wait, up to `DRAIN_BYTES`; return the other messages, to be seen to after the commit."""
+        later: list[tuple[bytes, protocol.ClientMessage]] = []
+        size = 0
+        while size < DRAIN_BYTES:
+            try:
+                routing_id = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            try:
+                data = self._receive(routing_id)
+                size += len(data)
+                message = protocol.decode_from_client(data)
+            except EdiCheckpointError as error:
+                self._refuse(routing_id, error)
+                continue
+            if isinstance(message, protocol.Entries):
+                self._accept(routing_id, message)
+            else:
+                later.append((routing_id, message))
+        return later
+
+    def _receive(self, routing_id: bytes) -> bytes | memoryview:
+        """Receive the rest of a message; of a new connection, learn from the kernel who it is (pitfall 2)."""
+        if not self._socket.getsockopt(zmq.RCVMORE):
+            raise ProtocolError("an empty message")
+        if routing_id in self._peers:
+            data: bytes | memoryview = self._socket.recv()
+        else:
+            frame = self._socket.recv(copy=False)
+            self._learn(routing_id, frame)
+            data = frame.buffer
+        parts = 1
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv()
+            parts += 1
+        if parts > 1:
+            raise ProtocolError(f"{parts} parts; a message is one")
+        return data
+
+    def _learn(self, routing_id: bytes, frame: zmq.Frame) -> None:
+        address = str(frame.get("Peer-Address"))
+        _, _, who = address.partition(":")
+        uid, _, pid = (who.split(":") + ["", "", ""])[:3]
+        if uid.isdigit() and int(uid) != os.geteuid():
+            raise ProtocolError(f"uid {uid} is not {os.geteuid()}", hint="each user runs a daemon of their own")
+        if len(self._peers) >= PEERS_MAX:
+            attached = set(self._routes.values())
+            for idle in [known for known in self._peers if known not in attached][: PEERS_MAX // 4]:
+                del self._peers[idle]
+        self._peers[routing_id] = _Peer(int(pid) if pid.isdigit() and pid != "0" else None)
+
+    # -- entries -----------------------------------------------------------------------------------------------------
+
+    def _accept(self, routing_id: bytes, message: protocol.Entries) -> None:
+        stream = self._ledger.streams.get(message.stream)
+        if stream is None or self._routes.get(message.stream) != routing_id:
+            self._refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached on this connection"))
+            return
+        if self._clock.monotonic_s() < self._refused_until_s:
+            return  # the disk refuses: the client asks again after a silence, and sends it from its outbox
+        try:
+            if not self._ledger.accept(stream, message.records):
+                self._send(routing_id, acknowledgement(stream))
+        except ProtocolError as error:
+            self._pass_over(routing_id, stream, message, error)
+
+    def _pass_over(self, routing_id: bytes, stream: Stream, message: protocol.Entries, error: ProtocolError) -> None:
+        """Keep a refused frame's bytes, use up its numbers, and say so; the batch it came with goes on."""
+        _, last = whole(message.records)
+        log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
+        with contextlib.suppress(OSError):
+            ensure_private(self._paths.damaged)
+            name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"
+            (self._paths.damaged / name).write_bytes(message.records)
+        if stream.expected < last <= stream.expected + len(message.records):
+            self._ledger.pass_over(stream, last)
+        self._count(error)
+        self._send(
+            routing_id,
+            protocol.Error(error.code, f"entries up to {last}: {error}", error.hint, stream=stream.id, number=last),
+        )
+
+    def commit(self) -> None:
+        """Commit what is accepted and acknowledge it; then see to the checkpoints it leads to.
+
+        Raises `JournalRefused` when the disk refuses: then nothing is acknowledged, and the entries come again from
+        their senders' outboxes.
+        """
+        committed = self._ledger.commit()
+        for stream in committed.streams:
+            self.notify(stream.id, acknowledgement(stream))
+        for session, wish in committed.wishes:
+            self._saving.wish(session, wish)
+        for stream in committed.streams:
+            self._saving.changed(stream.session)
+
+    def _disk_refuses(self, error: JournalRefused) -> None:
+        self._count(error)
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
+            log.error("nothing is acknowledged while the disk refuses: %s", error)
+        self._refused_until_s = now_s + _REFUSED_PAUSE_S
+
+    # -- all other messages ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, routing_id: bytes, message: protocol.ClientMessage) -> None:
+        try:
+            match message:
+                case protocol.Hello():
+                    self._welcome(routing_id, message)
+                case _ if not self._peers[routing_id].welcomed:
+                    raise ProtocolError("the first message of a connection is Hello")
+                case protocol.Attach():
+                    attached = self.attendance.attach(message, self._peers[routing_id].pid)
+                    self._routes[message.stream] = routing_id
+                    self._send(routing_id, attached)
+                case protocol.Probe(stream_id, probe):
+                    self._send(routing_id, acknowledgement(self._attached(stream_id), probe))
+                case protocol.Save(stream_id):
+                    self._saving.save_now(self._attached(stream_id))
+                case protocol.AskMark(stream_id, number):
+                    self._tell_mark(self._attached(stream_id), number)
+                case protocol.Close(stream_id):
+                    self._routes.pop(stream_id, None)
+                    if stream := self._ledger.streams.get(stream_id):
+                        self.attendance.look_around(stream.session.session_id)
+                case protocol.GetStatus(request):
+                    body = json.dumps(self._status() | {"errors": self._errors}).encode()
+                    self._send(routing_id, protocol.Status(request, body))
+                case protocol.Entries():
+                    pass  # accepted while draining
+                case _:
+                    self._ask(routing_id, message)
+        except JournalRefused as error:
+            self._disk_refuses(error)
+            self._refuse(routing_id, error, message)
+        except EdiCheckpointError as error:
+            self._refuse(routing_id, error, message)
+
+    def _welcome(self, routing_id: bytes, message: protocol.Hello) -> None:
+        if Path(message.sessions_dir) != self._paths.sessions:
+            raise WrongFolder(f"this daemon serves {self._paths.sessions}, not {message.sessions_dir}")
+        self._peers[routing_id].welcomed = True
+        self._send(routing_id, protocol.Welcome(self._version, os.getpid(), self._ledger.journal.id))
+
+    def _attached(self, stream_id: str) -> Stream:
+        stream = self._ledger.streams.get(stream_id)
+        if stream is None or stream_id not in self._routes:
+            raise ProtocolError(f"stream {stream_id} is not attached")
+        return stream
+
+    def _tell_mark(self, stream: Stream, number: int) -> None:
+        """Tell what became of a mark whose answer got lost with a daemon; one still under way is told of when written."""
+        sequence = self._ledger.sequence_of(stream, number)
+        info = self._saving.checkpoint_at(stream.session, sequence) if sequence else None
+        if info is not None:
+            self._send(self._routes[stream.id], protocol.MarkDone(stream.id, number, info))
+
+    def _ask(self, routing_id: bytes, query: protocol.Query) -> None:
+        """Have a reading request answered in its thread, after what dead writers left is taken in."""
+        self.attendance.finish_drains(getattr(query, "session_id", None))
+
+        def work() -> None:
+            try:
+                answer: protocol.DaemonMessage = self._answer(query)
+            except EdiCheckpointError as error:
+                answer = _error(error, query.request)
+            except OSError as error:
+                answer = _error(EdiCheckpointError(str(error)), query.request)
+            self.post(lambda: self._reply(routing_id, answer))
+
+        self._readers.submit(work)
+
+    def _refuse(
+        self, routing_id: bytes, error: EdiCheckpointError, message: protocol.ClientMessage | None = None
+    ) -> None:
+        log.warning("refused code=%s: %s", error.code, error)
+        self._count(error)
+        self._send(routing_id, _error(error, getattr(message, "request", 0), getattr(message, "stream", "")))
+
+    def _count(self, error: EdiCheckpointError) -> None:
+        self._errors[error.code] = self._errors.get(error.code, 0) + 1
+
+    # -- between two turns -------------------------------------------------------------------------------------------
+
+    def _make_calls(self, ready: dict[object, int]) -> None:
+        if self._wakeup.fd in ready:
+            self._wakeup.clear()
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+        self._scheduler.follow_clock()
+
+    def _see_out(self, ready: dict[object, int]) -> None:
+        """See to writers that died, and drain one slice of what they left."""
+        for fd in ready:
+            if isinstance(fd, int):
+                for files in self.liveness.died(fd):
+                    self._routes.pop(files.owner.stream, None)
+                    self.attendance.gone(files)
+        if self.liveness.probes:
+            for files in self.liveness.silent():
+                self.attendance.gone(files)
+        if self.attendance.pending and self._clock.monotonic_s() >= self._refused_until_s:
+            try:
+                self.attendance.step()
+            except JournalRefused as error:
+                self._disk_refuses(error)
+
+    def _use_the_pause(self) -> None:
+        """No frame waits: do a slice of upkeep."""
+        if self._clock.monotonic_s() < self._refused_until_s:
+            self._more_upkeep = False
+            return
+        try:
+            self.attendance.unlink_covered()
+            self._more_upkeep = self._saving.tidy()
+        except JournalRefused as error:
+            self._more_upkeep = False
+            self._disk_refuses(error)
+
+    def _leave_when_idle(self, *, busy: bool) -> None:
+        now_s = self._clock.monotonic_s()
+        if busy:
+            self._busy_at_s = now_s
+        elif self._idle_exit_s is not None and now_s - self._busy_at_s >= self._idle_exit_s:
+            log.info("leaving: nobody wrote for seconds=%.0f", self._idle_exit_s)
+            self._stopping = True
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def notify(self, stream_id: str, message: protocol.DaemonMessage) -> None:
+        """Send a message to the client of a stream, if one is connected."""
+        routing_id = self._routes.get(stream_id)
+        if routing_id is not None and not self._send(routing_id, message):
+            self._routes.pop(stream_id, None)
+
+    def _send(self, routing_id: bytes, message: protocol.DaemonMessage) -> bool:
+        """Send without waiting; a peer that is gone, or reads nothing, asks again when it is back."""
+        try:
+            self._socket.send_multipart([routing_id, protocol.encode(message)], zmq.NOBLOCK)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError:
+            self._peers.pop(routing_id, None)
+            return False
+        return True
+
+    def _reply(self, routing_id: bytes, message: protocol.DaemonMessage) -> None:
+        self._send(routing_id, message)
+
+    def close(self) -> None:
+        """Close socket and descriptors, after `run` has returned."""
+        self._readers.shutdown(wait=True)
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+        self.liveness.close()
+        self._socket.close(linger=200)
+        self._context.term()
+        self._wakeup.close()
+
+
+def _router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """Return the socket; options by pitfalls 2 and 9, no heartbeats."""
+    socket = context.socket(zmq.ROUTER)
+    for option, value in (
+        (zmq.ROUTER_MANDATORY, 1),
+        (zmq.LINGER, 0),
+        (zmq.BACKLOG, 512),
+        (zmq.HANDSHAKE_IVL, 2000),
+        (zmq.MAXMSGSIZE, protocol.MESSAGE_MAX_BYTES),
+        (zmq.IPC_FILTER_UID, os.geteuid()),
+    ):
+        socket.setsockopt(option, value)
+    return socket
+
+
+def _error(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:
+    return protocol.Error(
+        error.code, str(error), error.hint, request=request, stream=stream,
+        pid=getattr(error, "pid", 0), since=getattr(error, "since", ""),
+    )  # fmt: skip

@@ -1,0 +1,328 @@
+"""The ledger: the sessions in memory, their streams, and the one way in for entries.
+
+    accept    records of a stream -> the open transaction        (live frames, drained outboxes)
+    commit    the open transaction -> the journal -> the states  (then, and only then, numbers move)
+    load      the journal's rows -> the states                   (replay; the same `read` and `fold`)
+
+Owned by the intake thread. Others are handed `State` values, which never change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from edi_checkpoint.errors import Fenced, ProtocolError
+from edi_checkpoint.layout import Kind
+from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
+from edi_checkpoint.records import scan_all
+from edi_checkpointd.clock import Clock, to_us
+from edi_checkpointd.config import Config
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.journal import Frame, Gap, Journal, Notes, SessionRow, Transaction
+from edi_checkpointd.policy import Point, Wish, decide
+from edi_checkpointd.state import Prepared, State, fold, read, snapshot_of, state_at
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_MIN_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream: its highest committed number, and `expected`, the one it will have after the open transaction."""
+
+    id: str
+    session: Session
+    epoch: int
+    number: int
+    expected: int
+    left_cleanly: bool = False
+
+    def note_last(self, entry: Entry) -> None:
+        """Note the stream's newest entry: a writer that leaves cleanly ends with a mark."""
+        self.left_cleanly = isinstance(entry, Mark) and entry.kind == Kind.SHUTDOWN
+
+
+@dataclass(slots=True)
+class Session:
+    """A session in memory: its state, what of it is in files, and its pending point."""
+
+    key: int
+    session_id: str
+    parent_session: str | None
+    epoch: int
+    started_us: int
+    saved: int
+    checkpointed: int
+    left_as: str
+    state: State
+    sequence: int = 0  # after the open transaction
+    covered: dict[str, int] = field(default_factory=dict)  # by stream: the highest number that a file contains
+    streams: dict[str, Stream] = field(default_factory=dict)
+    point: Point | None = None
+    touched_s: float = 0.0
+    bytes_since_snapshot: int = 0
+    app: str = "edi"
+    pid: int = 0
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the state is newer than the auto-save."""
+        return self.state.changed > self.saved
+
+    @property
+    def unphotographed(self) -> bool:
+        """Whether the state is newer than any checkpoint."""
+        return self.state.changed > self.checkpointed
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether the state is newer than any file."""
+        return self.unsaved and self.unphotographed
+
+    def covered_number(self, stream: Stream) -> int:
+        """Return the highest number of `stream` that a file contains; marks that changed nothing count as contained."""
+        return self.covered.get(stream.id, 0) if self.uncovered else stream.number
+
+
+class Files(NamedTuple):
+    """What a session's documents tell: sequences of the auto-save and of the newest checkpoint, and what the newest
+    of them contains of each stream.
+
+    `ahead` is the newest valid state when it is newer than what the journal knows.
+    """
+
+    saved: int = 0
+    checkpointed: int = 0
+    streams: Mapping[str, int] = MappingProxyType({})
+    parent_session: str | None = None
+    ahead: State | None = None
+
+
+class Committed(NamedTuple):
+    """What a commit brought: the streams whose numbers moved, and the checkpoints wished for, in order."""
+
+    streams: list[Stream]
+    wishes: list[tuple[Session, Wish]]
+
+
+class _Accepted(NamedTuple):
+    stream: Stream
+    entries: list[Prepared]
+    bytes: int
+
+
+class Ledger:
+    """Sessions and streams on top of a journal."""
+
+    def __init__(self, journal: Journal, config: Config, clock: Clock, files_of: Callable[[str, int], Files]) -> None:
+        """`files_of(session_id, sequence)` tells of a session's files, with their state if it is newer than `sequence`."""
+        self.journal = journal
+        self.config = config
+        self._clock = clock
+        self._files_of = files_of
+        self.sessions: dict[str, Session] = {}
+        self.streams: dict[str, Stream] = {}
+        self._open = Transaction()
+        self._accepted: list[_Accepted] = []
+
+    # -- entries in --------------------------------------------------------------------------------------------------
+
+    def accept(self, stream: Stream, data: bytes | memoryview) -> bool:
+        """Take records of `stream` into the open transaction; return False when all of them are known already.
+
+        What is known already is passed over; a gap before the first is noted, never waited for. Raises `ProtocolError`
+        when anything in `data` is refused: then nothing of it is taken.
+        """
+        records = scan_all(data)
+        new = [record for record in records if record.number > stream.expected]
+        if not new:
+            return False
+        entries = read(new)
+        session = stream.session
+        now_us = to_us(self._clock.now())
+        self._note_gaps(stream, entries, now_us)
+        kept = bytes(data) if len(new) == len(records) else bytes(data[records[-len(new) - 1].end :])
+        first = session.sequence + 1
+        session.sequence += len(new)
+        stream.expected = new[-1].number
+        self._open.frames.append(Frame(session.key, first, session.sequence, stream.id, now_us, kept))
+        self._open.numbers[stream.id] = stream.expected
+        self._accepted.append(_Accepted(stream, entries, len(kept)))
+        return True
+
+    def _note_gaps(self, stream: Stream, entries: list[Prepared], now_us: int) -> None:
+        before = stream.expected
+        for at, (number, entry, _) in enumerate(entries, start=stream.session.sequence + 1):
+            covers = entry.covers if isinstance(entry, Update | Base) else 0
+            if number - covers > before + 1:
+                gap = Gap(stream.session.key, at, stream.id, before + 1, number - covers - 1, now_us)
+                self._open.gaps.append(gap)
+                log.warning(
+                    "entries missing session=%s stream=%s first=%d last=%d",
+                    stream.session.session_id, stream.id, gap.first, gap.last,
+                )  # fmt: skip
+            before = number
+
+    def pass_over(self, stream: Stream, number: int) -> None:
+        """Use up the numbers of a refused frame, durably, without an entry."""
+        stream.expected = max(stream.expected, number)
+        self._open.numbers[stream.id] = stream.expected
+
+    def commit(self) -> Committed:
+        """Make the open transaction durable, then fold it in. Raises `JournalRefused`: nothing of it happened then."""
+        transaction, accepted = self._open, self._accepted
+        self._open, self._accepted = Transaction(), []
+        if not transaction:
+            return Committed([], [])
+        reached(CrashPoint.RECEIVED_NOT_COMMITTED)
+        try:
+            self.journal.commit(transaction)
+        except BaseException:
+            for stream_id in transaction.numbers:
+                stream = self.streams[stream_id]
+                stream.expected, stream.session.sequence = stream.number, stream.session.state.sequence
+            raise
+        reached(CrashPoint.COMMITTED_NOT_ACKNOWLEDGED)
+        moved = [self.streams[stream_id] for stream_id in transaction.numbers]
+        for stream in moved:
+            stream.number = transaction.numbers[stream.id]
+        wishes: list[tuple[Session, Wish]] = []
+        for stream, entries, size in accepted:
+            session = stream.session
+            session.bytes_since_snapshot += size
+            wishes += [(session, wish) for wish in self._fold(session, stream.id, entries)]
+            stream.note_last(entries[-1].entry)
+        return Committed(moved, wishes)
+
+    def _fold(self, session: Session, stream_id: str, entries: list[Prepared]) -> list[Wish]:
+        session.state, moments = fold(session.state, stream_id, entries, self.config.transition_keys)
+        session.touched_s = self._clock.monotonic_s()
+        session.point, wishes = decide(
+            session.point,
+            moments,
+            checkpointed=session.checkpointed,
+            quiet_s=self.config.transition_quiet_s,
+            now_s=session.touched_s,
+        )
+        return wishes
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def open(self, session_id: str, parent_session: str | None = None) -> tuple[Session, list[Wish]]:
+        """Return a session, loaded, begun if there is none; and the wishes that a crash left unfulfilled."""
+        if session_id in self.sessions:
+            return self.sessions[session_id], []
+        read, now_us = self.journal.read, to_us(self._clock.now())
+        row = read.session(session_id)
+        last = read.last_sequence(row.key) if row else 0
+        files = self._files_of(session_id, last)
+        if row is None:
+            row = self.journal.begin_session(session_id, parent_session or files.parent_session, now_us)
+        if files.ahead is not None:
+            log.warning("files ahead session=%s journal=%d files=%d", session_id, last, files.ahead.sequence)
+            notes = Notes(files.saved, files.checkpointed)
+            self.journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes)
+        return self._load(row, files)
+
+    def _load(self, row: SessionRow, files: Files) -> tuple[Session, list[Wish]]:
+        """Bring a session into memory: a snapshot, and the rows after it.
+
+        The snapshot is one not after the newest checkpoint, so that the marks and transitions that a crash left without
+        their files are met again; or the one before the oldest row, where trimming left no older.
+        """
+        read_journal = self.journal.read
+        first, _ = read_journal.span(row.key)
+        last = read_journal.last_sequence(row.key)
+        checkpointed = min(max(row.checkpointed, files.checkpointed), last)
+        state = state_at(read_journal.snapshot(row.key, upto=max(checkpointed, first - 1 if last else 0)))
+        session = Session(
+            row.key, row.session_id, row.parent_session, row.epoch, row.started_us, max(row.saved, files.saved),
+            checkpointed, row.left_as, state, sequence=last, covered=dict(files.streams),
+        )  # fmt: skip
+        for stream_id, (epoch, number) in read_journal.streams(row.key).items():
+            session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
+        wishes: list[Wish] = []
+        for frame in read_journal.frames(row.key, after=min(state.sequence, last - 1)):
+            records = scan_all(frame.records)
+            if stream := session.streams.get(frame.stream):
+                stream.note_last(decode_entry(records[-1].entry))
+            if new := records[max(0, state.sequence + 1 - frame.first) :]:
+                session.bytes_since_snapshot += len(frame.records)
+                wishes += self._fold(session, frame.stream, read(new))
+        self.sessions[row.session_id] = session
+        return session, [wish for wish in wishes if wish.state.sequence > checkpointed]
+
+    def attach(self, session: Session, stream_id: str) -> Stream:
+        """Let a stream write to `session`: a new one raises the epoch and so fences the one before.
+
+        Raises `Fenced` for a stream that another has followed, `ProtocolError` for one of another session.
+        """
+        stream = self.streams.get(stream_id)
+        if stream and stream.session is not session:
+            raise ProtocolError(f"stream {stream_id} belongs to session {stream.session.session_id}")
+        if stream and 0 < stream.epoch < session.epoch:
+            raise Fenced(f"session {session.session_id}: another writer followed this one")
+        if stream is None or stream.epoch == 0:  # new, or known from a file only
+            number = stream.number if stream else 0
+            self.journal.attach(session.key, stream_id, session.epoch + 1, number)
+            reached(CrashPoint.EPOCH_RAISED)
+            session.epoch += 1
+            stream = Stream(stream_id, session, session.epoch, number, number)
+            session.streams[stream_id] = self.streams[stream_id] = stream
+        session.left_as = "live"
+        return stream
+
+    def sequence_of(self, stream: Stream, number: int) -> int | None:
+        """Return the sequence that the entry `number` of a stream got, None when the journal no longer holds it."""
+        for frame in self.journal.read.frames(stream.session.key, after=0):
+            if frame.stream == stream.id:
+                for sequence, record in enumerate(scan_all(frame.records), start=frame.first):
+                    if record.number == number:
+                        return sequence
+        return None
+
+    def left(self, session: Session, *, cleanly: bool) -> None:
+        """Note that the session's writer is gone."""
+        session.left_as = "clean" if cleanly else "interrupted"
+        self.journal.leave(session.key, session.left_as)
+
+    def forget_stream(self, stream: Stream) -> None:
+        """Drop a stream whose outbox is unlinked."""
+        self.journal.forget_stream(stream.id)
+        stream.session.streams.pop(stream.id, None)
+        stream.session.covered.pop(stream.id, None)
+        self.streams.pop(stream.id, None)
+        state = stream.session.state
+        kept = {known: number for known, number in state.streams.items() if known in stream.session.streams}
+        stream.session.state = State(state.sequence, state.changed, state.time_us, state.fragments, kept)
+
+    def evict(self, session: Session) -> None:
+        """Let go of a session that nobody writes and whose state is in files; it is loaded again when wanted."""
+        self.sessions.pop(session.session_id, None)
+
+    def saved(self, session: Session, state: State, *, checkpoint: bool) -> None:
+        """Note, in memory, that `state` has come into a checkpoint or the auto-save."""
+        if state.sequence >= max(session.saved, session.checkpointed):
+            session.covered = dict(state.streams)
+        if checkpoint:
+            session.checkpointed = max(session.checkpointed, state.sequence)
+        else:
+            session.saved = max(session.saved, state.sequence)
+
+    def snapshot_due(self, session: Session) -> bool:
+        """Whether the rows since the newest snapshot outweigh the state."""
+        if session.bytes_since_snapshot <= SNAPSHOT_MIN_BYTES:
+            return False
+        return session.bytes_since_snapshot > sum(len(value.text) for value in session.state.fragments.values())
+
+    def snapshot(self, session: Session) -> None:
+        """Put the session's state into the journal, so that replay begins there."""
+        state = session.state
+        self.journal.add_snapshot(session.key, state.sequence, snapshot_of(state), to_us(self._clock.now()))
+        session.bytes_since_snapshot = 0
+        reached(CrashPoint.SNAPSHOT_WRITTEN)

@@ -1,0 +1,125 @@
+"""Liveness: which writers live, told by their locks, and the outboxes of those that do not.
+
+A pidfd is the fast notice of a death, the lock is the truth. A writer whose process we cannot watch (another pid
+namespace) is asked after by its lock every second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, try_lock
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 1.0
+
+
+@dataclass(slots=True)
+class Drain:
+    """A dead stream's outbox under way into the journal: its lock is ours until it is closed."""
+
+    files: StreamFiles
+    chunks: Iterator[bytes]
+    lock_fd: int
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self.lock_fd)
+
+
+class Liveness:
+    """Watches writers and finds the outboxes that dead ones left below `root`."""
+
+    def __init__(self, root: Path, watch_fd: Callable[[int], None], forget_fd: Callable[[int], None]) -> None:
+        """`watch_fd` and `forget_fd` tell the intake's poller which descriptors end its poll."""
+        self._root = root
+        self._watch_fd = watch_fd
+        self._forget_fd = forget_fd
+        self._pidfds: dict[int, int] = {}  # descriptor to process
+        self._watched: dict[str, StreamFiles] = {}  # living streams
+        self._probed: set[str] = set()  # those of them that no pidfd tells of
+
+    def outboxes(self, session_id: str | None = None) -> list[StreamFiles]:
+        """Return the streams whose outboxes lie there, of one session or of all, in the order they build on each other."""
+        if session_id is not None:
+            return list_streams(self._root / session_id)
+        try:
+            folders = sorted(entry.path for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+        return [files for folder in folders for files in list_streams(Path(folder))]
+
+    def watch(self, files: StreamFiles, peer_pid: int | None = None) -> None:
+        """Watch the living writer of `files`; `peer_pid` is its process by the kernel's word, when it is connected.
+
+        The lock is looked at after the pidfd is there: a process that held it then is the one the pidfd means.
+        """
+        stream, pid = files.owner.stream, files.owner.pid
+        self._watched[stream] = files
+        if pid in self._pidfds.values() and stream not in self._probed:
+            return
+        self._probed.add(stream)
+        if peer_pid not in (None, pid):
+            return
+        with contextlib.suppress(OSError):
+            fd = os.pidfd_open(pid)
+            if not is_held(files.lock):
+                os.close(fd)
+                return
+            self._pidfds[fd] = pid
+            self._watch_fd(fd)
+            self._probed.discard(stream)
+
+    def unwatch(self, stream: str) -> None:
+        """Stop watching a stream that is closed."""
+        files = self._watched.pop(stream, None)
+        self._probed.discard(stream)
+        if files and not any(other.owner.pid == files.owner.pid for other in self._watched.values()):
+            for fd in [fd for fd, pid in self._pidfds.items() if pid == files.owner.pid]:
+                self._close_pidfd(fd)
+
+    def died(self, fd: int) -> list[StreamFiles]:
+        """Return the streams of the process that `fd` told the death of; none for a descriptor of somebody else."""
+        pid = self._pidfds.get(fd)
+        if pid is None:
+            return []
+        self._close_pidfd(fd)
+        gone = [files for files in self._watched.values() if files.owner.pid == pid]
+        self._probed.update(files.owner.stream for files in gone)
+        return gone
+
+    def silent(self) -> list[StreamFiles]:
+        """Return the streams that no pidfd tells of and whose lock is free."""
+        return [self._watched[stream] for stream in sorted(self._probed) if not is_held(self._watched[stream].lock)]
+
+    @property
+    def probes(self) -> bool:
+        """Whether there are streams to be asked after every `PROBE_S`."""
+        return bool(self._probed)
+
+    def begin_drain(self, files: StreamFiles) -> Drain | None:
+        """Take a dead stream's lock; None when its writer lives or the files are gone."""
+        fd = try_lock(files.lock)
+        if fd is None:
+            return None
+        current = [found for found in list_streams(files.lock.parent) if found.owner.stream == files.owner.stream]
+        if not current:
+            os.close(fd)
+            return None
+        return Drain(current[0], read_records(current[0]), fd)
+
+    def _close_pidfd(self, fd: int) -> None:
+        self._forget_fd(fd)
+        del self._pidfds[fd]
+        os.close(fd)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for fd in list(self._pidfds):
+            self._close_pidfd(fd)

@@ -1,0 +1,74 @@
+"""When a checkpoint is due, and why: decisions on values, no clock and no disk (design: "When").
+
+A transition opens a pending point. It is written when its session was quiet, at the latest after `transition_max_s`, or
+just before the next transition when it is older than `transition_quiet_s`; a newer transition before that takes it over.
+So a half-made stage change is not photographed, and a counter cannot flood. A mark replaces the pending point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edi_checkpoint.layout import Kind
+from edi_checkpointd.state import Marked, Moment, State, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A pending point: the key that opened it, its reason, and when, by the publisher's clock and by ours."""
+
+    rule: str
+    reason: str | None
+    opened_us: int
+    opened_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A checkpoint that shall be written: of which state, why, and for the entry `mark` if somebody asked for it."""
+
+    state: State
+    kind: Kind
+    reason: str
+    label: str | None = None
+    pinned: bool = False
+    mark: int | None = None
+
+
+def decide(
+    point: Point | None, moments: Iterable[Moment], *, checkpointed: int, quiet_s: float, now_s: float
+) -> tuple[Point | None, list[Wish]]:
+    """Return the pending point after `moments`, and what is to be written because of them, in order.
+
+    `checkpointed` is the sequence of the newest checkpoint. The spacing of transitions goes by the publisher's clock:
+    an outbox that is drained after an hour leads to the checkpoints that it would have led to live.
+    """
+    wishes: list[Wish] = []
+    for moment in moments:
+        match moment:
+            case Marked(state, number, mark):
+                if mark.kind == Kind.MANUAL:
+                    wishes.append(Wish(state, Kind.MANUAL, mark.reason, mark.label, mark.pinned, number))
+                elif state.changed > max([checkpointed, *(wish.state.sequence for wish in wishes)]):
+                    wishes.append(
+                        transition_wish(point, state) if point else Wish(state, Kind.SHUTDOWN, mark.reason, mark=number)
+                    )
+                point = None
+            case Transition(before, rule, reason, time_us):
+                if point and time_us - point.opened_us > quiet_s * 1_000_000:
+                    wishes.append(transition_wish(point, before))
+                    point = None
+                opened_us, opened_s = (point.opened_us, point.opened_s) if point else (time_us, now_s)
+                point = Point(rule, reason, opened_us, opened_s)
+    return point, wishes
+
+
+def transition_wish(point: Point, state: State) -> Wish:
+    """Return the wish for the pending `point`, whose photograph is `state`."""
+    return Wish(state, Kind.TRANSITION, point.reason or f"{point.rule} changed")
+
+
+def point_due_s(point: Point, touched_s: float, *, quiet_s: float, max_s: float) -> float:
+    """Return when `point` is to be written, in monotonic seconds, if its session was last changed at `touched_s`."""
+    return min(touched_s + quiet_s, point.opened_s + max_s)

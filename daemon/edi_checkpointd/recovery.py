@@ -1,0 +1,99 @@
+"""Recovery: what a start has to find out before anything is taken.
+
+The journal is opened, or set aside when it is damaged; documents tell what they hold; a session's newest valid state is
+found among them. What the journal has and the files have not is brought into files by `Attendance.recover`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.errors import DocumentDamaged
+from edi_checkpoint.fragments import fragment
+from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.names import autosave_name
+from edi_checkpoint.paths import Paths, ensure_private
+from edi_checkpointd.catalog import AutosaveInfo, Catalog
+from edi_checkpointd.clock import to_us
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import set_aside
+from edi_checkpointd.journal import Journal, JournalDamaged
+from edi_checkpointd.ledger import Files
+from edi_checkpointd.state import State
+
+log = logging.getLogger(__name__)
+
+_NOT_OURS = (Kind.REFERENCE, Kind.FOREIGN)
+
+
+def open_journal(paths: Paths) -> tuple[Journal, str | None]:
+    """Open the journal, or make a new one in the place of a damaged one, which is moved into `damaged/`.
+
+    Returns it with a sentence on what was wrong, None when nothing was. Raises `VersionMismatch`: a newer version's
+    journal is left alone.
+    """
+    try:
+        return Journal(paths.journal), None
+    except JournalDamaged as error:
+        fault = str(error)
+    ensure_private(paths.damaged)
+    for suffix in ("", "-wal", "-shm", "-witness"):
+        path = paths.journal.with_name(paths.journal.name + suffix)
+        if path.exists():
+            kept = set_aside(path, paths.damaged)
+            log.error("journal set aside file=%s: %s", kept, fault)
+    reached(CrashPoint.JOURNAL_SET_ASIDE)
+    return Journal(paths.journal), fault
+
+
+def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:
+    """Return the function that tells the ledger of a session's files (see `ledger.Files`)."""
+
+    def files_of(session_id: str, sequence: int) -> Files:
+        autosave = _own_autosave(catalog, session_id)
+        saved = autosave.header.sequence if autosave else 0
+        checkpointed = max((info.sequence for info in _own_checkpoints(catalog, session_id)), default=0)
+        if max(saved, checkpointed) <= sequence:
+            covered = autosave.header.streams if autosave and saved >= checkpointed else {}
+            return Files(saved, checkpointed, covered)
+        for document in _valid_documents(paths, catalog, session_id, than=sequence):
+            header = document.header
+            fragments = {key: fragment(text) for key, text in document.values.items()}
+            ahead = State(header.sequence, header.sequence, to_us(header.timestamp), fragments, dict(header.streams))
+            found = header.sequence  # what was said to be newer was damaged
+            return Files(min(saved, found), min(checkpointed, found), header.streams, header.parent_session, ahead)
+        return Files(min(saved, sequence), min(checkpointed, sequence))
+
+    return files_of
+
+
+def _own_checkpoints(catalog: Catalog, session_id: str) -> list[CheckpointInfo]:
+    return [info for info in catalog.checkpoints(session_id) if info.kind not in _NOT_OURS]
+
+
+def _own_autosave(catalog: Catalog, session_id: str) -> AutosaveInfo | None:
+    autosave = catalog.autosave(session_id)
+    return autosave if autosave and autosave.header.kind not in _NOT_OURS else None
+
+
+def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: int) -> Iterator[Document]:
+    """Yield the session's valid documents of a sequence above `than`, newest first; damaged ones are set aside."""
+    found = [(info.sequence, info.name) for info in _own_checkpoints(catalog, session_id)]
+    if autosave := _own_autosave(catalog, session_id):
+        found.append((autosave.header.sequence, autosave_name(session_id)))
+    for sequence, name in sorted(found, reverse=True):
+        if sequence <= than:
+            return
+        path = paths.sessions / name
+        try:
+            data = path.read_bytes()
+            yield parse_autosave(data, name) if name == autosave_name(session_id) else parse_checkpoint(data, name)
+        except FileNotFoundError:
+            catalog.remove(name)
+        except DocumentDamaged as error:
+            ensure_private(paths.damaged_documents)
+            log.warning("document set aside file=%s: %s", set_aside(path, paths.damaged_documents), error)
+            catalog.remove(name)

@@ -1,0 +1,329 @@
+"""Answers to reading requests, from the journal and the files; changes nothing.
+
+The daemon answers by it in a worker thread, on a read-only connection, after what dead writers left is drained. The
+command answers itself by it when no daemon runs, and then adds what waits in the outboxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from edi_checkpoint import protocol
+from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint, read_header
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
+from edi_checkpoint.fragments import fragment, parent_of, stage_of, string, summarise
+from edi_checkpoint.layout import Header, Kind
+from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.names import autosave_name, check_session_id
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.protocol import Base, JsonText, Mark, Update, decode_entry
+from edi_checkpoint.records import scan, scan_all
+from edi_checkpoint.spool import is_held, list_streams, read_records
+from edi_checkpointd.catalog import Catalog
+from edi_checkpointd.clock import from_us, to_us
+from edi_checkpointd.journal import Reader, SessionRow
+from edi_checkpointd.state import State, fold, read, state_at
+
+_HEAD_BYTES = 64 << 10
+
+
+class Current(NamedTuple):
+    """A session's newest state and where it came from: daemon, journal, file or outbox."""
+
+    state: State
+    source: str
+    parent_session: str | None
+
+
+class Requests:
+    """Reads one home. `reader` is None when there is no usable journal; `by_daemon` when a daemon answers."""
+
+    def __init__(self, paths: Paths, catalog: Catalog, reader: Reader | None, *, by_daemon: bool) -> None:
+        """Answer from these parts; the catalog is loaded."""
+        self._paths = paths
+        self._catalog = catalog
+        self._reader = reader
+        self._by_daemon = by_daemon
+
+    def answer(self, query: protocol.Query) -> protocol.Answer:
+        """Return the answer to a query other than `GetStatus`. Raises `NotFound`, `SessionIdError`, `DocumentDamaged`."""
+        with self._reader.one_view() if self._reader else contextlib.nullcontext():
+            match query:
+                case protocol.ListSessions(request, condition, limit):
+                    return protocol.Sessions(request, self.sessions(condition)[:limit])
+                case protocol.ListCheckpoints(request, session_id):
+                    return protocol.Checkpoints(request, self.checkpoints(session_id))
+                case protocol.GetState():
+                    return self.state(query)
+                case protocol.GetHistory():
+                    return self.history(query)
+                case _:
+                    raise NotFound(f"{type(query).__name__}: answered by the daemon itself")
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def sessions(self, condition: str | None = None) -> list[SessionInfo]:
+        """Return all sessions, or those of one condition, newest first."""
+        rows = {row.session_id: row for row in self._reader.sessions()} if self._reader else {}
+        spooled = self._spooled_sessions()
+        ids = sorted({*rows, *self._catalog.sessions(), *spooled})
+        found = [self._session(session_id, rows.get(session_id)) for session_id in ids]
+        never = datetime.fromtimestamp(0, UTC)
+        wanted = [info for info in found if condition in (None, info.condition)]
+        return sorted(wanted, key=lambda info: info.updated or never, reverse=True)
+
+    def _spooled_sessions(self) -> set[str]:
+        try:
+            return {folder.name for folder in self._paths.outbox.iterdir() if list_streams(folder)}
+        except FileNotFoundError:
+            return set()
+
+    def _session(self, session_id: str, row: SessionRow | None) -> SessionInfo:
+        checkpoints = self._catalog.checkpoints(session_id)
+        header = self._newest_header(session_id, checkpoints)
+        behind = (
+            row is not None
+            and self._reader is not None
+            and self._reader.last_sequence(row.key) > (header.sequence if header else 0)
+        )
+        if behind or header is None or (not self._by_daemon and list_streams(self._paths.outbox / session_id)):
+            current = self._current(session_id)
+            summary, stage = summarise(current.state.fragments), stage_of(current.state.fragments)
+            sequence, updated = current.state.sequence, from_us(current.state.time_us)
+            parent = current.parent_session
+        else:
+            summary, stage = dict(header.summary), header.stage
+            sequence, updated, parent = header.sequence, header.timestamp, header.parent_session
+        score = summary.get("score")
+        started = from_us(row.started_us) if row else min((info.timestamp for info in checkpoints), default=updated)
+        return SessionInfo(
+            session_id=session_id,
+            condition=self._condition(session_id, row, header, _text(summary.get("status"))),
+            status=_text(summary.get("status")),
+            stage=stage,
+            image=_text(summary.get("image")),
+            prompt=_text(summary.get("prompt")),
+            score=float(score) if isinstance(score, int | float) else None,
+            started=started,
+            updated=updated,
+            sequence=sequence,
+            checkpoints=len(checkpoints),
+            parent_session=parent,
+        )
+
+    def _newest_header(self, session_id: str, checkpoints: tuple[CheckpointInfo, ...]) -> Header | None:
+        autosave = self._catalog.autosave(session_id)
+        newest = checkpoints[-1] if checkpoints else None
+        if autosave and (newest is None or autosave.header.sequence >= newest.sequence):
+            return autosave.header
+        if newest is None:
+            return None
+        try:
+            with (self._paths.sessions / newest.name).open("rb") as file:
+                return read_header(file.read(_HEAD_BYTES), newest.name)
+        except (OSError, EdiCheckpointError):
+            return None
+
+    def _condition(self, session_id: str, row: SessionRow | None, header: Header | None, status: str | None) -> str:
+        streams = list_streams(self._paths.outbox / session_id)
+        if any(is_held(files.lock) for files in streams):
+            return "live"
+        if row is not None:
+            interrupted = row.left_as != "clean"
+        else:
+            interrupted = bool(streams) or (header is not None and header.kind == Kind.INTERRUPTED)
+        if interrupted:
+            return "interrupted"
+        return "ended" if status in ("completed", "failed") else "unfinished"
+
+    # -- checkpoints and states --------------------------------------------------------------------------------------
+
+    def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
+        """Return a session's checkpoints, oldest first. Raises `NotFound` for an unknown session."""
+        self._require(session_id)
+        return list(self._catalog.checkpoints(session_id))
+
+    def state(self, query: protocol.GetState) -> protocol.StateAt:
+        """Return a session's state: of a checkpoint, at a sequence or a time, or the current one."""
+        row = self._require(query.session_id)
+        header = self._newest_header(query.session_id, self._catalog.checkpoints(query.session_id))
+        parent = row.parent_session if row else None
+        if query.checkpoint is not None:
+            document = self._checkpoint(query.session_id, query.checkpoint)
+            found = Current(_state_of(document), "file", document.header.parent_session)
+        elif query.sequence is not None:
+            found = Current(self._state_at(row, query.session_id, query.sequence), "journal", parent)
+        elif query.time_us is not None:
+            sequence = self._sequence_at(row, query.session_id, query.time_us)
+            found = Current(self._state_at(row, query.session_id, sequence), "journal", parent)
+        else:
+            found = self._current(query.session_id)
+        status = summarise(found.state.fragments).get("status")
+        return protocol.StateAt(
+            request=query.request,
+            session_id=query.session_id,
+            sequence=found.state.sequence,
+            time_us=found.state.time_us,
+            stage=stage_of(found.state.fragments),
+            condition=self._condition(query.session_id, row, header, _text(status)),
+            parent_session=found.parent_session or parent_of(found.state.fragments),
+            checkpoint=query.checkpoint,
+            source=found.source,
+            state={key: value.text for key, value in found.state.fragments.items()},
+        )
+
+    def _require(self, session_id: str) -> SessionRow | None:
+        """Return the journal's row of a session, None if only files know it. Raises `NotFound`."""
+        check_session_id(session_id)
+        row = self._reader.session(session_id) if self._reader else None
+        known = row or session_id in self._catalog.sessions() or list_streams(self._paths.outbox / session_id)
+        if not known:
+            raise NotFound(f"no session {session_id}")
+        return row
+
+    def _checkpoint(self, session_id: str, name: str) -> Document:
+        if name not in {info.name for info in self._catalog.checkpoints(session_id)}:
+            raise NotFound(f"session {session_id} has no checkpoint {name}")
+        try:
+            return parse_checkpoint((self._paths.sessions / name).read_bytes(), name)
+        except FileNotFoundError:
+            raise NotFound(f"{name} is gone") from None
+
+    def _current(self, session_id: str) -> Current:
+        row = self._reader.session(session_id) if self._reader else None
+        found = Current(State(), "journal", None)
+        if row is not None and self._reader is not None:
+            last = self._reader.last_sequence(row.key)
+            found = Current(self._replayed(self._reader, row, last), "journal", row.parent_session)
+        files = self._newest_document(session_id, found.state.sequence)
+        if files is not None:
+            found = Current(_state_of(files), "file", files.header.parent_session)
+        if self._by_daemon:
+            return found._replace(source="daemon") if row is not None else found
+        return self._with_outboxes(session_id, found)
+
+    def _newest_document(self, session_id: str, than: int) -> Document | None:
+        """Return the newest valid document of the session if its sequence is higher than `than`."""
+        candidates = [(info.sequence, info.name) for info in self._catalog.checkpoints(session_id)]
+        if autosave := self._catalog.autosave(session_id):
+            candidates.append((autosave.header.sequence, autosave_name(session_id)))
+        own_only = than > 0
+        for sequence, name in sorted(candidates, reverse=True):
+            if sequence <= than and (own_only or sequence > 0):
+                break
+            with contextlib.suppress(OSError, DocumentDamaged):
+                data = (self._paths.sessions / name).read_bytes()
+                return parse_autosave(data, name) if name == autosave_name(session_id) else parse_checkpoint(data, name)
+        return None
+
+    def _with_outboxes(self, session_id: str, found: Current) -> Current:
+        """Add what writers published and no daemon has taken yet."""
+        state = found.state
+        for files in list_streams(self._paths.outbox / session_id):
+            stream = files.owner.stream
+            for data in read_records(files):
+                new = [record for record in scan(data) if record.number > state.streams.get(stream, 0)]
+                if new:
+                    state, _ = fold(state, stream, read(new), ())
+        return found if state is found.state else Current(state, "outbox", found.parent_session)
+
+    # -- the journal's window ----------------------------------------------------------------------------------------
+
+    def _replayed(self, reader: Reader, row: SessionRow, upto: int) -> State:
+        """Return the state after sequence `upto`: the newest snapshot not after it, and the rows between."""
+        state = state_at(reader.snapshot(row.key, upto=upto))
+        for frame in reader.frames(row.key, after=state.sequence):
+            if frame.first > upto:
+                break
+            records = scan_all(frame.records)[max(0, state.sequence + 1 - frame.first) : upto + 1 - frame.first]
+            state, _ = fold(state, frame.stream, read(records), ())
+        numbers = reader.streams(row.key)
+        return State(
+            state.sequence, state.changed, state.time_us, state.fragments,
+            {**state.streams, **{stream: number for stream, (_, number) in numbers.items()}},
+        )  # fmt: skip
+
+    def _window(self, row: SessionRow | None, session_id: str) -> tuple[Reader, SessionRow, int, int]:
+        """Return what is needed to look back, with the first and the last sequence that can be had."""
+        if row is None or self._reader is None:
+            raise NotFound(
+                f"session {session_id}: the journal holds no entries of it", hint="name a checkpoint instead"
+            )
+        first, last = self._reader.span(row.key)
+        return self._reader, row, first, last
+
+    def _state_at(self, row: SessionRow | None, session_id: str, sequence: int) -> State:
+        reader, row, first, last = self._window(row, session_id)
+        snapshot = reader.snapshot(row.key, upto=sequence)
+        reachable = first <= sequence <= last and (first == 1 or snapshot is not None)
+        if not reachable and not (snapshot and snapshot[0] == sequence):
+            raise NotFound(
+                f"session {session_id}: sequence {sequence} is outside the journal's window {first}-{last}",
+                hint="`edi-checkpoint history` shows the window; checkpoints reach further back",
+            )
+        return self._replayed(reader, row, sequence)
+
+    def _sequence_at(self, row: SessionRow | None, session_id: str, time_us: int) -> int:
+        newest = 0
+        for entry in self._entries(row, session_id, 1):
+            if to_us(entry.timestamp) > time_us:
+                break
+            newest = entry.sequence
+        if not newest:
+            raise NotFound(
+                f"session {session_id}: the journal holds nothing from before {from_us(time_us).isoformat()}"
+            )
+        return newest
+
+    def history(self, query: protocol.GetHistory) -> protocol.History:
+        """Return the entries that the journal holds of a session, from sequence `since` on."""
+        row = self._require(query.session_id)
+        if row is None:
+            return protocol.History(query.request, 1, 0, [])
+        _, _, first, last = self._window(row, query.session_id)
+        found: list[HistoryEntry] = []
+        for entry in self._entries(row, query.session_id, query.since):
+            if len(found) == query.limit:
+                break
+            found.append(entry)
+        return protocol.History(query.request, first, last, found)
+
+    def _entries(self, row: SessionRow | None, session_id: str, since: int) -> Iterator[HistoryEntry]:
+        reader, row, _, _ = self._window(row, session_id)
+        for frame in reader.frames(row.key, after=since - 1):
+            for sequence, record in enumerate(scan_all(frame.records), start=frame.first):
+                if sequence >= since:
+                    yield _history_entry(sequence, record.entry)
+
+
+def _history_entry(sequence: int, data: bytes) -> HistoryEntry:
+    entry = decode_entry(data)
+    changed: dict[str, JsonText] = {}
+    keys: tuple[str, ...] = ()
+    match entry:
+        case Update():
+            op, changed, keys = "update", entry.changed, (*entry.changed, *entry.removed)
+        case Base():
+            op, changed, keys = "base", entry.state, tuple(entry.state)
+        case Mark():
+            op = "mark"
+    stage = string(changed["current_stage"]) if "current_stage" in changed else None
+    return HistoryEntry(sequence, from_us(entry.time_us), op, keys, len(data), stage)
+
+
+def _state_of(document: Document) -> State:
+    header = document.header
+    return State(
+        header.sequence,
+        header.sequence,
+        to_us(header.timestamp),
+        {key: fragment(text) for key, text in document.values.items()},
+        dict(header.streams),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

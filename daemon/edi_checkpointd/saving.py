@@ -1,0 +1,237 @@
+"""Saving: what follows a commit. Which timers run, which checkpoints and auto-saves are asked for, what is noted of them.
+
+All of it happens in the intake thread. Timers (scheduler) and results (checkpointer) come back to it as calls, so every
+decision sees the states as they are, and nothing needs a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from edi_checkpoint import protocol
+from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
+from edi_checkpointd.clock import Clock, to_us
+from edi_checkpointd.config import Config
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.journal import JournalRefused, Notes
+from edi_checkpointd.ledger import Ledger, Session, Stream
+from edi_checkpointd.policy import Wish, point_due_s, transition_wish
+from edi_checkpointd.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+TRIM_ROWS = 200  # a slice of clean-up; frames may wait behind it
+
+
+class Saving:
+    """Brings the ledger's sessions into files in time.
+
+    `post` has a call made in the intake thread; `notify` sends a message to a stream's client, if one is connected.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        checkpointer: Checkpointer,
+        config: Config,
+        clock: Clock,
+        *,
+        post: Callable[[Callable[[], None]], None],
+        notify: Callable[[str, protocol.DaemonMessage], None],
+    ) -> None:
+        """Take the parts; no timer runs yet."""
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._checkpointer = checkpointer
+        self._config = config
+        self._clock = clock
+        self._post = post
+        self._notify = notify
+        self._timers: set[str] = set()
+        self._notes: dict[int, Notes] = {}
+        self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
+        self._save_asked: set[str] = set()  # streams whose clients wait for a file
+        self._untrimmed: list[Session] = []
+
+    # -- after a commit ----------------------------------------------------------------------------------------------
+
+    def changed(self, session: Session) -> None:
+        """Set the timers that a changed session needs; those that run already stay as they are."""
+        if session.point:
+            self._set_timer("point", session, self._config.transition_quiet_s, self._point_due)
+        if session.unsaved:
+            self._set_timer("autosave", session, self._config.autosave_every_s, self._autosave_due)
+        if session.unphotographed:
+            self._set_timer("interval", session, self._config.checkpoint_every_s, self._interval_due)
+
+    def wish(self, session: Session, wish: Wish) -> None:
+        """Have a checkpoint written."""
+        self._under_way[session.session_id] = self._under_way.get(session.session_id, 0) + 1
+        self._checkpointer.checkpoint(_subject(session), wish)
+
+    def photograph(self, session: Session, kind: Kind, reason: str) -> None:
+        """Have a checkpoint of the present state written, unless the newest one holds it; a pending point is part of it."""
+        session.point = None
+        if session.unphotographed:
+            self.wish(session, Wish(session.state, kind, reason))
+
+    def save_now(self, stream: Stream) -> None:
+        """Bring a stream's entries into a file and acknowledge that, as its client asked."""
+        if stream.session.unsaved:
+            self._save_asked.add(stream.id)
+            self._checkpointer.autosave(_subject(stream.session), stream.session.state)
+        else:
+            self._notify(stream.id, acknowledgement(stream))
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, kind: str, session: Session, delay_s: float, due: Callable[[Session], None]) -> None:
+        name = f"{kind}:{session.session_id}"
+        if name in self._timers:
+            return
+        self._timers.add(name)
+
+        def gone_off() -> None:
+            self._timers.discard(name)
+            current = self._ledger.sessions.get(session.session_id)
+            if current is not None:
+                due(current)
+
+        self._scheduler.after(delay_s, name, lambda: self._post(gone_off))
+
+    def _point_due(self, session: Session) -> None:
+        if session.point is None:
+            return
+        due_s = point_due_s(
+            session.point,
+            session.touched_s,
+            quiet_s=self._config.transition_quiet_s,
+            max_s=self._config.transition_max_s,
+        )
+        if (left_s := due_s - self._clock.monotonic_s()) > 0:
+            self._set_timer("point", session, left_s, self._point_due)
+            return
+        self.wish(session, transition_wish(session.point, session.state))
+        session.point = None
+
+    def _autosave_due(self, session: Session) -> None:
+        if session.unsaved:
+            self._checkpointer.autosave(_subject(session), session.state)
+
+    def _interval_due(self, session: Session) -> None:
+        if session.unphotographed and session.point is None and session.session_id not in self._under_way:
+            self.wish(session, Wish(session.state, Kind.INTERVAL, f"{self._config.checkpoint_every_s:g} s passed"))
+        else:
+            self.changed(session)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def written(self, result: Written) -> None:
+        """Note what has come into a file, tell who waits for it, and go on with what is still unsaved."""
+        session = self._ledger.sessions.get(result.session_id)
+        if session is None:
+            return
+        if result.wish is not None:
+            left = self._under_way.pop(result.session_id, 1) - 1
+            if left:
+                self._under_way[result.session_id] = left
+            self._settle_mark(session, result)
+        if result.error is not None:
+            log.error("file not written session=%s: %s", result.session_id, result.error)
+            self.changed(session)  # the timers try again
+            return
+        self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
+        self._notes[session.key] = Notes(session.saved, session.checkpointed)
+        for stream in session.streams.values():
+            self._notify(stream.id, acknowledgement(stream))
+            if stream.id in self._save_asked and session.unsaved:
+                self._checkpointer.autosave(_subject(session), session.state)
+            else:
+                self._save_asked.discard(stream.id)
+        self.changed(session)
+
+    def _settle_mark(self, session: Session, result: Written) -> None:
+        if result.wish is None or result.wish.mark is None:
+            return
+        for stream in session.streams.values():
+            if result.state.streams.get(stream.id) == result.wish.mark:
+                if result.checkpoint is not None:
+                    self._notify(stream.id, protocol.MarkDone(stream.id, result.wish.mark, result.checkpoint))
+                else:
+                    self._notify(
+                        stream.id,
+                        protocol.MarkFailed(
+                            stream.id, result.wish.mark, f"checkpoint not written: {result.error}",
+                            "free some space or mend the sessions folder; the entries are safe in the journal",
+                        ),
+                    )  # fmt: skip
+
+    def checkpoint_at(self, session: Session, sequence: int) -> CheckpointInfo | None:
+        """Return the checkpoint that the entry `sequence` asked for, when it is written."""
+        return self._checkpointer.checkpoint_at(session.session_id, sequence)
+
+    def busy(self, session: Session) -> bool:
+        """Whether files of the session are still to be written."""
+        return session.unsaved or session.session_id in self._under_way
+
+    # -- when no frame waits -----------------------------------------------------------------------------------------
+
+    def tidy(self) -> bool:
+        """Do one slice of upkeep; return whether there is more to do at once. Raises `JournalRefused`."""
+        journal = self._ledger.journal
+        if self._notes:
+            notes, self._notes = self._notes, {}
+            journal.note(notes)
+            reached(CrashPoint.SAVED_NOTED)
+            return True
+        for session in self._ledger.sessions.values():
+            if self._ledger.snapshot_due(session):
+                self._ledger.snapshot(session)
+                self._untrimmed.append(session)
+                return True
+        if self._untrimmed:
+            session = self._untrimmed[-1]
+            before = self._clock.now() - timedelta(hours=self._config.history_hours)
+            if journal.bytes > self._config.history_max_bytes:
+                before = self._clock.now()
+            if journal.trim(session.key, before_us=to_us(before), limit=TRIM_ROWS) < TRIM_ROWS:
+                self._untrimmed.pop()
+            return True
+        if journal.wants_carry_over:
+            journal.carry_over()
+        return False
+
+    def finish(self) -> None:
+        """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it in any case."""
+        for session in list(self._ledger.sessions.values()):
+            if session.point is not None:
+                self.wish(session, transition_wish(session.point, session.state))
+                session.point = None
+            elif session.unphotographed and session.session_id not in self._under_way:
+                self.wish(session, Wish(session.state, Kind.SHUTDOWN, "the daemon was stopped"))
+            if session.unsaved:
+                self._checkpointer.autosave(_subject(session), session.state)
+
+    def note_all(self) -> None:
+        """Note what came into files while the daemon was ending; the next start would find out by itself."""
+        try:
+            if self._notes:
+                self._ledger.journal.note(self._notes)
+        except JournalRefused as error:
+            log.warning("saved sequences not noted: %s", error)
+
+
+def acknowledgement(stream: Stream, probe: int = 0) -> protocol.Ack:
+    """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""
+    return protocol.Ack(stream.id, stream.number, stream.session.covered_number(stream), probe)
+
+
+def _subject(session: Session) -> Subject:
+    return Subject(
+        session.session_id, session.parent_session, session.app, session.pid, session.left_as == "interrupted"
+    )

@@ -1,0 +1,82 @@
+"""The scheduler: one-shot timers on APScheduler, each for one changed session. The only importer of apscheduler.
+
+A timer only tells the intake thread that its time has come; what is done then is decided there. No timer runs when
+nothing is unsaved. APScheduler 3 goes by the wall clock (pitfall 22): `follow_clock` shifts what is due when that jumps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from edi_checkpointd.clock import Clock
+
+log = logging.getLogger(__name__)
+
+_JUMP_S = 0.5  # slewing by NTP stays far below
+
+
+class Scheduler:
+    """Timers by name; setting one that is set already moves it."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Start APScheduler's thread and one worker."""
+        self._clock = clock
+        self._offset_s = self._wall_minus_monotonic_s()
+        self.faults = 0  # missed, overlapping and failed timers: none of them should ever be
+        self._scheduler = BackgroundScheduler(
+            timezone="UTC",
+            executors={"default": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._scheduler.add_listener(self._note_fault, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
+        self._scheduler.start()
+
+    def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
+        """Call `call` once, in a worker thread, `delay_s` from now."""
+        self._scheduler.add_job(
+            call, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
+        )
+
+    def cancel(self, name: str) -> None:
+        """Drop the timer `name`; it may have gone off already."""
+        try:
+            self._scheduler.remove_job(name)
+        except JobLookupError:
+            log.debug("timer had gone off name=%s", name)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no timer is set."""
+        return not self._scheduler.get_jobs()
+
+    def follow_clock(self) -> None:
+        """Shift all timers by as much as the wall clock was stepped since the last call; cheap when it was not."""
+        offset_s = self._wall_minus_monotonic_s()
+        jump_s = offset_s - self._offset_s
+        if abs(jump_s) < _JUMP_S:
+            return
+        self._offset_s = offset_s
+        log.warning("wall clock stepped seconds=%.1f", jump_s)
+        for job in self._scheduler.get_jobs():
+            try:
+                job.modify(next_run_time=job.next_run_time + timedelta(seconds=jump_s))
+            except JobLookupError:
+                log.debug("timer had gone off name=%s", job.id)
+
+    def close(self) -> None:
+        """Drop all timers and end the threads."""
+        self._scheduler.shutdown(wait=True)
+
+    def _wall_minus_monotonic_s(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic_s()
+
+    def _note_fault(self, event: JobEvent) -> None:
+        self.faults += 1
+        log.error("timer fault code=%d name=%s", event.code, event.job_id, exc_info=getattr(event, "exception", None))

@@ -1,0 +1,136 @@
+"""The service: puts the parts together, recovers, serves until a signal, and leaves in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from datetime import UTC
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+
+from edi_checkpoint import protocol
+from edi_checkpoint.paths import Paths, ensure_private, socket_path
+from edi_checkpointd.catalog import Catalog
+from edi_checkpointd.checkpointer import Checkpointer
+from edi_checkpointd.clock import SystemClock
+from edi_checkpointd.config import Config
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import Reserve, sweep_temporaries
+from edi_checkpointd.intake import Intake
+from edi_checkpointd.journal import Reader
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.lock import acquire
+from edi_checkpointd.recovery import files_teller, open_journal
+from edi_checkpointd.requests import Requests
+from edi_checkpointd.saving import Saving
+from edi_checkpointd.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long (pitfall 36)
+
+
+def run(paths: Paths, config: Config, *, idle_exit: bool = False) -> None:
+    """Serve `paths` until SIGTERM or SIGINT.
+
+    Prints one line on stderr when entries are taken. Raises `DaemonRuns`, `FolderError`, `VersionMismatch`,
+    `JournalDamaged` before anything is served.
+    """
+    os.umask(0o077)
+    _raise_descriptor_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    for folder in (paths.sessions, paths.state, paths.runtime):
+        ensure_private(folder)
+    version = _version()
+    socket = socket_path(paths)
+    lock_fd = acquire(paths.lock, socket, version)
+    try:
+        _serve(paths, config, version, socket, idle_exit=idle_exit)
+    finally:
+        with contextlib.suppress(OSError):
+            paths.socket.unlink()
+        os.close(lock_fd)
+
+
+def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit: bool) -> None:
+    clock = SystemClock()
+    sweep_temporaries(paths.sessions)
+    reserve = Reserve(paths.reserve)
+    reserve.hold()
+    journal, _ = open_journal(paths)
+    catalog = Catalog(paths.sessions)
+    catalog.load()
+    scheduler = Scheduler(clock)
+    intake = Intake(paths, version, clock, scheduler, idle_exit_s=(config.idle_exit_s or None) if idle_exit else None)
+    ledger = Ledger(journal, config, clock, files_teller(paths, catalog))
+    checkpointer = Checkpointer(
+        paths.sessions, catalog, config, clock, lambda result: intake.post(lambda: saving.written(result))
+    )
+    saving = Saving(ledger, scheduler, checkpointer, config, clock, post=intake.post, notify=intake.notify)
+
+    def answer(query: protocol.Query) -> protocol.Answer:
+        reader = Reader.open(paths.journal)
+        try:
+            return Requests(paths, catalog, reader, by_daemon=True).answer(query)
+        finally:
+            reader.close()
+
+    started = clock.monotonic_s()
+
+    def status() -> dict[str, object]:
+        return {
+            "daemon": {
+                "running": True, "pid": os.getpid(), "version": version, "uptime_s": clock.monotonic_s() - started,
+            },
+            "sessions": {"live": sum(one.left_as == "live" for one in ledger.sessions.values())},
+            "journal_bytes": journal.bytes,
+            "now": clock.now().astimezone(UTC).isoformat(),
+        }  # fmt: skip
+
+    attendance = intake.serve(ledger, saving, answer, status)
+    rows = journal.read.sessions()
+    behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
+    recovered = sum(attendance.recover(session_id) for session_id in behind)
+    attendance.look_around()
+    attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])
+    reached(CrashPoint.RECOVERED)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: intake.stop())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    intake.bind(socket)
+    print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
+    thread = threading.Thread(target=_guarded, args=(intake,), name="intake")
+    thread.start()
+    thread.join()
+    scheduler.close()
+    saving.finish()
+    checkpointer.close()
+    intake.close()
+    saving.note_all()
+    journal.close()
+
+
+def _guarded(intake: Intake) -> None:
+    try:
+        intake.run()
+    except Exception:
+        log.exception("intake failed; the daemon ends, and starts anew where it stood")
+        os._exit(1)
+
+
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit to the hard one: a ROUTER that runs out of descriptors aborts the process (pitfall 1)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _version() -> str:
+    try:
+        return installed_version("edi-checkpoint")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,147 @@
+"""A session's state as a value, and how entries change it. No clock, no disk, no lock.
+
+Live traffic, a drained outbox and the journal's replay all go through `read` and `fold`, so replay equals live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.fragments import Fragment, fragment
+from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
+from edi_checkpoint.records import Record
+
+_EMPTY: Mapping[str, Fragment] = MappingProxyType({})
+KEY_MAX_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state of a session after the entry `sequence`; never changed, so any thread may read it.
+
+    `changed` is the sequence of the newest entry that changed a value (a mark does not), `streams` the highest number
+    contained of each stream whose outbox may still lie there, `time_us` the newest entry's time.
+    """
+
+    sequence: int = 0
+    changed: int = 0
+    time_us: int = 0
+    fragments: Mapping[str, Fragment] = field(default_factory=lambda: _EMPTY)
+    streams: Mapping[str, int] = field(default_factory=dict)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A whole state as the journal keeps it: fragments' texts by key, and what `State` says of them."""
+
+    changed: int
+    time_us: int
+    fragments: dict[str, bytes]
+    streams: dict[str, int]
+
+
+class Prepared(NamedTuple):
+    """One entry, validated: its number in the stream and the fragments of the values it sets."""
+
+    number: int
+    entry: Entry
+    fragments: dict[str, Fragment]
+
+
+class Marked(NamedTuple):
+    """Somebody wished for a checkpoint of `state`, by the entry `number` of its stream."""
+
+    state: State
+    number: int
+    mark: Mark
+
+
+class Transition(NamedTuple):
+    """A key that matters changed; `before` is the state without that change."""
+
+    before: State
+    rule: str
+    reason: str | None
+    time_us: int
+
+
+Moment = Marked | Transition
+
+
+def read(records: Sequence[Record]) -> list[Prepared]:
+    """Validate the entries of `records` and lay out their values. Raises `ProtocolError` naming number and fault."""
+    prepared = []
+    for record in records:
+        try:
+            entry = decode_entry(record.entry)
+            prepared.append(Prepared(record.number, entry, _fragments(entry)))
+        except ProtocolError as error:
+            raise ProtocolError(f"entry {record.number}: {error}", hint=error.hint) from error
+    return prepared
+
+
+def _fragments(entry: Entry) -> dict[str, Fragment]:
+    match entry:
+        case Update(changed=texts) | Base(state=texts):
+            for key in texts:
+                if not key or len(key.encode()) > KEY_MAX_BYTES or key == "_edi_checkpoint":
+                    raise ProtocolError(f"key {key[:80]!r} cannot be one of a state")
+            return {key: fragment(text) for key, text in texts.items()}
+        case Mark():
+            return {}
+
+
+def fold(
+    state: State, stream: str, entries: Sequence[Prepared], transition_keys: Collection[str]
+) -> tuple[State, list[Moment]]:
+    """Return the state after `entries` of `stream`, and the moments at which a checkpoint may be wanted, in order."""
+    fragments = dict(state.fragments)
+    sequence, changed, time_us, number = state.sequence, state.changed, state.time_us, state.streams.get(stream, 0)
+    moments: list[Moment] = []
+
+    def here() -> State:
+        return State(sequence, changed, time_us, dict(fragments), {**state.streams, stream: number})
+
+    for prepared in entries:
+        match prepared.entry:
+            case Mark() as mark:
+                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, mark.time_us)
+                moments.append(Marked(here(), number, mark))
+                continue
+            case Update() as update:
+                removed: Collection[str] = update.removed
+                reason = update.reason
+            case Base():
+                removed = fragments.keys() - prepared.fragments.keys()
+                reason = None
+        new = prepared.fragments
+        for key in transition_keys:
+            if (key in new and fragments.get(key) != new[key]) or (key in removed and key in fragments):
+                moments.append(Transition(here(), key, reason, prepared.entry.time_us))
+                break
+        for key in removed:
+            fragments.pop(key, None)
+        fragments.update(new)
+        sequence, number, time_us = sequence + 1, prepared.number, max(time_us, prepared.entry.time_us)
+        changed = sequence
+    return here(), moments
+
+
+def snapshot_of(state: State) -> Snapshot:
+    """Return `state` as the journal keeps it."""
+    texts = {key: value.text for key, value in state.fragments.items()}
+    return Snapshot(state.changed, state.time_us, texts, dict(state.streams))
+
+
+def state_at(found: tuple[int, Snapshot] | None) -> State:
+    """Return the state of a snapshot, given with its sequence; the empty one without."""
+    if found is None:
+        return State()
+    sequence, snapshot = found
+    fragments = {key: Fragment(text) for key, text in snapshot.fragments.items()}
+    return State(sequence, snapshot.changed, snapshot.time_us, fragments, snapshot.streams)
