@@ -1,0 +1,167 @@
+"""Real parts for tests: a daemon process, publisher processes, and the command, all in a home of their own.
+
+Nothing here runs in the test's own process but the reading of what they print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+READY_TIMEOUT_S = 20.0
+
+
+class Process:
+    """A child process whose lines of output can be waited for. It is killed at the end of the test."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], *, lines_from: str = "stdout") -> None:
+        self.popen = subprocess.Popen(
+            arguments, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE
+        )
+        stream = self.popen.stdout if lines_from == "stdout" else self.popen.stderr
+        assert stream is not None
+        self._fd = stream.fileno()
+        os.set_blocking(self._fd, False)
+        self._text = b""
+        self.lines: list[str] = []
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def wait_line(self, wanted: Callable[[str], bool] | str, timeout_s: float = READY_TIMEOUT_S) -> str:
+        """Return the next line that `wanted` accepts (a text: that begins so); fails when the process ends before."""
+        accepts = wanted if callable(wanted) else lambda line: line.startswith(wanted)
+        deadline_s = time.monotonic() + timeout_s
+        seen = len(self.lines)
+        while True:
+            for line in self.lines[seen:]:
+                seen += 1
+                if accepts(line):
+                    return line
+            if not self._read(deadline_s - time.monotonic()):
+                rest = b""
+                raise AssertionError(f"no such line within {timeout_s} s; got {self.lines[-20:]} {rest!r}")
+
+    def read_available(self) -> list[str]:
+        """Return all lines so far, without waiting."""
+        while self._read(0):
+            pass
+        return self.lines
+
+    def _read(self, timeout_s: float) -> bool:
+        if not select.select([self._fd], [], [], max(0.0, timeout_s))[0]:
+            return False
+        data = os.read(self._fd, 1 << 20)
+        if not data:
+            return False
+        *lines, self._text = (self._text + data).split(b"\n")
+        self.lines += [line.decode() for line in lines]
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+            if number in (signal.SIGKILL, signal.SIGTERM):
+                self.popen.wait(READY_TIMEOUT_S)
+
+    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> int:
+        deadline_s = time.monotonic() + timeout_s
+        while self.popen.poll() is None and time.monotonic() < deadline_s:
+            self._read(0.05)
+        self.read_available()
+        return self.popen.wait(max(0.0, deadline_s - time.monotonic()))
+
+    def close(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)
+            self.popen.kill()
+        self.popen.wait()
+        for stream in (self.popen.stdout, self.popen.stderr, self.popen.stdin):
+            if stream is not None:
+                stream.close()
+
+
+class Home:
+    """One EDI_CHECKPOINT_HOME with whatever runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sessions = folder / "sessions"
+        self.state = folder / "state"
+        self.environment = {
+            **{key: text for key, text in os.environ.items() if not key.startswith("EDI_CHECKPOINT_")},
+            "EDI_CHECKPOINT_HOME": str(folder),
+            "EDI_CHECKPOINT_AUTOSTART": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.processes: list[Process] = []
+        self.daemon_pid = 0
+
+    def daemon(self, *flags: str, crash_at: str | None = None, hits: int = 1) -> Process:
+        """Start a daemon and wait until it takes entries; `crash_at` names a `CrashPoint` it dies at (SIGKILL).
+
+        `hits` counts how often the point is reached before: 1 dies at the first time.
+        """
+        arguments = [sys.executable, "-m", "edi_checkpointd"]
+        if crash_at is not None:
+            arguments = [sys.executable, str(Path(__file__).with_name("dying_daemon.py")), crash_at, str(hits)]
+        process = self.start([*arguments, "run", *flags], lines_from="stderr")
+        process.wait_line("ready ")
+        self.daemon_pid = process.pid
+        return process
+
+    def start(self, arguments: list[str], *, lines_from: str = "stdout", **environment: str) -> Process:
+        process = Process(arguments, {**self.environment, **environment}, lines_from=lines_from)
+        self.processes.append(process)
+        return process
+
+    def python(self, code: str, *arguments: str, **environment: str) -> Process:
+        """Start a Python process of its own that runs `code`."""
+        return self.start([sys.executable, "-c", code, *arguments], **environment)
+
+    def command(self, *arguments: str, expect: int = 0) -> str:
+        """Run `edi-checkpoint` and return its stdout."""
+        done = subprocess.run(
+            [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == expect, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        return done.stdout
+
+    def json(self, *arguments: str, expect: int = 0) -> dict:
+        return json.loads(self.command(*arguments, "--json", expect=expect))
+
+    def history(self, session_id: str) -> list[dict]:
+        return self.json("history", session_id)["entries"]
+
+    def checkpoints(self, session_id: str) -> list[Path]:
+        """The session's checkpoint files, by name, from the folder itself."""
+        from edi_checkpoint.names import parse_checkpoint_name
+
+        found = []
+        for path in self.sessions.iterdir():
+            name = parse_checkpoint_name(path.name)
+            if name is not None and name.session_id == session_id:
+                found.append(path)
+        return sorted(found)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.close()
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> object:
+    """Return the first true value of `condition()`; for what another process does and nobody tells of."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
+        select.select([], [], [], 0.01)
+    return found

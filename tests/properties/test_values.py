@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edi_checkpoint.errors import ProtocolError, StateValueError
+from edi_checkpoint.values import decode, encode
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["null", '"', "\\", '\\"', "1e-7", "0.00001", ",1e-7,", "[1e16]", ":0.00001}", "e-7]", "\u2028", "\x7f"]
+)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-1e-3, 1e-3) | st.floats(1e14, 1e18)
+LEAVES = st.none() | st.booleans() | st.integers() | st.integers(-(10**400), 10**400) | FLOATS | TEXT
+JSON = st.recursive(LEAVES, lambda part: st.lists(part, max_size=5) | st.dictionaries(TEXT, part, max_size=5))
+
+
+def canonical(form: object) -> bytes:
+    return json.dumps(form, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def same(a: object, b: object) -> bool:
+    """Equal, and of the same types: True is not 1, 1 is not 1.0, -0.0 is not 0.0."""
+    return repr(a) == repr(b)
+
+
+@given(JSON)
+def test_a_json_value_comes_back_as_it_was(value: object) -> None:
+    text = encode(value, "k")
+    assert text == canonical(value)
+    assert same(decode(text), value)
+
+
+@given(st.lists(FLOATS, max_size=50))
+def test_floats_are_spelled_as_json_spells_them_and_come_back_to_the_bit(numbers: list[float]) -> None:
+    text = encode({"a": numbers})
+    assert text == canonical({"a": numbers})
+    assert [number.hex() for number in decode(text)["a"]] == [number.hex() for number in numbers]
+    for number in numbers:
+        assert encode(number) == canonical(number)
+
+
+@given(st.text())
+def test_any_text_comes_back_or_is_refused(text: str) -> None:
+    try:
+        stored = encode([text], "k")
+    except StateValueError as error:
+        assert any("\ud800" <= letter <= "\udfff" for letter in text)
+        assert str(error).startswith("k[0]: ")
+    else:
+        assert stored == canonical([text])
+        assert decode(stored) == [text]
+
+
+@given(st.binary(max_size=64))
+def test_decode_takes_what_json_takes_or_raises_one_error(noise: bytes) -> None:
+    try:
+        value = decode(noise)
+    except ProtocolError:
+        return
+    assert same(value, json.loads(noise))
+
+
+@dataclass
+class Box:
+    x: object
+    y: object = 0
+
+
+class Wrapped(Enum):
+    SKY = "sky"
+    BOX = (1, 2.5)
+
+
+class Model:
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.fields = fields
+
+    def model_dump(self, *, mode: str) -> dict[str, object]:
+        return self.fields
+
+
+class Pair:
+    """A value and the JSON form expected of it, or the path of the part in it that has none."""
+
+    def __init__(self, value: object, form: object, bad: str | None = None) -> None:
+        self.value, self.form, self.bad = value, form, bad
+
+    def __repr__(self) -> str:
+        return f"Pair({self.value!r}, bad={self.bad!r})"
+
+
+GOOD = (
+    LEAVES.map(lambda leaf: Pair(leaf, leaf))
+    | st.sampled_from(Wrapped).map(
+        lambda member: Pair(member, list(member.value) if isinstance(member.value, tuple) else member.value)
+    )
+    | st.uuids().map(lambda uuid: Pair(uuid, str(uuid)))
+    | st.datetimes().map(lambda moment: Pair(moment, moment.isoformat()))
+    | st.dates().map(lambda day: Pair(day, day.isoformat()))
+    | st.decimals().map(lambda number: Pair(number, str(number)))
+    | st.sets(st.integers()).map(lambda members: Pair(members, sorted(members)))
+    | st.frozensets(TEXT).map(lambda members: Pair(members, sorted(members)))
+    | st.just(Pair(PurePosixPath("a/b"), "a/b"))
+)
+BAD_KEYS = [{1: 1}, {True: 1}, {None: 1}, {2.5: 1}, {b"k": 1}, {"\ud800": 1}, {Wrapped.SKY: 1}]
+BAD_NUMBERS = [math.nan, math.inf, -math.inf, 10**4300, -(10**4299), 1j]
+BAD_OTHERS = [b"", b"abcd", bytearray(b"x"), memoryview(b"x"), object(), "\ud800", "x\udfff", range(2), Box]
+BAD_MEMBERS = [{b"member"}, frozenset({math.nan})]
+BAD = st.sampled_from([*BAD_KEYS, *BAD_NUMBERS, *BAD_OTHERS]).map(lambda value: Pair(value, None, ""))
+BAD |= st.sampled_from(BAD_MEMBERS).map(lambda value: Pair(value, None, "[0]"))
+STEPS = st.from_regex(r"[a-z_0-9]{1,6}", fullmatch=True)
+
+
+def step(prefix: str, pair: Pair) -> str | None:
+    return None if pair.bad is None else prefix + pair.bad
+
+
+def first(paths: list[str | None]) -> str | None:
+    return next((path for path in paths if path is not None), None)
+
+
+def in_list(pairs: list[Pair], kind: type = list) -> Pair:
+    bad = first([step(f"[{at}]", pair) for at, pair in enumerate(pairs)])
+    return Pair(kind(pair.value for pair in pairs), [pair.form for pair in pairs], bad)
+
+
+def in_dict(pairs: dict[str, Pair], kind: Any = dict) -> Pair:
+    bad = first([step(f".{key}", pair) for key, pair in pairs.items()])
+    return Pair(
+        kind({key: pair.value for key, pair in pairs.items()}), {key: pair.form for key, pair in pairs.items()}, bad
+    )
+
+
+def in_box(x: Pair, y: Pair) -> Pair:
+    return Pair(Box(x.value, y.value), {"x": x.form, "y": y.form}, first([step(".x", x), step(".y", y)]))
+
+
+def around(part: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
+    rows, fields = st.lists(part, max_size=4), st.dictionaries(STEPS, part, max_size=4)
+    return (
+        rows.map(in_list)
+        | rows.map(lambda pairs: in_list(pairs, tuple))
+        | fields.map(in_dict)
+        | fields.map(lambda pairs: in_dict(pairs, Model))
+        | st.builds(in_box, part, part)
+    )
+
+
+@given(st.recursive(GOOD | BAD, around, max_leaves=12))
+def test_a_mixed_value_is_stored_in_full_or_refused_by_the_path_of_its_first_bad_part(pair: Pair) -> None:
+    if pair.bad is None:
+        text = encode(pair.value, "k")
+        assert text == canonical(pair.form)
+        assert same(decode(text), pair.form)
+    else:
+        with pytest.raises(StateValueError) as caught:
+            encode(pair.value, "k")
+        assert str(caught.value).startswith(f"k{pair.bad}: ")
+
+
+@given(st.recursive(GOOD, around, max_leaves=12))
+def test_storing_what_was_read_back_changes_nothing(pair: Pair) -> None:
+    text = encode(pair.value)
+    assert encode(decode(text)) == text
