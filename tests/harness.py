@@ -89,6 +89,46 @@ class Process:
                 stream.close()
 
 
+class Refused(Exception):
+    """What a publisher was told instead of an answer: the error's type, code, message and pid."""
+
+    def __init__(self, told: dict) -> None:
+        super().__init__(f"{told['type']} {told['code']}: {told['message']}")
+        self.type, self.code, self.message, self.pid = told["type"], told["code"], told["message"], told["pid"]
+
+
+class Publisher(Process):
+    """An EDI process that does what it is told (`publishers/puppet.py`)."""
+
+    def send(self, code: str) -> None:
+        """Have it run a line of Python, without waiting; one such may be under way."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(code.encode() + b"\n")
+        self.popen.stdin.flush()
+
+    def answer(self, timeout_s: float = READY_TIMEOUT_S) -> object:
+        """Return the value of the line that was sent; raises `Refused` for an error of ours."""
+        line = self.wait_line(lambda line: line[:2] in ("= ", "! "), timeout_s)
+        if line.startswith("! "):
+            raise Refused(json.loads(line[2:]))
+        return json.loads(line[2:])
+
+    def do(self, code: str, timeout_s: float = READY_TIMEOUT_S) -> object:
+        """Have it run a line of Python and return its value."""
+        self.send(code)
+        return self.answer(timeout_s)
+
+    def sees(self, code: str, timeout_s: float = READY_TIMEOUT_S) -> object:
+        """Ask it until the value is true, and return that; for what its link learns by itself."""
+        return eventually(lambda: self.do(code), timeout_s)
+
+    @property
+    def acknowledged(self) -> int:
+        """The highest number it has told to be acknowledged."""
+        told = [int(line.split()[1]) for line in self.read_available() if line.startswith("acked ")]
+        return max(told, default=0)
+
+
 class Home:
     """One EDI_CHECKPOINT_HOME with whatever runs in it."""
 
@@ -126,6 +166,24 @@ class Home:
     def python(self, code: str, *arguments: str, **environment: str) -> Process:
         """Start a Python process of its own that runs `code`."""
         return self.start([sys.executable, "-c", code, *arguments], **environment)
+
+    def publisher(self, session_id: str = "", **environment: str) -> Publisher:
+        """Start a publisher and wait until it has opened the session (none: until it is connected)."""
+        script = str(Path(__file__).parent / "publishers" / "puppet.py")
+        arguments = [sys.executable, script, *([session_id] if session_id else [])]
+        process = Publisher(arguments, {**self.environment, **environment})
+        self.processes.append(process)
+        process.wait_line("attached ")
+        return process
+
+    def journaled(self, *session_ids: str) -> dict[str, list[dict]]:
+        """Each session's entries as the journal holds them, read by a process of its own; daemon or not."""
+        reading = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("reading.py")), *session_ids],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert reading.returncode == 0, reading.stderr[-2000:]
+        return json.loads(reading.stdout)
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run `edi-checkpoint` and return its stdout."""

@@ -55,7 +55,7 @@ def _first_in_a_while(paths: Paths) -> bool:
     fd = os.open(paths.state / ".autostart", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        age_s = time.time() - os.fstat(fd).st_mtime
+        age_s = (time.time_ns() - os.fstat(fd).st_mtime_ns) / 1e9
         if os.fstat(fd).st_size and 0 <= age_s < _PAUSE_S:
             return False
         os.pwrite(fd, b"1", 0)

@@ -133,7 +133,7 @@ class Client:
         self._link.close()
 
     def _at_exit(self) -> None:
-        """Leave at interpreter exit; after an unhandled exception (pitfall 34) the sessions count as interrupted."""
+        """Leave at interpreter exit; after an unhandled exception the sessions count as interrupted."""
         with contextlib.suppress(EdiCheckpointError, OSError):
             self._leave(cleanly=getattr(sys, "last_value", None) is None, timeout_s=2.0)
 

@@ -176,7 +176,7 @@ class Link:
             context.term()
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Make the socket; options by pitfall 9, no heartbeats, and no ROUTING_ID (pitfall 5)."""
+        """Make the socket: no heartbeats, which wake idle clients; no ROUTING_ID, which a dead peer may still hold."""
         self._socket = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.IMMEDIATE, 1),
@@ -393,6 +393,9 @@ class Link:
         try:
             stream.outbox.roll()
             stream.outbox.spool()
+            if stream.outbox.compact(stream.journaled):
+                log.warning("session %s: much waits for a daemon; its outbox is thinned", stream.session_id)
+                stream.rewind(stream.journaled)
         except OSError as error:
             log.debug("outbox of session %s: %s", stream.session_id, error)
         if not self.connected or stream.attached is None or self._blocked:

@@ -39,10 +39,11 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
     state = newest_document(paths, session_id)
     streams = state.header.streams if state.header else {}
     for files in list_streams(paths.outbox / session_id):
-        covered = streams.get(files.owner.stream, 0)
+        had = streams.get(files.owner.stream, 0)
         for data in read_records(files):
             for record in scan(data):
-                if record.number > covered:
+                if record.number > had:  # a file has the others, or a compaction that a crash cut short
+                    had = record.number
                     _apply(state, record.entry)
     return state
 

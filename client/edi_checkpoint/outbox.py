@@ -11,25 +11,29 @@ files without the lock, so that a publishing call never waits for them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 
+from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.paths import ensure_private
-from edi_checkpoint.records import HEADER, pack, whole
-from edi_checkpoint.spool import Owner, exclusive, is_held, list_streams
+from edi_checkpoint.records import HEADER, Record, pack, scan, whole
+from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, list_streams
 
 BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
 SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
+COMPACT_BYTES = 256 << 20  # unacknowledged bytes beyond which an outbox is thinned
 
 
 @dataclass(slots=True)
@@ -261,6 +265,48 @@ class Outbox:
             segment.path.unlink(missing_ok=True)
             os.close(segment.fd)
 
+    def compact(self, acknowledged: int, limit: int = COMPACT_BYTES) -> bool:
+        """Thin the whole segments but the last, when what is not acknowledged outgrows `limit`; return whether it did.
+
+        The compacted segment takes the first one's name, then the others are unlinked. A crash between the two leaves
+        records of lower numbers behind higher ones: readers pass over numbers that they have had.
+        """
+        self.roll()
+        old = self._segments[:-1]
+        if sum(segment.size for segment in self._segments if segment.last > acknowledged) <= limit or not old:
+            return False
+        thin = self._new_segment()
+        try:
+            for record in compact(self._records(old, acknowledged)):
+                if os.write(thin.fd, record) != len(record):
+                    raise OSError(errno.ENOSPC, "no room to compact", str(thin.path))
+                thin.size += len(record)
+                thin.last = whole(record)[1]
+            thin.path = thin.path.rename(old[0].path)
+        except OSError:
+            os.close(thin.fd)
+            thin.path.unlink(missing_ok=True)
+            raise
+        with self.lock:
+            self._segments[: len(old)] = [thin]
+        self._cursor = _Cursor(-1, 0, 0)
+        for segment in old:
+            if segment is not old[0]:
+                segment.path.unlink(missing_ok=True)
+            os.close(segment.fd)
+        return True
+
+    def _records(self, segments: list[_Segment], after: int) -> Iterator[Record]:
+        for segment in segments:
+            offset = 0
+            while offset < segment.size:
+                data, _ = self._whole_records(segment, offset, READ_BYTES)
+                offset += len(data)
+                for record in scan(data):
+                    if record.number > after:
+                        after = record.number
+                        yield record
+
     def close(self) -> None:
         """Give up the lock and the files; what they hold is the daemon's to drain and unlink."""
         for fd in [*(segment.fd for segment in self._segments), self._lock_fd]:
@@ -275,7 +321,7 @@ _open_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 def _close_inherited() -> None:
-    """In a forked child: an inherited descriptor would keep the parent's flock alive for ever (pitfall 8)."""
+    """In a forked child: an inherited descriptor would keep the parent's flock alive for ever."""
     for outbox in list(_open_outboxes):
         outbox.close()
 

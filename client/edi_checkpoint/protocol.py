@@ -112,8 +112,8 @@ class Entries(Struct, tag="entries", frozen=True):
 class Probe(Struct, tag="probe", frozen=True):
     """Asks for the stream's acknowledgement again, after a silence.
 
-    The answer carries `probe` back, and comes after the answers to all that was sent before: if its number is lower than
-    what was sent by then, that was lost on the way and is sent again.
+    The answer carries `probe` back, and comes after the answers to all that was sent before: if its number is lower
+    than what was sent by then, that was lost on the way and is sent again.
     """
 
     stream: StreamId

@@ -172,7 +172,7 @@ class Session(MutableMapping[str, object]):
 
     @property
     def durable(self) -> Durable:
-        """How far this stream's entries have come: published, in the outbox file, acknowledged, in a checkpoint file."""
+        """How far this stream's entries have come: published, in the outbox file, acknowledged, in a file."""
         return self._stream.durable()
 
     def checkpoint(

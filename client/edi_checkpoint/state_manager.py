@@ -81,7 +81,7 @@ class StateManager:
             log.warning("%s; the file follows when the daemon answers", error)
 
     def load_state(self, session_id: str | None = None) -> bool:
-        """Continue a session from where it was left, this one's or `session_id`; False when there is nothing to load."""
+        """Continue a session from where it was left, this one's or `session_id`; False when there is nothing."""
         wanted = self.session_id if session_id is None else check_session_id(session_id)
         if self._session is not None and wanted == self.session_id:
             self.state_data = dict(self._session)
@@ -106,7 +106,7 @@ class StateManager:
         return self._session
 
     def _published(self) -> Session:
-        """Publish what was changed in place in `state_data`, at the cost of encoding it once, and return the session."""
+        """Publish what was changed in place in `state_data`, at the cost of encoding it once; return the session."""
         session = self._attached()
         encoded: dict[str, JsonText] = {
             values.check_key(key): session._encode(key, value) for key, value in self.state_data.items()

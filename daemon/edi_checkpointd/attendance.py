@@ -1,7 +1,7 @@
 """Attendance: who writes to which session. Attaching, and the outboxes of those who have left.
 
-A writer is let in only after every earlier stream of its session is drained to its end. What a dead writer left is
-taken in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a file covers it, unlinked.
+A writer is let in only after every earlier stream of its session is drained to its end. What a dead writer left comes
+in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a file covers it, unlinked.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Attendance:
         self._drain: Drain | None = None
         self._rest: bytes | None = None  # a chunk that the disk refused
         self._drained: list[StreamFiles] = []  # journaled to their end; unlinked when a file covers them
+        self._leaving: set[str] = set()  # sessions in memory that nobody may write any more
         self._refused: set[str] = set()  # streams that cannot be drained; kept as they are
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -133,6 +134,8 @@ class Attendance:
 
     def unlink_covered(self) -> None:
         """Unlink the outboxes that a file covers, and let go of sessions that nobody writes and that are in files."""
+        if not self._drained and not self._leaving:
+            return
         for files in list(self._drained):
             stream = self._ledger.streams.get(files.owner.stream)
             if stream is not None and stream.session.uncovered:
@@ -141,9 +144,14 @@ class Attendance:
             reached(CrashPoint.STREAM_CLOSED)
             if stream is not None:
                 self._ledger.forget_stream(stream)
+                self._leaving.add(stream.session.session_id)
             self._drained.remove(files)
-        for session in list(self._ledger.sessions.values()):
-            if not session.streams and not self._saving.busy(session):
+        for session_id in list(self._leaving):
+            session = self._ledger.sessions.get(session_id)
+            if session is not None and self._saving.busy(session):
+                continue
+            self._leaving.discard(session_id)
+            if session is not None and not session.streams:
                 self._ledger.evict(session)
 
     # -- attaching ---------------------------------------------------------------------------------------------------
@@ -180,6 +188,7 @@ class Attendance:
 
     def _open(self, session_id: str, parent_session: str | None) -> Session:
         session, wishes = self._ledger.open(session_id, parent_session)
+        self._leaving.add(session_id)  # until it has a stream
         for wish in wishes:
             self._saving.wish(session, wish)
         self._saving.changed(session)

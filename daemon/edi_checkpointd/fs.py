@@ -15,11 +15,11 @@ _TEMPORARY = ".tmp"
 
 
 def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
-    """Write `parts` back to back as the file `path` (mode 0600), durably, in the place of an older one; return its size.
+    """Write `parts` as the file `path` (mode 0600), durably, in the place of an older one; return its size in bytes.
 
     Temporary file, fsync, rename, fsync of the folder: POSIX promises that a rename is atomic, not that it or the data
-    is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError, and then
-    leaves an older file as it was.
+    is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError; an older
+    file is then as it was.
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     with contextlib.suppress(FileNotFoundError):  # left by a crash; unlink follows no link that was planted there
@@ -88,7 +88,7 @@ def set_aside(path: Path, folder: Path) -> Path:
 
 
 class Reserve:
-    """A file of blocks held back, released so that the journal can be trimmed on a full disk (pitfall 32)."""
+    """A file of blocks held back, released so that the journal can be trimmed on a full disk."""
 
     def __init__(self, path: Path, size_bytes: int = 16 << 20) -> None:
         """`path` is the reserve's file; `hold` makes it."""

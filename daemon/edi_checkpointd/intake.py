@@ -100,7 +100,7 @@ class Intake:
         return self.attendance
 
     def bind(self, socket_path: str) -> None:
-        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first (pitfall 6)."""
+        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first daemon."""
         ensure_private(self._paths.runtime)
         self._socket.bind(f"ipc://{socket_path}")
         Path(socket_path).chmod(0o600)
@@ -153,7 +153,7 @@ class Intake:
         return None if self._idle_exit_s is None else int(self._idle_exit_s * 1000) + 1
 
     def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
-        """Accept the entries that wait, up to `DRAIN_BYTES`; return the other messages, to be seen to after the commit."""
+        """Accept the entries that wait, up to `DRAIN_BYTES`; return the other messages, for after the commit."""
         later: list[tuple[bytes, protocol.ClientMessage]] = []
         size = 0
         while size < DRAIN_BYTES:
@@ -175,7 +175,7 @@ class Intake:
         return later
 
     def _receive(self, routing_id: bytes) -> bytes | memoryview:
-        """Receive the rest of a message; of a new connection, learn from the kernel who it is (pitfall 2)."""
+        """Receive the rest of a message; of a new connection, learn from the kernel who it is."""
         if not self._socket.getsockopt(zmq.RCVMORE):
             raise ProtocolError("an empty message")
         if routing_id in self._peers:
@@ -195,7 +195,7 @@ class Intake:
     def _learn(self, routing_id: bytes, frame: zmq.Frame) -> None:
         address = str(frame.get("Peer-Address"))
         _, _, who = address.partition(":")
-        uid, _, pid = (who.split(":") + ["", "", ""])[:3]
+        uid, _, pid = [*who.split(":"), "", "", ""][:3]
         if uid.isdigit() and int(uid) != os.geteuid():
             raise ProtocolError(f"uid {uid} is not {os.geteuid()}", hint="each user runs a daemon of their own")
         if len(self._peers) >= PEERS_MAX:
@@ -255,6 +255,7 @@ class Intake:
         if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
             log.error("nothing is acknowledged while the disk refuses: %s", error)
         self._refused_until_s = now_s + _REFUSED_PAUSE_S
+        self._saving.make_room()
 
     # -- all other messages ------------------------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ class Intake:
         return stream
 
     def _tell_mark(self, stream: Stream, number: int) -> None:
-        """Tell what became of a mark whose answer got lost with a daemon; one still under way is told of when written."""
+        """Tell what became of a mark whose answer got lost with a daemon; one under way is told of when written."""
         sequence = self._ledger.sequence_of(stream, number)
         info = self._saving.checkpoint_at(stream.session, sequence) if sequence else None
         if info is not None:
@@ -415,7 +416,7 @@ class Intake:
 
 
 def _router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Return the socket; options by pitfalls 2 and 9, no heartbeats."""
+    """Return the socket; no heartbeats: locks and pidfds tell deaths."""
     socket = context.socket(zmq.ROUTER)
     for option, value in (
         (zmq.ROUTER_MANDATORY, 1),

@@ -120,7 +120,7 @@ class Ledger:
     """Sessions and streams on top of a journal."""
 
     def __init__(self, journal: Journal, config: Config, clock: Clock, files_of: Callable[[str, int], Files]) -> None:
-        """`files_of(session_id, sequence)` tells of a session's files, with their state if it is newer than `sequence`."""
+        """`files_of(session_id, sequence)` tells of a session's files, with the state if newer than `sequence`."""
         self.journal = journal
         self.config = config
         self._clock = clock

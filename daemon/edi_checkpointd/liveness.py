@@ -46,7 +46,7 @@ class Liveness:
         self._probed: set[str] = set()  # those of them that no pidfd tells of
 
     def outboxes(self, session_id: str | None = None) -> list[StreamFiles]:
-        """Return the streams whose outboxes lie there, of one session or of all, in the order they build on each other."""
+        """Return the streams whose outboxes lie there, of one session or all, in the order they build on each other."""
         if session_id is not None:
             return list_streams(self._root / session_id)
         try:

@@ -1,8 +1,8 @@
 """When a checkpoint is due, and why: decisions on values, no clock and no disk (design: "When").
 
-A transition opens a pending point. It is written when its session was quiet, at the latest after `transition_max_s`, or
-just before the next transition when it is older than `transition_quiet_s`; a newer transition before that takes it over.
-So a half-made stage change is not photographed, and a counter cannot flood. A mark replaces the pending point.
+A transition opens a pending point. It is written when its session was quiet, after `transition_max_s` at the latest, or
+just before the next transition when it is older than `transition_quiet_s`; a newer one before that takes it over. So a
+half-made stage change is not photographed, and a counter cannot flood. A mark replaces the pending point.
 """
 
 from __future__ import annotations

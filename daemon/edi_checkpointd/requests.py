@@ -49,7 +49,7 @@ class Requests:
         self._by_daemon = by_daemon
 
     def answer(self, query: protocol.Query) -> protocol.Answer:
-        """Return the answer to a query other than `GetStatus`. Raises `NotFound`, `SessionIdError`, `DocumentDamaged`."""
+        """Return the answer to any query but `GetStatus`. Raises `NotFound`, `SessionIdError`, `DocumentDamaged`."""
         with self._reader.one_view() if self._reader else contextlib.nullcontext():
             match query:
                 case protocol.ListSessions(request, condition, limit):

@@ -1,4 +1,4 @@
-"""Saving: what follows a commit. Which timers run, which checkpoints and auto-saves are asked for, what is noted of them.
+"""Saving: what follows a commit. Which timers run, which documents are asked for, what is noted of them.
 
 All of it happens in the intake thread. Timers (scheduler) and results (checkpointer) come back to it as calls, so every
 decision sees the states as they are, and nothing needs a lock.
@@ -11,19 +11,22 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from edi_checkpoint import protocol
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
 from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.journal import JournalRefused, Notes
+from edi_checkpointd.fs import Reserve
+from edi_checkpointd.journal import Notes
 from edi_checkpointd.ledger import Ledger, Session, Stream
 from edi_checkpointd.policy import Wish, point_due_s, transition_wish
 from edi_checkpointd.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
+HOLD_AGAIN_S = 10.0  # how often the reserve is tried for after it was given back
 TRIM_ROWS = 200  # a slice of clean-up; frames may wait behind it
 
 
@@ -38,6 +41,7 @@ class Saving:
         ledger: Ledger,
         scheduler: Scheduler,
         checkpointer: Checkpointer,
+        reserve: Reserve,
         config: Config,
         clock: Clock,
         *,
@@ -48,14 +52,17 @@ class Saving:
         self._ledger = ledger
         self._scheduler = scheduler
         self._checkpointer = checkpointer
+        self._reserve = reserve
+        self._reserve_held = reserve.hold()
+        self._hold_again_s = 0.0
         self._config = config
         self._clock = clock
         self._post = post
         self._notify = notify
-        self._timers: set[str] = set()
         self._notes: dict[int, Notes] = {}
         self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
         self._save_asked: set[str] = set()  # streams whose clients wait for a file
+        self._grown: dict[str, Session] = {}  # whose rows outweigh their snapshot
         self._untrimmed: list[Session] = []
 
     # -- after a commit ----------------------------------------------------------------------------------------------
@@ -66,6 +73,8 @@ class Saving:
             self._set_timer("point", session, self._config.transition_quiet_s, self._point_due)
         if session.unsaved:
             self._set_timer("autosave", session, self._config.autosave_every_s, self._autosave_due)
+        if self._ledger.snapshot_due(session):
+            self._grown[session.session_id] = session
         if session.unphotographed:
             self._set_timer("interval", session, self._config.checkpoint_every_s, self._interval_due)
 
@@ -75,7 +84,7 @@ class Saving:
         self._checkpointer.checkpoint(_subject(session), wish)
 
     def photograph(self, session: Session, kind: Kind, reason: str) -> None:
-        """Have a checkpoint of the present state written, unless the newest one holds it; a pending point is part of it."""
+        """Have a checkpoint of the present state written, unless the newest one holds it; it replaces a pending point."""
         session.point = None
         if session.unphotographed:
             self.wish(session, Wish(session.state, kind, reason))
@@ -92,12 +101,10 @@ class Saving:
 
     def _set_timer(self, kind: str, session: Session, delay_s: float, due: Callable[[Session], None]) -> None:
         name = f"{kind}:{session.session_id}"
-        if name in self._timers:
+        if name in self._scheduler.pending:
             return
-        self._timers.add(name)
 
         def gone_off() -> None:
-            self._timers.discard(name)
             current = self._ledger.sessions.get(session.session_id)
             if current is not None:
                 due(current)
@@ -189,11 +196,11 @@ class Saving:
             journal.note(notes)
             reached(CrashPoint.SAVED_NOTED)
             return True
-        for session in self._ledger.sessions.values():
-            if self._ledger.snapshot_due(session):
-                self._ledger.snapshot(session)
-                self._untrimmed.append(session)
-                return True
+        if self._grown:
+            _, session = self._grown.popitem()
+            self._ledger.snapshot(session)
+            self._untrimmed.append(session)
+            return True
         if self._untrimmed:
             session = self._untrimmed[-1]
             before = self._clock.now() - timedelta(hours=self._config.history_hours)
@@ -204,10 +211,21 @@ class Saving:
             return True
         if journal.wants_carry_over:
             journal.carry_over()
+        if not self._reserve_held and self._clock.monotonic_s() >= self._hold_again_s:
+            self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
+            self._reserve_held = self._reserve.hold()
         return False
 
+    def make_room(self) -> None:
+        """The disk is full: give the reserve's blocks back, so that the journal can be trimmed and carried over."""
+        if self._reserve_held:
+            self._reserve.release()
+            self._reserve_held = False
+            self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
+            self._untrimmed = list(self._ledger.sessions.values())
+
     def finish(self) -> None:
-        """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it in any case."""
+        """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it anyway."""
         for session in list(self._ledger.sessions.values()):
             if session.point is not None:
                 self.wish(session, transition_wish(session.point, session.state))
@@ -222,7 +240,7 @@ class Saving:
         try:
             if self._notes:
                 self._ledger.journal.note(self._notes)
-        except JournalRefused as error:
+        except EdiCheckpointError as error:
             log.warning("saved sequences not noted: %s", error)
 
 

@@ -1,7 +1,7 @@
 """The scheduler: one-shot timers on APScheduler, each for one changed session. The only importer of apscheduler.
 
 A timer only tells the intake thread that its time has come; what is done then is decided there. No timer runs when
-nothing is unsaved. APScheduler 3 goes by the wall clock (pitfall 22): `follow_clock` shifts what is due when that jumps.
+nothing is unsaved. APScheduler 3 goes by the wall clock: `follow_clock` shifts what is due when that jumps.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Scheduler:
         """Start APScheduler's thread and one worker."""
         self._clock = clock
         self._offset_s = self._wall_minus_monotonic_s()
+        self.pending: set[str] = set()  # timers set and not gone off
         self.faults = 0  # missed, overlapping and failed timers: none of them should ever be
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
@@ -40,21 +41,20 @@ class Scheduler:
 
     def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
         """Call `call` once, in a worker thread, `delay_s` from now."""
-        self._scheduler.add_job(
-            call, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
-        )
 
-    def cancel(self, name: str) -> None:
-        """Drop the timer `name`; it may have gone off already."""
-        try:
-            self._scheduler.remove_job(name)
-        except JobLookupError:
-            log.debug("timer had gone off name=%s", name)
+        def go_off() -> None:
+            self.pending.discard(name)
+            call()
+
+        self.pending.add(name)
+        self._scheduler.add_job(
+            go_off, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
+        )
 
     @property
     def idle(self) -> bool:
         """Whether no timer is set."""
-        return not self._scheduler.get_jobs()
+        return not self.pending
 
     def follow_clock(self) -> None:
         """Shift all timers by as much as the wall clock was stepped since the last call; cheap when it was not."""

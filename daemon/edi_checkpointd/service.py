@@ -32,7 +32,7 @@ from edi_checkpointd.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long (pitfall 36)
+SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long
 
 
 def run(paths: Paths, config: Config, *, idle_exit: bool = False) -> None:
@@ -61,7 +61,6 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     clock = SystemClock()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
-    reserve.hold()
     journal, _ = open_journal(paths)
     catalog = Catalog(paths.sessions)
     catalog.load()
@@ -71,7 +70,7 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     checkpointer = Checkpointer(
         paths.sessions, catalog, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
-    saving = Saving(ledger, scheduler, checkpointer, config, clock, post=intake.post, notify=intake.notify)
+    saving = Saving(ledger, scheduler, checkpointer, reserve, config, clock, post=intake.post, notify=intake.notify)
 
     def answer(query: protocol.Query) -> protocol.Answer:
         reader = Reader.open(paths.journal)
@@ -104,7 +103,8 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     intake.bind(socket)
     print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
-    thread = threading.Thread(target=_guarded, args=(intake,), name="intake")
+    failures: list[BaseException] = []
+    thread = threading.Thread(target=_run_guarded, args=(intake, failures), name="intake")
     thread.start()
     thread.join()
     scheduler.close()
@@ -113,18 +113,21 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     intake.close()
     saving.note_all()
     journal.close()
+    if failures:
+        raise failures[0]
 
 
-def _guarded(intake: Intake) -> None:
+def _run_guarded(intake: Intake, failures: list[BaseException]) -> None:
+    """Run the intake; what fails there ends the daemon in order: the states it holds still come into files."""
     try:
         intake.run()
-    except Exception:
-        log.exception("intake failed; the daemon ends, and starts anew where it stood")
-        os._exit(1)
+    except Exception as error:
+        log.exception("intake failed; the daemon ends, and starts anew from what is durable")
+        failures.append(error)
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one: a ROUTER that runs out of descriptors aborts the process (pitfall 1)."""
+    """Raise the soft limit to the hard one: a ROUTER that runs out of descriptors aborts the process."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

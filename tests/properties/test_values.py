@@ -94,7 +94,7 @@ class Pair:
         self.value, self.form, self.bad = value, form, bad
 
     def __repr__(self) -> str:
-        return f"Pair({self.value!r}, bad={self.bad!r})"
+        return f"Pair(a {type(self.value).__name__} of the form {self.form!r}, bad={self.bad!r})"
 
 
 GOOD = (
@@ -114,8 +114,10 @@ BAD_KEYS = [{1: 1}, {True: 1}, {None: 1}, {2.5: 1}, {b"k": 1}, {"\ud800": 1}, {W
 BAD_NUMBERS = [math.nan, math.inf, -math.inf, 10**4300, -(10**4299), 1j]
 BAD_OTHERS = [b"", b"abcd", bytearray(b"x"), memoryview(b"x"), object(), "\ud800", "x\udfff", range(2), Box]
 BAD_MEMBERS = [{b"member"}, frozenset({math.nan})]
-BAD = st.sampled_from([*BAD_KEYS, *BAD_NUMBERS, *BAD_OTHERS]).map(lambda value: Pair(value, None, ""))
-BAD |= st.sampled_from(BAD_MEMBERS).map(lambda value: Pair(value, None, "[0]"))
+BAD = st.sampled_from(
+    [Pair(value, None, "") for value in [*BAD_KEYS, *BAD_NUMBERS, *BAD_OTHERS]]
+    + [Pair(value, None, "[0]") for value in BAD_MEMBERS]
+)
 STEPS = st.from_regex(r"[a-z_0-9]{1,6}", fullmatch=True)
 
 

@@ -1,0 +1,71 @@
+"""A publisher that does what its stdin says: `puppet.py SESSION [OPTION=VALUE …]`.
+
+Each line is Python, run with `client`, `session` and `publish` at hand. Its answer is one line on stdout: `= ` and the
+JSON of its value, or `! ` and the JSON of code, message and what else the error carries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import edi_checkpoint
+from edi_checkpoint import EdiCheckpointError, StateManager, connect
+
+published = 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def publish(count: int, *, pause_s: float = 0.0, padding: int = 0, **fields: object) -> int:
+    """Publish `count` entries more, numbered from 1 in `n` and `current_stage`; tell of acknowledgements as they come."""
+    global published
+    told = session.durable.journaled
+    for _ in range(count):
+        published += 1
+        if padding:
+            fields["padding"] = f"{published:0{padding}}"
+        session.update(n=published, current_stage=str(published), **fields)
+        acknowledged = session.durable.journaled
+        if acknowledged >= told + 20:
+            told = acknowledged
+            say(f"acked {acknowledged}")
+        if pause_s:
+            time.sleep(pause_s)
+    return published
+
+
+def plain(value: object) -> object:
+    """What JSON has no form for is told by its fields, or its text."""
+    fields = getattr(value, "__struct_fields__", None)
+    return str(value) if fields is None else {name: getattr(value, name) for name in fields}
+
+
+def obey(line: str, names: dict[str, object]) -> str:
+    try:
+        code = compile(line, "<stdin>", "eval")
+    except SyntaxError:
+        exec(compile(line, "<stdin>", "exec"), names)
+        return "= null"
+    return "= " + json.dumps(eval(code, names), default=plain)
+
+
+client = connect(app="puppet")
+names: dict[str, object] = {
+    "client": client, "publish": publish, "say": say, "os": os, "time": time, "StateManager": StateManager,
+    "edi_checkpoint": edi_checkpoint,
+}  # fmt: skip
+if sys.argv[1:]:
+    session = names["session"] = client.session(sys.argv[1])
+say(f"attached {os.getpid()}")
+for line in sys.stdin:
+    try:
+        answer = obey(line.strip(), names)
+    except (EdiCheckpointError, OSError, ValueError, LookupError) as error:
+        told = {"type": type(error).__name__, "code": getattr(error, "code", ""), "message": str(error)}
+        answer = "! " + json.dumps(told | {"pid": getattr(error, "pid", None)})
+    say(answer)

@@ -1,0 +1,37 @@
+"""Reads a home without any daemon's help: `reading.py WHAT …`, one line of JSON on stdout.
+
+`history S …` is the entries of each session as the journal holds them, values and all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import msgspec
+
+from edi_checkpoint.paths import locate
+from edi_checkpoint.protocol import decode_entry
+from edi_checkpoint.records import scan_all
+from edi_checkpointd.journal import Reader
+
+
+def entries(reader: Reader, session_id: str) -> list[dict[str, object]]:
+    row = reader.session(session_id)
+    found = []
+    for frame in reader.frames(row.key, after=0) if row else ():
+        for sequence, record in enumerate(scan_all(frame.records), start=frame.first):
+            entry = decode_entry(record.entry)
+            texts = getattr(entry, "changed", None) or getattr(entry, "state", None) or {}
+            found.append(
+                {
+                    "sequence": sequence,
+                    "op": type(entry).__name__.lower(),
+                    "values": {key: msgspec.json.decode(text) for key, text in texts.items()},
+                }
+            )
+    return found
+
+
+reader = Reader.open(locate().journal)
+print(json.dumps({session_id: entries(reader, session_id) for session_id in sys.argv[1:]}))
