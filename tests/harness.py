@@ -5,15 +5,18 @@ Nothing here runs in the test's own process but the reading of what they print.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 READY_TIMEOUT_S = 20.0
 
@@ -25,68 +28,73 @@ class Process:
         self.popen = subprocess.Popen(
             arguments, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE
         )
-        stream = self.popen.stdout if lines_from == "stdout" else self.popen.stderr
-        assert stream is not None
-        self._fd = stream.fileno()
-        os.set_blocking(self._fd, False)
-        self._text = b""
-        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._looked_at = 0
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self.lines = self.stdout if lines_from == "stdout" else self.stderr
+        # Both are read all the time: a child must never wait for us to make room in a pipe.
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.popen.stdout, self.stdout), daemon=True),
+            threading.Thread(target=self._read, args=(self.popen.stderr, self.stderr), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: IO[bytes], lines: list[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._news:
+                    lines.append(line.decode().removesuffix("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
 
     @property
     def pid(self) -> int:
         return self.popen.pid
 
     def wait_line(self, wanted: Callable[[str], bool] | str, timeout_s: float = READY_TIMEOUT_S) -> str:
-        """Return the next line that `wanted` accepts (a text: that begins so); fails when the process ends before."""
+        """Return the next line that `wanted` accepts (a text: that begins so), and pass over those before it.
+
+        A line counts from when it came, not from this call. Fails when the process ends before.
+        """
         accepts = wanted if callable(wanted) else lambda line: line.startswith(wanted)
         deadline_s = time.monotonic() + timeout_s
-        seen = len(self.lines)
-        while True:
-            for line in self.lines[seen:]:
-                seen += 1
-                if accepts(line):
-                    return line
-            if not self._read(deadline_s - time.monotonic()):
-                rest = b""
-                raise AssertionError(f"no such line within {timeout_s} s; got {self.lines[-20:]} {rest!r}")
-
-    def read_available(self) -> list[str]:
-        """Return all lines so far, without waiting."""
-        while self._read(0):
-            pass
-        return self.lines
-
-    def _read(self, timeout_s: float) -> bool:
-        if not select.select([self._fd], [], [], max(0.0, timeout_s))[0]:
-            return False
-        data = os.read(self._fd, 1 << 20)
-        if not data:
-            return False
-        *lines, self._text = (self._text + data).split(b"\n")
-        self.lines += [line.decode() for line in lines]
-        return True
+        with self._news:
+            while True:
+                while self._looked_at < len(self.lines):
+                    line = self.lines[self._looked_at]
+                    self._looked_at += 1
+                    if accepts(line):
+                        return line
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not any(reader.is_alive() for reader in self._readers):
+                    told = f"exit code {self.popen.poll()}; {self.stdout[-20:]} {self.stderr[-20:]}"
+                    raise AssertionError(f"no such line within {timeout_s} s; {told}")
+                self._news.wait(min(left_s, 0.2))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
             if number in (signal.SIGKILL, signal.SIGTERM):
-                self.popen.wait(READY_TIMEOUT_S)
+                self.wait()
 
     def wait(self, timeout_s: float = READY_TIMEOUT_S) -> int:
-        deadline_s = time.monotonic() + timeout_s
-        while self.popen.poll() is None and time.monotonic() < deadline_s:
-            self._read(0.05)
-        self.read_available()
-        return self.popen.wait(max(0.0, deadline_s - time.monotonic()))
+        """Wait for the end; all that it wrote is in `stdout` and `stderr` then."""
+        code = self.popen.wait(timeout_s)
+        for reader in self._readers:
+            reader.join(timeout_s)
+        return code
 
     def close(self) -> None:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGCONT)
             self.popen.kill()
-        self.popen.wait()
-        for stream in (self.popen.stdout, self.popen.stderr, self.popen.stdin):
-            if stream is not None:
-                stream.close()
+        self.wait()
+        assert self.popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.popen.stdin.close()
 
 
 class Refused(Exception):
@@ -125,7 +133,7 @@ class Publisher(Process):
     @property
     def acknowledged(self) -> int:
         """The highest number it has told to be acknowledged."""
-        told = [int(line.split()[1]) for line in self.read_available() if line.startswith("acked ")]
+        told = [int(line.split()[1]) for line in list(self.lines) if line.startswith("acked ")]
         return max(told, default=0)
 
 

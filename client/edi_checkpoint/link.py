@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
 _SILENCE_MAX_S = 5.0
+_ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _FRAMES_IN_FLIGHT = 256  # small frames are bounded too: the socket's own queue must never fill
 _RECEIVE_AT_ONCE = 256
@@ -236,7 +237,11 @@ class Link:
 
     def _timeout_ms(self) -> int | None:
         now_s = time.monotonic()
-        due_s = [stream.probe_at_s for stream in self._streams.values() if stream.in_flight and self.connected]
+        due_s: list[float] = []
+        if self.connected:
+            streams = self._streams.values()
+            due_s += [stream.probe_at_s for stream in streams if stream.in_flight]
+            due_s += [stream.attach_again_s for stream in streams if stream.attach_again_s and stream.unattached]
         if any(stream.outbox.backlog for stream in self._streams.values()):
             due_s.append(now_s + _BACKLOG_RETRY_S)
         if self._retry_at_s is not None:
@@ -311,6 +316,7 @@ class Link:
         def send() -> None:
             if self.connected and stream.attached is None and stream.id in self._streams:
                 outbox = stream.outbox
+                stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
                 self._send(
                     protocol.Attach(
                         request=0,
@@ -398,7 +404,11 @@ class Link:
                 stream.rewind(stream.journaled)
         except OSError as error:
             log.debug("outbox of session %s: %s", stream.session_id, error)
-        if not self.connected or stream.attached is None or self._blocked:
+        if not self.connected or self._blocked:
+            return
+        if stream.attached is None:
+            if stream.unattached and 0 < stream.attach_again_s <= time.monotonic():
+                self._reattach(stream)()
             return
         while stream.in_flight_bytes < protocol.WINDOW_BYTES and len(stream.in_flight) < _FRAMES_IN_FLIGHT:
             frame = stream.unsent or stream.outbox.frame(stream.sent, protocol.FRAME_BYTES)

@@ -40,6 +40,7 @@ class Stream:
         self.failed: EdiCheckpointError | None = None  # raised at the next call
         self.fenced: EdiCheckpointError | None = None  # raised at every call from now on
         # the link thread's own:
+        self.attach_again_s = 0.0  # when to ask once more, if the daemon has not answered
         self.sent = 0
         self.in_flight: deque[tuple[int, int]] = deque()  # (last number, bytes) of each frame sent
         self.in_flight_bytes = 0
@@ -48,6 +49,11 @@ class Stream:
         self.probe_at_s = 0.0
         self.probe_pause_s = 0.0
         self.probed = 0  # `sent` when the probe under way left; 0: none
+
+    @property
+    def unattached(self) -> bool:
+        """Whether the daemon now connected has not let the stream in, and may yet."""
+        return self.attached is None and self.fenced is None
 
     def durable(self) -> Durable:
         """Return how far the stream's entries have come."""

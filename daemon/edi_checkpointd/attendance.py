@@ -151,8 +151,16 @@ class Attendance:
             if session is not None and self._saving.busy(session):
                 continue
             self._leaving.discard(session_id)
-            if session is not None and not session.streams:
-                self._ledger.evict(session)
+            if session is not None:
+                self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        held = {files.owner.stream for files in self._liveness.outboxes(session.session_id)}
+        for stream in list(session.streams.values()):
+            if stream.id not in held:  # known from a file's header only
+                self._ledger.forget_stream(stream)
+        if not session.streams:
+            self._ledger.evict(session)
 
     # -- attaching ---------------------------------------------------------------------------------------------------
 

@@ -422,6 +422,7 @@ def _router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         (zmq.ROUTER_MANDATORY, 1),
         (zmq.LINGER, 0),
         (zmq.BACKLOG, 512),
+        (zmq.RCVHWM, 64),  # frames of one peer in memory; a flood waits in its sender
         (zmq.HANDSHAKE_IVL, 2000),
         (zmq.MAXMSGSIZE, protocol.MESSAGE_MAX_BYTES),
         (zmq.IPC_FILTER_UID, os.geteuid()),

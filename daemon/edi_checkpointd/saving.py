@@ -84,7 +84,7 @@ class Saving:
         self._checkpointer.checkpoint(_subject(session), wish)
 
     def photograph(self, session: Session, kind: Kind, reason: str) -> None:
-        """Have a checkpoint of the present state written, unless the newest one holds it; it replaces a pending point."""
+        """Have a checkpoint of the present state written, unless the newest one holds it; a pending point gives way."""
         session.point = None
         if session.unphotographed:
             self.wish(session, Wish(session.state, kind, reason))

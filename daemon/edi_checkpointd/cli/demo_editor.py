@@ -34,6 +34,7 @@ class Step(NamedTuple):
 
 
 CUT_AT = "drawing the third picture"  # the step after which the demo kills this process
+AT_STAKE = "the analysis, two typed answers and two finished pictures"  # what was done by then
 
 _ENTITIES = [
     {
@@ -113,7 +114,7 @@ STEPS = [
     Step(CUT_AT, {"progress": 40}, "iteration 3 of 3 is being drawn, 40 %"),
     Step("half of the third picture", {"progress": 60}),
     Step("most of the third picture", {"progress": 80}),
-    Step("third picture", {"progress": 100, "prompt_history": ["v1", "v2", "v3"]}, "iteration 3 of 3 is drawn", STAGE_S),
+    Step("third picture", {"progress": 100, "prompt_history": ["v1", "v2", "v3"]}, "iteration 3 of 3 drawn", STAGE_S),
     Step(
         "approval",
         {"current_stage": "approval", "prompts": _prompts(3, "final"), "approved": True},
@@ -158,7 +159,7 @@ def edit(session: Session) -> None:
         content = dict(step.values)
         stage = content.pop("current_stage", None)
         if isinstance(stage, str):
-            session.transition(stage, **content)
+            session.transition(stage, reason=step.name, **content)
         else:
             session.update(content)
         number = session.durable.published

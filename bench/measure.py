@@ -1,0 +1,190 @@
+"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, and a verdict that knows noise.
+
+A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` are the A/A pair,
+two measurements of the same thing, and how far they lie apart is the noise. Values are medians over the rounds. A ratio
+is the median of the rounds' own ratios, so that a machine that grows slower for a while slows both sides of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal, TypeVar
+
+ROUNDS = 5
+Verdict = Literal["", "reached", "missed", "undecided", "skipped"]
+T = TypeVar("T")
+
+
+def interleave(cases: Mapping[str, Callable[[], T]], turns: int = ROUNDS) -> dict[str, list[T]]:
+    """Run all cases `turns` times, each time beginning with another one; return their results by name."""
+    results: dict[str, list[T]] = {name: [] for name in cases}
+    names = list(cases)
+    for turn in range(turns):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            results[name].append(cases[name]())
+    return results
+
+
+def quantile(samples: Sequence[float], share: float) -> float:
+    """Return the sample that `share` of all samples are not above (nearest rank)."""
+    ordered = sorted(samples)
+    return ordered[max(0, -(-len(ordered) * int(share * 1000) // 1000) - 1)]
+
+
+def p50(samples: Sequence[float]) -> float:
+    return quantile(samples, 0.5)
+
+
+def p99(samples: Sequence[float]) -> float:
+    return quantile(samples, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A limit on the value or on the ratio to the floor: at most, or at least."""
+
+    of: Literal["value", "ratio"]
+    limit: float
+    at_least: bool = False
+
+    def text(self, unit: str) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.limit:g} {unit if self.of == 'value' else 'x floor'}"
+
+    def shortfall(self, value: float) -> float:
+        """Return by how much `value` misses the limit; 0 or less when it does not."""
+        return self.limit - value if self.at_least else value - self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `noise` is of the same kind as what the target limits; without a target, of the value."""
+
+    name: str
+    unit: str
+    value: float | None
+    floor: float | None = None
+    ratio: float | None = None
+    noise: float | None = None
+    target: Target | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.value is None:
+            return "skipped"
+        if self.target is None:
+            return ""
+        measured = self.value if self.target.of == "value" else self.ratio
+        if measured is None:
+            return "skipped"
+        short = self.target.shortfall(measured)
+        if short <= 0:
+            return "reached"
+        return "undecided" if short < (self.noise or 0.0) else "missed"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the row of `latest.json`; `reached` is null where nothing was decided."""
+        return {
+            "name": self.name,
+            "value": _rounded(self.value),
+            "unit": self.unit,
+            "floor": _rounded(self.floor),
+            "ratio": _rounded(self.ratio),
+            "target": self.target and self.target.text(self.unit),
+            "reached": {"reached": True, "missed": False}.get(self.verdict),
+        }
+
+
+def row(
+    name: str,
+    unit: str,
+    ours: Sequence[float],
+    *,
+    again: Sequence[float] = (),
+    floor: Sequence[float] = (),
+    target: Target | None = None,
+) -> Row:
+    """Return the figure of five (or so) rounds: one number per round of ours, of its twin and of the floor."""
+    ratios = [one / least for one, least in zip(ours, floor, strict=bool(floor))] if floor else []
+    twins = [one / least for one, least in zip(again, floor, strict=bool(floor))] if floor and again else []
+    if target is not None and target.of == "ratio":
+        noise = _noise(ratios, twins)
+    else:
+        noise = _noise(ours, again)
+    return Row(
+        name,
+        unit,
+        median(ours),
+        floor=median(floor) if floor else None,
+        ratio=median(ratios) if ratios else None,
+        noise=noise,
+        target=target,
+    )
+
+
+def _noise(ours: Sequence[float], again: Sequence[float]) -> float | None:
+    """Return how far two measurements of the same thing typically lie apart in a round.
+
+    Not the difference of the two medians: with five rounds that is near 0 by chance too often.
+    """
+    return median(abs(one - other) for one, other in zip(ours, again, strict=True)) if again else None
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows for people."""
+    head = ("figure", "value", "unit", "floor", "x floor", "A/A", "target", "")
+    lines = [head]
+    for one in rows:
+        relative = one.ratio if one.target and one.target.of == "ratio" else one.value
+        noise = f"{100 * one.noise / relative:.0f}%" if one.noise is not None and relative else ""
+        lines.append(
+            (
+                one.name,
+                _shown(one.value),
+                one.unit,
+                _shown(one.floor),
+                _shown(one.ratio),
+                noise,
+                one.target.text(one.unit) if one.target else "",
+                one.verdict,
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    right = {1, 3, 4, 5}
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return the closing line; what was skipped is not among the targets."""
+    verdicts = [one.verdict for one in rows if one.target is not None]
+    skipped = verdicts.count("skipped")
+    return (
+        f"bench: targets={len(verdicts) - skipped} reached={verdicts.count('reached')}"
+        f" undecided={verdicts.count('undecided')} skipped={skipped}"
+    )
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    lines = ",\n".join("  " + json.dumps(one.as_json()) for one in rows)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.4g}")
+
+
+def _shown(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"

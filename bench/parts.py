@@ -1,0 +1,134 @@
+"""The real parts: a daemon process in a home of its own, publisher processes, a Redis server, and where it all lies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+from worker import Worker
+
+READY_TIMEOUT_S = 20.0
+
+
+class Place:
+    """A temporary folder on a disk, and everything that was started in it: ended and removed on leaving."""
+
+    def __init__(self, below: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="edi-bench-", dir=below))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def home(self, name: str, *, timed: bool = False) -> Home:
+        """Start a daemon in a new home; `timed` writes down how long its checkpoints take."""
+        home = Home(self.folder / name, timed=timed)
+        self._stack.callback(home.close)
+        return home
+
+    def worker(self, home: Home) -> Worker:
+        worker = Worker(home.environment)
+        self._stack.callback(worker.close)
+        return worker
+
+    def sink(self) -> str:
+        """Start a thread that receives whatever is sent to the endpoint returned, and does nothing with it."""
+        endpoint = f"ipc://{self.folder / 'sink'}"
+        socket = zmq.Context.instance().socket(zmq.ROUTER)
+        socket.bind(endpoint)
+
+        def drain() -> None:
+            while True:
+                socket.recv_multipart()
+
+        threading.Thread(target=drain, daemon=True).start()
+        return endpoint
+
+    def redis(self) -> str | None:
+        """Start a Redis server that fsyncs before it answers; return its socket, None when it is not installed."""
+        program = shutil.which("redis-server")
+        if program is None:
+            return None
+        folder = self.folder / "redis"
+        folder.mkdir()
+        path = folder / "sock"
+        settings = {
+            "port": "0", "unixsocket": str(path), "dir": str(folder), "appendonly": "yes", "appendfsync": "always",
+            "save": "", "auto-aof-rewrite-percentage": "0", "daemonize": "no", "logfile": str(folder / "log"),
+        }  # fmt: skip
+        process = subprocess.Popen([program, *(text for key, value in settings.items() for text in (f"--{key}", value))])
+        self._stack.callback(_end, process)
+        _wait(path.exists, process, folder / "log")
+        return str(path)
+
+
+class Home:
+    """One `EDI_CHECKPOINT_HOME` and the daemon that serves it."""
+
+    def __init__(self, folder: Path, *, timed: bool) -> None:
+        folder.mkdir()
+        self.sessions = folder / "sessions"
+        self.environment = {
+            **{key: text for key, text in os.environ.items() if not key.startswith("EDI_CHECKPOINT_")},
+            "EDI_CHECKPOINT_HOME": str(folder),
+            "EDI_CHECKPOINT_AUTOSTART": "0",
+        }
+        self._timings = folder / "timings"
+        self._timings.touch()
+        log = folder / "daemon.log"  # a pipe that nobody reads would fill up, and the daemon wait for it
+        program = [str(Path(__file__).with_name("timed_daemon.py")), str(self._timings)] if timed else ["-m", "edi_checkpointd"]
+        with log.open("wb") as stderr:
+            self.daemon = subprocess.Popen([sys.executable, *program, "run"], env=self.environment, stderr=stderr)
+        _wait(lambda: b"ready " in log.read_bytes(), self.daemon, log)
+
+    def last_timing(self) -> list[float]:
+        """Return the milliseconds of the newest checkpoint, in all and by step (`timed_daemon.py`)."""
+        return [float(text) for text in self._timings.read_text().splitlines()[-1].split()]
+
+    def close(self) -> None:
+        _end(self.daemon)
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{process.args!r} does not get ready: {said}")
+        time.sleep(0.005)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that `folder` lies on, as Linux tells it."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    found = [line.split()[1:3] for line in mounts]
+    holding = [(point, kind) for point, kind in found if folder.resolve().is_relative_to(point)]
+    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else "unknown"
