@@ -1,4 +1,4 @@
-"""What cannot be done faster: the same bytes to the same disk, by the fewest calls. And the seed's way, as it stands."""
+"""What cannot be done faster: the same bytes to the same disk, by the fewest calls. And the seed's way, for a peer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BarePublish:
 
 
 def group_commit(path: Path, record: bytes, outstanding: int, seconds: float) -> float:
-    """Return the updates a second of a perfect group commit: each append and fdatasync takes all that is outstanding."""
+    """Return the updates a second of a perfect group commit: each append + fdatasync takes all that is outstanding."""
     batch = record * outstanding
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

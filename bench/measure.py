@@ -1,8 +1,8 @@
-"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, and a verdict that knows noise.
+"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, a verdict that knows the noise.
 
-A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` are the A/A pair,
-two measurements of the same thing, and how far they lie apart is the noise. Values are medians over the rounds. A ratio
-is the median of the rounds' own ratios, so that a machine that grows slower for a while slows both sides of it.
+A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` are the A/A
+pair, two measurements of the same thing, and how far they lie apart is the noise. Values are medians over the rounds. A
+ratio is the median of the rounds' own ratios, so that a machine that grows slower for a while slows both sides of it.
 """
 
 from __future__ import annotations
@@ -111,17 +111,14 @@ def row(
     """Return the figure of five (or so) rounds: one number per round of ours, of its twin and of the floor."""
     ratios = [one / least for one, least in zip(ours, floor, strict=bool(floor))] if floor else []
     twins = [one / least for one, least in zip(again, floor, strict=bool(floor))] if floor and again else []
-    if target is not None and target.of == "ratio":
-        noise = _noise(ratios, twins)
-    else:
-        noise = _noise(ours, again)
+    limits_ratio = target is not None and target.of == "ratio"
     return Row(
         name,
         unit,
         median(ours),
         floor=median(floor) if floor else None,
         ratio=median(ratios) if ratios else None,
-        noise=noise,
+        noise=_noise(ratios, twins) if limits_ratio else _noise(ours, again),
         target=target,
     )
 

@@ -72,7 +72,8 @@ class Place:
             "port": "0", "unixsocket": str(path), "dir": str(folder), "appendonly": "yes", "appendfsync": "always",
             "save": "", "auto-aof-rewrite-percentage": "0", "daemonize": "no", "logfile": str(folder / "log"),
         }  # fmt: skip
-        process = subprocess.Popen([program, *(text for key, value in settings.items() for text in (f"--{key}", value))])
+        options = [text for key, value in settings.items() for text in (f"--{key}", value)]
+        process = subprocess.Popen([program, *options])
         self._stack.callback(_end, process)
         _wait(path.exists, process, folder / "log")
         return str(path)
@@ -92,7 +93,9 @@ class Home:
         self._timings = folder / "timings"
         self._timings.touch()
         log = folder / "daemon.log"  # a pipe that nobody reads would fill up, and the daemon wait for it
-        program = [str(Path(__file__).with_name("timed_daemon.py")), str(self._timings)] if timed else ["-m", "edi_checkpointd"]
+        program = ["-m", "edi_checkpointd"]
+        if timed:
+            program = [str(Path(__file__).with_name("timed_daemon.py")), str(self._timings)]
         with log.open("wb") as stderr:
             self.daemon = subprocess.Popen([sys.executable, *program, "run"], env=self.environment, stderr=stderr)
         _wait(lambda: b"ready " in log.read_bytes(), self.daemon, log)

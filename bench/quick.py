@@ -14,13 +14,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from edi_checkpoint.protocol import Update, encode_entry
-from edi_checkpoint.records import pack
 from floors import group_commit
 from measure import ROUNDS, Row, Target, interleave, p50, p99, row, summary, table, write
 from parts import Place, file_system
 from worker import Worker, value_of
+
+from edi_checkpoint.protocol import Update, encode_entry
+from edi_checkpoint.records import pack
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 LARGE_BYTES = 5_000_000
@@ -45,9 +47,9 @@ def publish(place: Place) -> list[Row]:
     """What a publishing call costs its caller: alone, and while another session writes 5 MB checkpoints."""
     home = place.home("publish")
     publisher, other = place.worker(home), place.worker(home)
-    publisher.ask("attach", session_id="publisher")
+    publisher.ask("attach")
     publisher.ask("bare", folder=str(place.folder), endpoint=place.sink())
-    other.ask("attach", session_id="large", state_bytes=LARGE_BYTES)
+    other.ask("attach", state_bytes=LARGE_BYTES)
 
     def call(*, bare: bool, beside: bool) -> list[float]:
         if beside:
@@ -79,14 +81,14 @@ def durable(place: Place) -> list[Row]:
     """How many updates a second become durable and acknowledged, and how long one waits for that."""
     home = place.home("durable")
     workers = [place.worker(home) for _ in range(PROCESSES)]
-    _ask_all(workers, lambda number: ("attach", {"session_id": f"durable-{number}"}))
+    _ask_all(workers, "attach")
     redis = place.redis()
     record = pack(1 << 20, encode_entry(Update(time.time_ns() // 1000, {"progress": b'"%b"' % value_of(0).encode()})))
 
     def together(command: str, outstanding: int, **more: object) -> tuple[float, float]:
         start_s = time.monotonic() + 0.02
-        arguments = {"start_s": start_s, "stop_s": start_s + DURABLE_S, "outstanding": outstanding, **more}
-        answers = _ask_all(workers, lambda _: (command, arguments))
+        times = {"start_s": start_s, "stop_s": start_s + DURABLE_S}
+        answers = _ask_all(workers, command, outstanding=outstanding, **times, **more)
         took_us = [sample for answer in answers for sample in answer["us"]]
         return sum(answer["updates"] for answer in answers) / DURABLE_S, p50(took_us) if took_us else 0.0
 
@@ -126,10 +128,9 @@ def _beside_redis(name: str, unit: str, series: dict[str, list[float]], target: 
     return [*rows, row(peer, "x", target=target, **shares)]
 
 
-def _ask_all(workers: Sequence[Worker], command: Callable[[int], tuple[str, dict[str, object]]]) -> list[dict[str, list[float]]]:
-    for number, worker in enumerate(workers):
-        name, arguments = command(number)
-        worker.begin(name, **arguments)
+def _ask_all(workers: Sequence[Worker], command: str, **arguments: object) -> list[Any]:
+    for worker in workers:
+        worker.begin(command, **arguments)
     return [worker.result() for worker in workers]
 
 
@@ -137,7 +138,7 @@ def checkpoint(place: Place) -> list[Row]:
     """One checkpoint of a 5 MB session after one small change: as its caller waits, and as the daemon writes."""
     home = place.home("checkpoint", timed=True)
     worker = place.worker(home)
-    worker.ask("attach", session_id="large", state_bytes=LARGE_BYTES)
+    worker.ask("attach", state_bytes=LARGE_BYTES)
     worker.ask("files", folder=str(place.folder / "files"))
 
     def ours() -> tuple[float, list[float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import pairwise
 
 from edi_checkpointd import faults
 from edi_checkpointd.__main__ import main
@@ -25,7 +26,7 @@ def note(point: CrashPoint) -> None:
     elif _times_s and point in _STEPS:
         _times_s.append(time.perf_counter())
         if point is CrashPoint.CHECKPOINT_WRITTEN:
-            steps = [after - before for before, after in zip(_times_s, _times_s[1:], strict=False)]
+            steps = [after - before for before, after in pairwise(_times_s)]
             text = " ".join(f"{1000 * step:.4f}" for step in (sum(steps), *steps))
             os.write(_output, f"{text}\n".encode())
             _times_s.clear()

@@ -53,12 +53,12 @@ def large_state(size_bytes: int) -> dict[str, object]:
 class Publisher:
     """What a worker can be told: each public method is a command."""
 
-    def attach(self, session_id: str, state_bytes: int = 0) -> dict[str, object]:
-        """Connect to the daemon of this environment and attach to a session of `state_bytes`."""
+    def attach(self, state_bytes: int = 0) -> dict[str, object]:
+        """Connect to the daemon of this environment and begin a session of `state_bytes`."""
         from edi_checkpoint import connect
 
         self._client = connect(app="bench", autostart=False)
-        self._session = self._client.session(session_id)
+        self._session = self._client.session()
         self._state = large_state(state_bytes) if state_bytes else {"current_stage": "analysis"}
         self._session.update(self._state)
         self._session.flush(timeout_s=ACK_TIMEOUT_S)
@@ -100,17 +100,17 @@ class Publisher:
         time.sleep(max(0.0, start_s - time.monotonic()))
         before = session.durable.journaled
         published = session.durable.published
+
+        def room() -> bool:
+            return published - session.durable.journaled < outstanding
+
         while time.monotonic() < stop_s:
             start_ns = time.perf_counter_ns()
             self._number += 1
             session["progress"] = value_of(self._number)
             published += 1
-            if published - session.durable.journaled >= outstanding:
-                in_time = stream.wait_for(
-                    lambda: published - session.durable.journaled < outstanding, ACK_TIMEOUT_S
-                )
-                if not in_time:
-                    raise TimeoutError(f"no acknowledgement within {ACK_TIMEOUT_S} s")
+            if not room() and not stream.wait_for(room, ACK_TIMEOUT_S):
+                raise TimeoutError(f"no acknowledgement within {ACK_TIMEOUT_S} s")
             if outstanding == 1:
                 samples.append((time.perf_counter_ns() - start_ns) / 1000)
         acknowledged = session.durable.journaled - before

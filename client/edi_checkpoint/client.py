@@ -26,6 +26,7 @@ from edi_checkpoint.session import Session
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
+logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Python prints warnings over EDI's screen
 
 _REQUEST_TIMEOUT_S = 5.0
 
@@ -75,7 +76,6 @@ class Client:
             timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
             attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
         except EdiCheckpointError:
-            outbox.close()
             self._link.detach(stream)
             raise
         if attached is not None and attached.state is not None:
@@ -84,7 +84,9 @@ class Client:
         else:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
             state = offline.load_state(self.paths, session_id).state
-        session = Session(self._link, stream, state)
+        # As `values.encode` writes it, so that what is set to the same value again is known to be the same.
+        compact = {key: msgspec.json.format(text, indent=-1) for key, text in state.items()}
+        session = Session(self._link, stream, compact)
         self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
 _SILENCE_MAX_S = 5.0
 _ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
+_STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _FRAMES_IN_FLIGHT = 256  # small frames are bounded too: the socket's own queue must never fill
 _RECEIVE_AT_ONCE = 256
@@ -118,14 +119,24 @@ class Link:
         return answer if isinstance(answer, protocol.Attached) else None
 
     def detach(self, stream: Stream) -> None:
-        """Take a closed stream out of the link and tell the daemon, which drains and unlinks its outbox."""
+        """Take a stream out of the link, close its outbox and tell the daemon, which drains and unlinks that.
+
+        The link thread closes it: it may be reading the files just now.
+        """
+        closed = threading.Event()
 
         def remove() -> None:
             self._streams.pop(stream.id, None)
+            stream.outbox.close()
+            closed.set()
             if self.connected:
                 self._send(protocol.Close(stream=stream.id))
 
         self._call(remove)
+        while not closed.wait(_STOPPED_S):
+            if not self._thread.is_alive():
+                stream.outbox.close()
+                return
 
     def close(self) -> None:
         """End the thread; streams must be detached before."""
@@ -356,7 +367,7 @@ class Link:
         if stream is None:
             return
         lost_s = message.probe and message.probe == stream.probed and message.number < stream.probed
-        stream.acknowledge(message.number, message.checkpointed)
+        stream.acknowledge(message.number, message.checkpointed, message.saved)
         stream.probe_pause_s = _SILENCE_S
         stream.probe_at_s = time.monotonic() + _SILENCE_S
         stream.probed = 0

@@ -215,13 +215,14 @@ class Attached(Struct, tag="attached", frozen=True):
 class Ack(Struct, tag="ack", frozen=True):
     """All entries of the stream up to `number` are durable, those up to `checkpointed` are in a file too.
 
-    `probe` is that of the `Probe` it answers, else 0.
+    `probe` is that of the `Probe` it answers, else 0; those up to `saved` are in the auto-save.
     """
 
     stream: StreamId
     number: Number
     checkpointed: Number
     probe: Number = 0
+    saved: Number = 0
 
 
 class MarkDone(Struct, tag="mark_done", frozen=True):

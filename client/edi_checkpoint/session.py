@@ -247,7 +247,6 @@ class Session(MutableMapping[str, object]):
         elif stream.outbox.published:
             with contextlib.suppress(OSError):
                 stream.outbox.sync()
-        stream.outbox.close()
         self._link.detach(stream)
 
     def __enter__(self) -> Session:

@@ -34,7 +34,8 @@ class Stream:
         self.attached: Attached | None = None  # the answer of the daemon now connected
         self.journal: str | None = None  # the journal that gave `journaled`
         self.journaled = 0
-        self.checkpointed = 0
+        self.checkpointed = 0  # in a checkpoint or the auto-save
+        self.saved = 0  # in the auto-save
         self.marks: dict[int, CheckpointInfo | CheckpointFailed | None] = {}  # None: awaited
         self.save_wanted = 0  # bring entries up to this number into a file
         self.failed: EdiCheckpointError | None = None  # raised at the next call
@@ -80,14 +81,15 @@ class Stream:
 
     # -- told by the link --------------------------------------------------------------------------------------------
 
-    def acknowledge(self, number: int, checkpointed: int) -> None:
-        """Note that entries up to `number` are durable and those up to `checkpointed` lie in a file."""
+    def acknowledge(self, number: int, checkpointed: int, saved: int = 0) -> None:
+        """Note that entries up to `number` are durable, to `checkpointed` in a file, to `saved` in the auto-save."""
         while self.in_flight and self.in_flight[0][0] <= number:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
         self.outbox.acknowledged(number)
         with self.news:
             self.journaled = max(self.journaled, number)
             self.checkpointed = max(self.checkpointed, checkpointed)
+            self.saved = max(self.saved, saved)
             self.news.notify_all()
         self.outbox.trim(checkpointed)
 

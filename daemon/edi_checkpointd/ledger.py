@@ -62,6 +62,7 @@ class Session:
     state: State
     sequence: int = 0  # after the open transaction
     covered: dict[str, int] = field(default_factory=dict)  # by stream: the highest number that a file contains
+    autosaved: Mapping[str, int] = field(default_factory=dict)  # by stream: ... that the auto-save contains
     streams: dict[str, Stream] = field(default_factory=dict)
     point: Point | None = None
     touched_s: float = 0.0
@@ -87,6 +88,10 @@ class Session:
     def covered_number(self, stream: Stream) -> int:
         """Return the highest number of `stream` that a file contains; marks that changed nothing count as contained."""
         return self.covered.get(stream.id, 0) if self.uncovered else stream.number
+
+    def saved_number(self, stream: Stream) -> int:
+        """Return the highest number of `stream` that the auto-save contains, as far as this daemon has written it."""
+        return self.autosaved.get(stream.id, 0) if self.unsaved else stream.number
 
 
 class Files(NamedTuple):
@@ -313,6 +318,7 @@ class Ledger:
             session.checkpointed = max(session.checkpointed, state.sequence)
         else:
             session.saved = max(session.saved, state.sequence)
+            session.autosaved = state.streams
 
     def snapshot_due(self, session: Session) -> bool:
         """Whether the rows since the newest snapshot outweigh the state."""

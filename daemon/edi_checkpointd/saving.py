@@ -246,7 +246,8 @@ class Saving:
 
 def acknowledgement(stream: Stream, probe: int = 0) -> protocol.Ack:
     """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""
-    return protocol.Ack(stream.id, stream.number, stream.session.covered_number(stream), probe)
+    session = stream.session
+    return protocol.Ack(stream.id, stream.number, session.covered_number(stream), probe, session.saved_number(stream))
 
 
 def _subject(session: Session) -> Subject:

@@ -1,1 +1,101 @@
-"""The command `edi-checkpoint`."""
+"""The command `edi-checkpoint`: which sessions there are, what is kept of them, what they looked like.
+
+Results go to stdout, all else to stderr. Whatever fails ends here: in one sentence with its remedy, or with `--json` in
+one document, and in an exit code that scripts may rely on. Modules are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+
+from edi_checkpoint.errors import EdiCheckpointError
+
+PROGRAM = "edi-checkpoint"
+
+
+class Exit(IntEnum):
+    """The exit codes; 7 (acknowledged entries lost) is of `verify`, which is not here yet."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    NO_DAEMON = 4
+    BUSY = 5
+    DAMAGE = 6
+    INTERRUPTED = 130  # Ctrl-C, as shells say it
+
+
+_EXITS = {
+    "usage": Exit.USAGE,
+    "ambiguous": Exit.USAGE,
+    "config": Exit.USAGE,
+    "session_id": Exit.USAGE,
+    "not_found": Exit.NOT_FOUND,
+    "daemon_unavailable": Exit.NO_DAEMON,
+    "session_busy": Exit.BUSY,
+    "daemon_runs": Exit.BUSY,
+    "document_damaged": Exit.DAMAGE,
+    "journal_damaged": Exit.DAMAGE,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, as_json = _json_last(arguments)
+    try:
+        from edi_checkpointd.cli.commands import run
+    except ModuleNotFoundError as error:
+        missing = EdiCheckpointError(f"{error.name} is missing", hint="pip install 'edi-checkpoint[daemon]'")
+        return _fail(missing, as_json=as_json)
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_left()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except EdiCheckpointError as error:
+        return _fail(error, as_json=as_json)
+    except OSError as error:
+        return _fail(EdiCheckpointError(str(error), hint="mend what the message names"), as_json=as_json)
+    return code
+
+
+def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments with `--json` behind the command's own, wherever it stood, and whether it was there."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own = [argument for argument in arguments[:end] if argument != "--json"]
+    wanted = len(own) < end
+    return ([*own, "--json", *arguments[end:]] if wanted else arguments), wanted
+
+
+def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
+    code = _EXITS.get(error.code, Exit.FAILED)
+    if as_json:
+        from edi_checkpointd.cli.documents import failure, write
+
+        try:
+            write(failure(error))
+            sys.stdout.flush()
+        except OSError:
+            _reader_left()  # stdout itself is what failed
+        else:
+            return code
+    print(f"{PROGRAM}: {_readable(error.message)}\n  {_readable(error.hint)}", file=sys.stderr)
+    return code
+
+
+def _readable(text: str) -> str:
+    """Return `text` without what could steer a terminal: an error may quote any argument or file."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _reader_left() -> int:
+    """End quietly when whoever read stdout (`| head`) has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    return Exit.DONE

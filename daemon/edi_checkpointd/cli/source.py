@@ -1,0 +1,142 @@
+"""Where answers come from: the daemon when one runs, else the journal and the files, read by the same code.
+
+Nothing is written, but what SQLite needs to read its own journal. A daemon that runs and does not answer is said so, and
+then counts as absent: what is on disk is what it has acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError, SessionIdError, VersionMismatch
+from edi_checkpoint.model import CheckpointInfo, SessionInfo
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.paths import Paths
+from edi_checkpointd.lock import running
+
+if TYPE_CHECKING:
+    from edi_checkpoint.link import Link
+    from edi_checkpointd.requests import Requests
+
+ANSWER_TIMEOUT_S = 5.0
+SESSIONS_MAX = 100_000  # what one answer may hold
+PAGE_ENTRIES = 2000
+
+Answered = TypeVar("Answered", bound=protocol.Answer)
+
+
+class Source:
+    """Answers reading requests about the home at `paths`; `note` is told what people should know beside them."""
+
+    def __init__(self, paths: Paths, note: Callable[[str], None]) -> None:
+        """See who answers; nothing is loaded or connected before the first question."""
+        self._paths = paths
+        self._note = note
+        self._daemon = running(paths.lock)
+        self._link: Link | None = None
+        self._requests: Requests | None = None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    def ask(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+        """Return the answer to a query of the protocol. Raises what the answering side raises, `NotFound` above all."""
+        if self._daemon is not None:
+            try:
+                return self._connected().ask(question, ANSWER_TIMEOUT_S)
+            except DaemonUnavailable:
+                self._note(
+                    f"the daemon (process {self._daemon.pid}) has not answered within {ANSWER_TIMEOUT_S:g} s;"
+                    " this is from the journal and the files"
+                )
+                self._daemon = None
+        return self._from_disk(question)
+
+    def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
+        """Return the newest sessions, of one condition or of all."""
+        return self._ask(protocol.Sessions, lambda n: protocol.ListSessions(n, condition, limit)).sessions
+
+    def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
+        """Return a session's checkpoints, oldest first."""
+        return self._ask(protocol.Checkpoints, lambda n: protocol.ListCheckpoints(n, session_id)).checkpoints
+
+    def knows(self, text: str) -> bool:
+        """Return whether `text` is a session's whole id: asked so, no list of all sessions is made."""
+        try:
+            self._ask(protocol.History, lambda n: protocol.GetHistory(n, check_session_id(text), limit=1))
+        except (NotFound, SessionIdError):
+            return False
+        return True
+
+    def state(
+        self, session_id: str, *, checkpoint: str | None = None, sequence: int | None = None, time_us: int | None = None
+    ) -> protocol.StateAt:
+        """Return a state: of a checkpoint by name, at a sequence, at a time, or the current one."""
+        return self._ask(
+            protocol.StateAt, lambda n: protocol.GetState(n, session_id, checkpoint, sequence, time_us)
+        )  # fmt: skip
+
+    def history(self, session_id: str, since: int) -> Iterator[protocol.History]:
+        """Yield pages of what the journal holds from sequence `since` on, as far as it went when the first was asked for.
+
+        There is always a first page; it may be empty.
+        """
+        page = first = self._page(session_id, since)
+        yield page
+        while page.entries and page.entries[-1].sequence < first.last:
+            page = self._page(session_id, page.entries[-1].sequence + 1)
+            yield page
+
+    def _page(self, session_id: str, since: int) -> protocol.History:
+        return self._ask(protocol.History, lambda n: protocol.GetHistory(n, session_id, since, PAGE_ENTRIES))
+
+    def _ask(self, kind: type[Answered], question: Callable[[int], protocol.Query]) -> Answered:
+        answer = self.ask(question)
+        if not isinstance(answer, kind):
+            raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
+        return answer
+
+    def _connected(self) -> Link:
+        # The link alone: a whole Client is for those who write, and loading it takes longer than the answer.
+        if self._link is None:
+            from edi_checkpoint.link import Link
+
+            self._link = Link(self._paths, app="edi-checkpoint", version="")
+        return self._link
+
+    def _from_disk(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+        from edi_checkpointd.journal import JournalDamaged
+
+        if self._requests is None:
+            self._requests = self._open(journal=True)
+        try:
+            return self._requests.answer(question(0))
+        except JournalDamaged as error:
+            self._note(f"{error}; this is from the files alone")
+            self._requests = self._open(journal=False)
+            return self._requests.answer(question(0))
+
+    def _open(self, *, journal: bool) -> Requests:
+        from edi_checkpointd.catalog import Catalog
+        from edi_checkpointd.journal import JournalDamaged, Reader
+        from edi_checkpointd.requests import Requests
+
+        catalog = Catalog(self._paths.sessions)
+        if self._paths.sessions.exists():
+            catalog.load()
+        reader = None
+        if journal and self._paths.journal.exists():
+            try:
+                reader = Reader.open(self._paths.journal)
+            except (JournalDamaged, VersionMismatch) as error:
+                self._note(f"{error}; this is from the files alone")
+        return Requests(self._paths, catalog, reader, by_daemon=False)
