@@ -1,4 +1,4 @@
-"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, a verdict that knows the noise.
+"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, a verdict that knows noise.
 
 A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` are the A/A
 pair, two measurements of the same thing, and how far they lie apart is the noise. Values are medians over the rounds. A

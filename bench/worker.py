@@ -106,10 +106,11 @@ class Publisher:
 
         while time.monotonic() < stop_s:
             start_ns = time.perf_counter_ns()
-            self._number += 1
-            session["progress"] = value_of(self._number)
-            published += 1
-            if not room() and not stream.wait_for(room, ACK_TIMEOUT_S):
+            for _ in range(outstanding - (published - session.durable.journaled)):
+                self._number += 1
+                session["progress"] = value_of(self._number)
+                published += 1
+            if not stream.wait_for(room, ACK_TIMEOUT_S):
                 raise TimeoutError(f"no acknowledgement within {ACK_TIMEOUT_S} s")
             if outstanding == 1:
                 samples.append((time.perf_counter_ns() - start_ns) / 1000)
@@ -216,8 +217,10 @@ class Worker:
         return self.result()
 
     def close(self) -> None:
-        with suppress(OSError, RuntimeError):
-            self.ask("close")
+        """Have the session closed, then end the process; a second time does nothing."""
+        if self._process.poll() is None:
+            with suppress(OSError, RuntimeError):
+                self.ask("close")
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

@@ -17,3 +17,5 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path / "h")
     yield made
     made.close()
+    for process in made.processes:  # pytest shows it when the test failed
+        print(process.popen.args, "ended with", process.popen.returncode, *process.stderr[-200:], sep="\n  ")

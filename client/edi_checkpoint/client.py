@@ -23,6 +23,7 @@ from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
 from edi_checkpoint.session import Session
+from edi_checkpoint.spool import is_held
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,8 @@ class Client:
         self._sessions: list[Session] = []
         self._link = Link(self.paths, app=app, version=_version())
         atexit.register(self._at_exit)
-        deadline_s = time.monotonic() + timeout_s
-        if autostart and not self._link.wait_connected(0.05) and not start_daemon(self.paths):
-            return
-        self._link.wait_connected(max(0.0, deadline_s - time.monotonic()) if autostart else min(timeout_s, 0.2))
+        served = is_held(self.paths.lock) or (autostart and start_daemon(self.paths))
+        self._link.wait_connected(timeout_s if served else 0.0)
 
     def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
@@ -84,9 +83,7 @@ class Client:
         else:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
             state = offline.load_state(self.paths, session_id).state
-        # As `values.encode` writes it, so that what is set to the same value again is known to be the same.
-        compact = {key: msgspec.json.format(text, indent=-1) for key, text in state.items()}
-        session = Session(self._link, stream, compact)
+        session = Session(self._link, stream, state)
         self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 

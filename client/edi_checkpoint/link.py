@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
 _SILENCE_MAX_S = 5.0
 _ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
+_FAREWELL_MS = 200  # for the last `Close` to leave; a daemon that does not read it finds the lock free
 _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _FRAMES_IN_FLIGHT = 256  # small frames are bounded too: the socket's own queue must never fill
@@ -184,7 +185,7 @@ class Link:
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disable_monitor()
             self._monitor.close(linger=0)
-            self._socket.close(linger=0)
+            self._socket.close(linger=_FAREWELL_MS if self.connected else 0)
             context.term()
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -391,7 +392,7 @@ class Link:
                 future.set_exception(error)
         if stream := self._streams.get(message.stream):
             stream.refuse(error, for_ever=message.code in ("fenced", "session_busy"))
-        elif not message.request:
+        elif not message.request and not message.stream:  # not late news of a stream that has left
             log.warning("the daemon on %s refused this client: %s (%s)", self._endpoint, error, error.hint)
             self._give_up_for_now()
 

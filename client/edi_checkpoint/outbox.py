@@ -160,6 +160,7 @@ class Outbox:
                 if not self._write(number, record):
                     return False
                 self._drop_oldest()
+                self._cursor = _Cursor(-1, 0, 0)  # it may have been sent from memory: it is not what follows
             return True
 
     def acknowledged(self, number: int) -> None:
@@ -194,6 +195,8 @@ class Outbox:
 
         None when there are none. Records covered and trimmed already are passed over.
         """
+        with self.lock:  # before the files are looked at: what is in neither is not published yet
+            waiting = list(self._backlog)
         if after != self._cursor.number:
             self._seek(after)
         cursor = self._cursor
@@ -206,7 +209,7 @@ class Outbox:
             if cursor.segment + 1 == len(self._segments):
                 break
             cursor.segment, cursor.offset = cursor.segment + 1, 0
-        return self._backlog_frame(after, limit)
+        return self._backlog_frame(waiting, after, limit)
 
     def _whole_records(self, segment: _Segment, offset: int, limit: int) -> tuple[bytes, int]:
         data = os.pread(segment.fd, min(limit, segment.size - offset), offset)
@@ -216,11 +219,9 @@ class Outbox:
         length, _, last = HEADER.unpack(os.pread(segment.fd, HEADER.size, offset))
         return os.pread(segment.fd, HEADER.size + length, offset), last
 
-    def _backlog_frame(self, after: int, limit: int) -> tuple[bytes, int] | None:
+    def _backlog_frame(self, waiting: list[tuple[int, bytes]], after: int, limit: int) -> tuple[bytes, int] | None:
         parts: list[bytes] = []
         size, last = 0, after
-        with self.lock:
-            waiting = list(self._backlog)
         for number, record in waiting:
             if number <= after:
                 continue
@@ -232,18 +233,20 @@ class Outbox:
 
     def _seek(self, after: int) -> None:
         """Place the cursor behind number `after`."""
-        for index, segment in enumerate(self._segments):
-            if segment.last <= after:
+        with self.lock:  # an append moves both
+            ends = [(segment.size, segment.last) for segment in self._segments]
+        for index, (segment, (size, last)) in enumerate(zip(self._segments, ends, strict=True)):
+            if last <= after:
                 continue
             offset = 0
-            while offset < segment.size:
+            while offset < size:
                 length, _, number = HEADER.unpack(os.pread(segment.fd, HEADER.size, offset))
                 if number > after:
                     break
                 offset += HEADER.size + length
             self._cursor = _Cursor(after, index, offset)
             return
-        self._cursor = _Cursor(after, len(self._segments) - 1, self._segments[-1].size)
+        self._cursor = _Cursor(after, len(ends) - 1, ends[-1][0])
 
     # -- keeping it small --------------------------------------------------------------------------------------------
 

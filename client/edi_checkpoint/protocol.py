@@ -29,7 +29,7 @@ TEXT_MAX = 1024
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
-StreamId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+StreamId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 JsonText: TypeAlias = bytes
 
 
@@ -65,7 +65,7 @@ class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
     """
 
     time_us: int
-    kind: Annotated[str, Meta(pattern="^(manual|shutdown)$")]
+    kind: Annotated[str, Meta(pattern=r"^(manual|shutdown)\Z")]
     reason: Text
     label: Text | None = None
     pinned: bool = False

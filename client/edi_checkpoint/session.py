@@ -14,6 +14,8 @@ from collections.abc import Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Literal
 
+import msgspec
+
 from edi_checkpoint import protocol, values
 from edi_checkpoint.errors import (
     CheckpointFailed,
@@ -49,8 +51,8 @@ class Session(MutableMapping[str, object]):
         self.parent_session = stream.parent_session
         self._link = link
         self._stream = stream
-        self._values = state
-        self._state_bytes = sum(map(len, state.values()))
+        self._values = _compact(state)
+        self._state_bytes = sum(map(len, self._values.values()))
         self._pid = os.getpid()
         self._closed = False
         stream.publish_base = self._publish_base
@@ -146,6 +148,7 @@ class Session(MutableMapping[str, object]):
     def _begin_anew(self, state: dict[str, JsonText]) -> None:
         """Publish `state` in the place of whatever the session held."""
         self._check_usable()
+        state = _compact(state)
         with self._stream.outbox.lock:
             self._stream.outbox.append(encode_entry(Base(_now_us(), state)))
             self._values = dict(state)
@@ -199,7 +202,7 @@ class Session(MutableMapping[str, object]):
         return outcome
 
     def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
-        """Wait until all that is published is acknowledged (`journaled`) or in a file (`checkpointed`).
+        """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
 
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
@@ -208,11 +211,14 @@ class Session(MutableMapping[str, object]):
         if level == "checkpointed":
             stream.save_wanted = number
         self._link.wake()
-        if not stream.wait_for(lambda: getattr(stream, level) >= number, timeout_s):
+
+        def reached() -> int:
+            return stream.journaled if level == "journaled" else stream.saved
+
+        if not stream.wait_for(lambda: reached() >= number, timeout_s):
             self._stream.raise_failure()
             raise FlushTimeout(
-                f"session {self.session_id}: {getattr(stream, level)} of {number} entries {level} "
-                f"within {timeout_s:g} s"
+                f"session {self.session_id}: {reached()} of {number} entries {level} within {timeout_s:g} s"
             )
 
     def checkpoints(self) -> list[CheckpointInfo]:
@@ -258,6 +264,11 @@ class Session(MutableMapping[str, object]):
     ) -> None:
         """Close; after an exception the session counts as interrupted."""
         self._leave(cleanly=kind is None, timeout_s=2.0)
+
+
+def _compact(state: dict[str, JsonText]) -> dict[str, JsonText]:
+    """Return `state` as `values.encode` writes it, so that a value set again to what it is is known to be the same."""
+    return {key: msgspec.json.format(text, indent=-1) for key, text in state.items()}
 
 
 def _now_us() -> int:

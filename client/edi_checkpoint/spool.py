@@ -58,7 +58,7 @@ def list_streams(folder: Path) -> list[StreamFiles]:
     """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     found = []
     for name in names:

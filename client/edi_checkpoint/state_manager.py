@@ -13,6 +13,7 @@ from pathlib import Path
 from edi_checkpoint import offline, values
 from edi_checkpoint.client import Client, connect
 from edi_checkpoint.errors import FlushTimeout
+from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
 from edi_checkpoint.protocol import JsonText
@@ -86,10 +87,15 @@ class StateManager:
         if self._session is not None and wanted == self.session_id:
             self.state_data = dict(self._session)
             return bool(self.state_data)
-        session = _process_client().session(wanted)
-        if not session and not offline.load_state(locate(), wanted).found:
-            session.close()
-            return False
+        client = _process_client()
+        session = client.session(wanted)
+        if not session or not client.connected:
+            found = offline.load_state(locate(), wanted)
+            if not session and not found.found:
+                session.close()
+                return False
+            if found.header is not None and found.header.kind in (Kind.REFERENCE, Kind.FOREIGN):
+                session._begin_anew(found.state)  # the daemon takes in only what it wrote itself
         if self._session is not None:
             self._session.close()
         self.session_id = wanted

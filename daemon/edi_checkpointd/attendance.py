@@ -203,11 +203,15 @@ class Attendance:
         return session
 
     def recover(self, session_id: str) -> bool:
-        """After a start: bring what the journal has and the files have not into files; return whether that was so."""
+        """After a start: bring what the journal has and the files have not into files; return whether that was so.
+
+        A session whose writer is dead is left to its drain, which ends with a checkpoint of its own.
+        """
         session = self._open(session_id, None)
         if not session.unsaved:
             return False
-        self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
+        if not any(files.owner.session_id == session_id for files in self._queue):
+            self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
         return True
 
     def close_orphans(self, session_ids: list[str]) -> None:

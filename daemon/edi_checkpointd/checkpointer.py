@@ -6,6 +6,7 @@ one. It is handed `State` values and tells results back; it decides nothing abou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -70,8 +71,8 @@ class Checkpointer:
         self._autosaves: dict[str, tuple[Subject, State]] = {}
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
 
-    def checkpoint(self, subject: Subject, wish: Wish) -> None:
-        """Write a checkpoint as soon as earlier ones are written.
+    def checkpoint(self, subject: Subject, wish: Wish) -> bool:
+        """Write a checkpoint as soon as earlier ones are written; return whether one more will be told of.
 
         Transitions that wait in greater number than are kept at all give way to newer ones: the queue is bounded by
         what could survive it.
@@ -82,8 +83,9 @@ class Checkpointer:
             transitions = [item for item in waiting if item[1].kind == Kind.TRANSITION]
             if len(transitions) > self.config.keep_per_session:
                 waiting.remove(transitions[0])
-                return
+                return False
         self._files.submit(self._next_checkpoint, subject.session_id)
+        return True
 
     def autosave(self, subject: Subject, state: State) -> None:
         """Write the auto-save of `state`; one that still waits is replaced by this."""
@@ -98,9 +100,11 @@ class Checkpointer:
         found = [info for info in self._catalog.checkpoints(session_id) if info.sequence == sequence]
         return found[-1] if found else None
 
-    def close(self) -> None:
-        """Write what is asked for already, then end the thread."""
-        self._files.shutdown(wait=True)
+    def close(self, within_s: float | None = None) -> None:
+        """Write what is asked for already, as far as `within_s` goes (None: all of it), then end the thread."""
+        with contextlib.suppress(TimeoutError):
+            self._files.submit(lambda: None).result(within_s)
+        self._files.shutdown(wait=True, cancel_futures=True)
 
     # -- the files thread --------------------------------------------------------------------------------------------
 

@@ -260,14 +260,19 @@ class Intake:
     # -- all other messages ------------------------------------------------------------------------------------------
 
     def _dispatch(self, routing_id: bytes, message: protocol.ClientMessage) -> None:
+        peer = self._peers.get(routing_id)
+        if peer is None:  # it died while this waited, as an answer sent to it has shown
+            if isinstance(message, protocol.Close):
+                self._stream_left(message.stream)
+            return
         try:
             match message:
                 case protocol.Hello():
                     self._welcome(routing_id, message)
-                case _ if not self._peers[routing_id].welcomed:
+                case _ if not peer.welcomed:
                     raise ProtocolError("the first message of a connection is Hello")
                 case protocol.Attach():
-                    attached = self.attendance.attach(message, self._peers[routing_id].pid)
+                    attached = self.attendance.attach(message, peer.pid)
                     self._routes[message.stream] = routing_id
                     self._send(routing_id, attached)
                 case protocol.Probe(stream_id, probe):
@@ -277,9 +282,7 @@ class Intake:
                 case protocol.AskMark(stream_id, number):
                     self._tell_mark(self._attached(stream_id), number)
                 case protocol.Close(stream_id):
-                    self._routes.pop(stream_id, None)
-                    if stream := self._ledger.streams.get(stream_id):
-                        self.attendance.look_around(stream.session.session_id)
+                    self._stream_left(stream_id)
                 case protocol.GetStatus(request):
                     body = json.dumps(self._status() | {"errors": self._errors}).encode()
                     self._send(routing_id, protocol.Status(request, body))
@@ -292,6 +295,11 @@ class Intake:
             self._refuse(routing_id, error, message)
         except EdiCheckpointError as error:
             self._refuse(routing_id, error, message)
+
+    def _stream_left(self, stream_id: str) -> None:
+        self._routes.pop(stream_id, None)
+        if stream := self._ledger.streams.get(stream_id):
+            self.attendance.look_around(stream.session.session_id)
 
     def _welcome(self, routing_id: bytes, message: protocol.Hello) -> None:
         if Path(message.sessions_dir) != self._paths.sessions:

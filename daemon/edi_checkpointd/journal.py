@@ -167,12 +167,16 @@ class Reader:
 
     @contextlib.contextmanager
     def one_view(self) -> Iterator[None]:
-        """Read one state of the journal throughout; short, since it holds up WAL checkpoints."""
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
+        """Read one state of the journal throughout; short, since it holds up WAL checkpoints.
+
+        Raises `JournalDamaged`, also for damage that is met within.
+        """
+        with _named_damage(Path(self._db.filename)):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
 
     @property
     def id(self) -> str:

@@ -60,6 +60,7 @@ class Session:
     checkpointed: int
     left_as: str
     state: State
+    asked: int = 0  # the newest sequence that a checkpoint, written or not, was asked for
     sequence: int = 0  # after the open transaction
     covered: dict[str, int] = field(default_factory=dict)  # by stream: the highest number that a file contains
     autosaved: Mapping[str, int] = field(default_factory=dict)  # by stream: ... that the auto-save contains
@@ -79,6 +80,11 @@ class Session:
     def unphotographed(self) -> bool:
         """Whether the state is newer than any checkpoint."""
         return self.state.changed > self.checkpointed
+
+    @property
+    def unasked(self) -> bool:
+        """Whether the state is newer than any checkpoint that was asked for."""
+        return self.state.changed > max(self.checkpointed, self.asked)
 
     @property
     def uncovered(self) -> bool:
@@ -210,7 +216,7 @@ class Ledger:
         session.point, wishes = decide(
             session.point,
             moments,
-            checkpointed=session.checkpointed,
+            checkpointed=max(session.checkpointed, session.asked),
             quiet_s=self.config.transition_quiet_s,
             now_s=session.touched_s,
         )

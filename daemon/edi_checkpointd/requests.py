@@ -161,7 +161,9 @@ class Requests:
             found = Current(self._state_at(row, query.session_id, sequence), "journal", parent)
         else:
             found = self._current(query.session_id)
-        status = summarise(found.state.fragments).get("status")
+        past = query.checkpoint is not None or found.source == "journal"
+        present = self._current(query.session_id) if past else found
+        status = summarise(present.state.fragments).get("status")
         return protocol.StateAt(
             request=query.request,
             session_id=query.session_id,

@@ -61,7 +61,7 @@ class Saving:
         self._notify = notify
         self._notes: dict[int, Notes] = {}
         self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
-        self._save_asked: set[str] = set()  # streams whose clients wait for a file
+        self._save_asked: dict[str, int] = {}  # streams whose clients wait for the auto-save, with the number they want
         self._grown: dict[str, Session] = {}  # whose rows outweigh their snapshot
         self._untrimmed: list[Session] = []
 
@@ -80,19 +80,20 @@ class Saving:
 
     def wish(self, session: Session, wish: Wish) -> None:
         """Have a checkpoint written."""
-        self._under_way[session.session_id] = self._under_way.get(session.session_id, 0) + 1
-        self._checkpointer.checkpoint(_subject(session), wish)
+        if self._checkpointer.checkpoint(_subject(session), wish):
+            self._under_way[session.session_id] = self._under_way.get(session.session_id, 0) + 1
+        session.asked = max(session.asked, wish.state.sequence)
 
     def photograph(self, session: Session, kind: Kind, reason: str) -> None:
         """Have a checkpoint of the present state written, unless the newest one holds it; a pending point gives way."""
         session.point = None
-        if session.unphotographed:
+        if session.unasked:
             self.wish(session, Wish(session.state, kind, reason))
 
     def save_now(self, stream: Stream) -> None:
         """Bring a stream's entries into a file and acknowledge that, as its client asked."""
         if stream.session.unsaved:
-            self._save_asked.add(stream.id)
+            self._save_asked[stream.id] = stream.number
             self._checkpointer.autosave(_subject(stream.session), stream.session.state)
         else:
             self._notify(stream.id, acknowledgement(stream))
@@ -131,7 +132,7 @@ class Saving:
             self._checkpointer.autosave(_subject(session), session.state)
 
     def _interval_due(self, session: Session) -> None:
-        if session.unphotographed and session.point is None and session.session_id not in self._under_way:
+        if session.unasked and session.point is None:
             self.wish(session, Wish(session.state, Kind.INTERVAL, f"{self._config.checkpoint_every_s:g} s passed"))
         else:
             self.changed(session)
@@ -150,16 +151,17 @@ class Saving:
             self._settle_mark(session, result)
         if result.error is not None:
             log.error("file not written session=%s: %s", result.session_id, result.error)
+            session.asked = session.checkpointed
             self.changed(session)  # the timers try again
             return
         self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
         self._notes[session.key] = Notes(session.saved, session.checkpointed)
         for stream in session.streams.values():
             self._notify(stream.id, acknowledgement(stream))
-            if stream.id in self._save_asked and session.unsaved:
+            if self._save_asked.get(stream.id, 0) > session.saved_number(stream):
                 self._checkpointer.autosave(_subject(session), session.state)
             else:
-                self._save_asked.discard(stream.id)
+                self._save_asked.pop(stream.id, None)
         self.changed(session)
 
     def _settle_mark(self, session: Session, result: Written) -> None:
@@ -230,7 +232,7 @@ class Saving:
             if session.point is not None:
                 self.wish(session, transition_wish(session.point, session.state))
                 session.point = None
-            elif session.unphotographed and session.session_id not in self._under_way:
+            elif session.unasked:
                 self.wish(session, Wish(session.state, Kind.SHUTDOWN, "the daemon was stopped"))
             if session.unsaved:
                 self._checkpointer.autosave(_subject(session), session.state)

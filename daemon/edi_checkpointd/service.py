@@ -32,6 +32,7 @@ from edi_checkpointd.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
+FINISH_S = 1.5  # for files at SIGTERM; what is not in them by then is in the journal, and saved at the next start
 SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long
 
 
@@ -94,8 +95,8 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     attendance = intake.serve(ledger, saving, answer, status)
     rows = journal.read.sessions()
     behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
-    recovered = sum(attendance.recover(session_id) for session_id in behind)
     attendance.look_around()
+    recovered = sum([attendance.recover(session_id) for session_id in behind])
     attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])
     reached(CrashPoint.RECOVERED)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,7 +110,7 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     thread.join()
     scheduler.close()
     saving.finish()
-    checkpointer.close()
+    checkpointer.close(None if failures else FINISH_S)
     intake.close()
     saving.note_all()
     journal.close()

@@ -39,6 +39,20 @@ def publish(count: int, *, pause_s: float = 0.0, padding: int = 0, **fields: obj
     return published
 
 
+def timed(count: int) -> dict[str, float]:
+    """Call `manager.set_state` `count` times, numbered as `publish` does; return how long the calls took."""
+    global published
+    took_ns = []
+    manager = names["manager"]
+    for _ in range(count):
+        published += 1
+        begun_ns = time.perf_counter_ns()
+        manager.set_state(n=published, current_stage=str(published), prompt="a hundred bytes of state " * 3)
+        took_ns.append(time.perf_counter_ns() - begun_ns)
+    took_ns.sort()
+    return {f"p{part}_us": took_ns[int(count * part / 100) - 1] / 1000 for part in (50, 99, 99.9, 100)}
+
+
 def plain(value: object) -> object:
     """What JSON has no form for is told by its fields, or its text."""
     fields = getattr(value, "__struct_fields__", None)
@@ -56,7 +70,7 @@ def obey(line: str, names: dict[str, object]) -> str:
 
 client = connect(app="puppet")
 names: dict[str, object] = {
-    "client": client, "publish": publish, "say": say, "os": os, "time": time, "StateManager": StateManager,
+    "client": client, "publish": publish, "timed": timed, "say": say, "os": os, "time": time, "StateManager": StateManager,
     "edi_checkpoint": edi_checkpoint,
 }  # fmt: skip
 if sys.argv[1:]:

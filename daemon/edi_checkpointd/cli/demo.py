@@ -21,11 +21,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edi_checkpointd.cli.demo_editor import AT_STAKE, CUT_AT, STEPS, digest
+from edi_checkpointd.cli import Exit
+from edi_checkpointd.cli.demo_editor import AT_STAKE, CUT_AT, Found, Heard, digest, find, told
 
 SESSION = "demo"
 SILENCE_S = 20.0  # a child that says nothing for so long is given up
@@ -35,34 +35,6 @@ LOG_LINES = 5  # of a child that failed, as it is shown
 
 class DemoFailed(Exception):
     """The demo cannot go on; the message is the sentence for the person who watches."""
-
-
-@dataclass
-class Heard:
-    """What a publisher printed: the digests of its entries by number, and which of them it called acknowledged."""
-
-    published: dict[int, str] = field(default_factory=dict)
-    acknowledged: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found afterwards.
-
-    `missing` counts entries that are gone and were published, but not acknowledged; `repeated` entries that nobody
-    published; `checkpoints` are the rows of `edi-checkpoint log`.
-    """
-
-    acknowledged: int
-    recovered: int
-    missing: int
-    repeated: int
-    checkpoints: list[dict[str, Any]]
-
-    @property
-    def lost(self) -> int:
-        """Acknowledged entries that were not found."""
-        return self.acknowledged - self.recovered
 
 
 class Child:
@@ -119,32 +91,39 @@ class Demo:
         """Prepare; nothing runs yet."""
         self._home = home
         self._children: list[Child] = []
-        self._say: Callable[[str, str], None] = (lambda text, style: None) if silent else _voice()
+        self._tell: Callable[..., None] = (lambda text, style="": None) if silent else _voice()
 
-    def run(self) -> Outcome:
-        """Tell and do all of it. Raises `DemoFailed`."""
+    def run(self) -> tuple[Found, int]:
+        """Do and tell all of it; return what was found of what EDI printed, and the number of checkpoint files."""
         self._tell("A session is killed in the middle, and comes back whole.", "bold")
         daemon = self._daemon()
         editor = self._editor()
-        self._tell(f"\n1. A daemon (process {daemon.popen.pid}) and a pretended EDI (process {editor.popen.pid}) run.")
+        self._tell(f"\n1. A daemon (process {daemon.popen.pid}) and a pretended EDI (process {editor.popen.pid}) run:")
         before = self._watch(editor, kill_at=CUT_AT)
         self._tell(f"\n2. kill -9 {editor.popen.pid}: EDI dies in the middle of that picture.", "red")
         daemon.popen.kill()
         daemon.wait()
         self._tell(f"   kill -9 {daemon.popen.pid}: the daemon dies, too.", "red")
-        self._tell(f"   Remembered by nobody, gone would be {AT_STAKE}.")
-        self._tell_recovered()
+        self._tell(f"   Without a memory, gone now: {AT_STAKE}.")
+        self._tell_what_is_left()
         daemon = self._daemon()
-        row = next(row for row in self._ask("sessions")["sessions"] if row["session_id"] == SESSION)
-        self._tell(f"\n4. A new daemon (process {daemon.popen.pid}) lists it: {row['condition']} in {row['stage']}.")
+        rows = self._ask("sessions").get("sessions", [])
+        listed = next((f"{row['condition']} in {row['stage']}" for row in rows if row["session_id"] == SESSION), "gone")
+        self._tell(f"\n4. A new daemon (process {daemon.popen.pid}) lists it: {listed}.")
         editor = self._editor()
         self._tell(f"   A new EDI (process {editor.popen.pid}) opens it and goes on from there:")
         after = self._watch(editor)
         daemon.popen.terminate()
-        daemon.wait()
-        outcome = self._compare([before, after])
-        self._tell_outcome(len(before.published) - len(before.acknowledged), outcome)
-        return outcome
+        if code := daemon.wait():
+            raise daemon.failed(f"ended with {code}; its last words:")
+        self._tell("\n5. All has ended. What EDI printed while it lived, against what others read:")
+        found = find([before, after], self._read_back())
+        self._tell_found(found, unheard=len(before.published) - len(before.acknowledged))
+        files = self._ask("log", SESSION).get("checkpoints", [])
+        self._tell("\n6. Its checkpoint files (sequence, kind, stage, name):")
+        for row in files:
+            self._tell(f"  {row['sequence']:>4}  {row['kind']:<11} {row['stage']:<13} {row['name']}")
+        return found, len(files)
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -155,40 +134,34 @@ class Demo:
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 
-    def _start(self, what: str, module: str, *arguments: str) -> Child:
-        child = Child(what, module, *arguments, home=self._home)
-        self._children.append(child)
-        return child
-
     def _daemon(self) -> Child:
-        daemon = self._start("the daemon", "edi_checkpointd", "run")
+        daemon = Child("the daemon", "edi_checkpointd", "run", home=self._home)
+        self._children.append(daemon)
         if not any(line.startswith("ready ") for line in daemon.lines()):
             raise daemon.failed("did not come up; its last words:")
         return daemon
 
     def _editor(self) -> Child:
-        return self._start("the pretended EDI", "edi_checkpointd.cli.demo_editor", SESSION)
+        editor = Child("the pretended EDI", "edi_checkpointd.cli.demo_editor", SESSION, home=self._home)
+        self._children.append(editor)
+        return editor
 
     def _watch(self, editor: Child, kill_at: str | None = None) -> Heard:
         """Note and tell what a publisher prints, to its end; kill it as soon as it has published the step `kill_at`."""
         heard = Heard()
         for line in editor.lines():
-            event = _json(line)
-            match event.get("event"):
-                case "published":
-                    heard.published[event["number"]] = event["digest"]
-                    if event["step"] == kill_at:
-                        editor.popen.kill()
-                    self._tell_step(event["step"])
-                case "acknowledged":
-                    heard.acknowledged.add(event["number"])
+            if step := heard.note(_json(line)):
+                if step == kill_at:
+                    editor.popen.kill()
+                if text := told(step):
+                    self._tell(f"     {text}")
         code = editor.wait()
         if code != (-signal.SIGKILL if kill_at else 0):
             raise editor.failed(f"ended with {code}; its last words:")
         return heard
 
     def _ask(self, *arguments: str) -> dict[str, Any]:
-        """Run `edi-checkpoint … --json` and return its answer."""
+        """Run `edi-checkpoint … --json` and return its answer; an empty one when it finds no such thing."""
         command = f"edi-checkpoint {' '.join(arguments)} --json"
         try:
             done = subprocess.run(
@@ -199,76 +172,54 @@ class Demo:
         except subprocess.TimeoutExpired:
             raise DemoFailed(f"`{command}` does not answer within {SILENCE_S:g} s") from None
         answer = _json(done.stdout)
+        if done.returncode == Exit.NOT_FOUND:
+            return {}
         if done.returncode or not answer:
             fault = answer.get("error", {}).get("message") or done.stderr.decode(errors="replace").strip()[-500:]
             raise DemoFailed(f"`{command}` ended with {done.returncode}: {fault}")
         return answer
 
-    # -- what was found ----------------------------------------------------------------------------------------------
+    # -- what is found -----------------------------------------------------------------------------------------------
 
-    def _compare(self, runs: list[Heard]) -> Outcome:
-        """Look for each entry that was printed in the history that other processes read: its content, in order."""
-        entries = [entry for entry in self._ask("history", SESSION)["entries"] if entry["op"] in ("update", "base")]
+    def _read_back(self) -> list[str]:
+        """Return the digests of the entries of the history, in its order, all read by other processes."""
+        history = self._ask("history", SESSION).get("entries", [])
         readers = ThreadPoolExecutor(READERS)
         try:
-            held = list(readers.map(self._content_of, entries))
+            return list(
+                readers.map(self._content_of, [entry for entry in history if entry["op"] in ("update", "base")])
+            )
         finally:
             readers.shutdown(cancel_futures=True)
-        acknowledged = recovered = missing = position = 0
-        for run in runs:
-            for number, content in sorted(run.published.items()):
-                found = content in held[position:]
-                if found:
-                    position = held.index(content, position) + 1
-                if number in run.acknowledged:
-                    acknowledged, recovered = acknowledged + 1, recovered + found
-                else:
-                    missing += not found
-        repeated = max(0, len(held) - sum(len(run.published) for run in runs))
-        return Outcome(acknowledged, recovered, missing, repeated, self._ask("log", SESSION)["checkpoints"])
 
     def _content_of(self, entry: dict[str, Any]) -> str:
-        """Return the digest of what the entry `entry` of the history changed."""
-        state = self._ask("show", SESSION, "--sequence", str(entry["sequence"]))["state_info"]
+        """Return the digest of what an entry of the history changed."""
+        state = self._ask("show", SESSION, "--sequence", str(entry["sequence"])).get("state_info", {})
         return digest({key: state[key] for key in entry["keys"] if key in state})
 
-    # -- what is told ------------------------------------------------------------------------------------------------
-
-    def _tell(self, text: str, style: str = "") -> None:
-        self._say(text, style)
-
-    def _tell_step(self, name: str) -> None:
-        stage = ""
-        for step in STEPS:
-            stage = str(step.values.get("current_stage", stage))
-            if step.name == name and step.says:
-                self._tell(f"     {stage:<14} {step.says}")
-
-    def _tell_recovered(self) -> None:
+    def _tell_what_is_left(self) -> None:
         shown = self._ask("show", SESSION)
+        if not shown:
+            self._tell(f"\n3. `edi-checkpoint show {SESSION}` finds nothing on disk.", "red")
+            return
         state = shown["state_info"]
+        source = "journal and EDI's outbox" if shown["source"] == "outbox" else shown["source"]
+        iteration, percent = state.get("current_iteration"), state.get("progress")
         answers, prompts = len(state.get("user_feedback", ())), len(state.get("prompts", ()))
+        self._tell(f"\n3. `edi-checkpoint show {SESSION}` finds on disk, in the {source}:")
         self._tell(
-            f"\n3. What is left is on disk. There `edi-checkpoint show {SESSION}` finds, from the {shown['source']}:"
-        )
-        self._tell(
-            f"     {shown['stage']}, iteration {state.get('current_iteration')} at {state.get('progress')} %, "
+            f"     {shown['stage']}, iteration {iteration} at {percent} %, "
             f"{answers} typed answers, {prompts} prompts (change {shown['sequence']})",
             "green",
         )
 
-    def _tell_outcome(self, unheard: int, outcome: Outcome) -> None:
-        self._tell("\n5. All has ended. What EDI printed while it lived, against what others read now:")
-        whole = outcome.recovered == outcome.acknowledged
+    def _tell_found(self, found: Found, *, unheard: int) -> None:
         self._tell(
-            f"     {outcome.recovered} of {outcome.acknowledged} acknowledged changes are there, in their order",
-            "green" if whole else "red",
+            f"     {found.recovered} of {found.acknowledged} acknowledged changes are there, in their order",
+            "red" if found.lost else "green",
         )
-        if unheard and not outcome.missing:
+        if unheard and not found.missing:
             self._tell(f"     and so is what EDI died too early to see acknowledged: {unheard}", "green")
-        self._tell("\n6. The checkpoint files it may be taken back to:")
-        for row in outcome.checkpoints:
-            self._tell(f"  {row['sequence']:>4}  {row['kind']:<11} {row['stage']:<13} {row['name']}")
 
 
 def run_demo(*, keep: bool, json_output: bool) -> int:
@@ -276,53 +227,51 @@ def run_demo(*, keep: bool, json_output: bool) -> int:
 
     The last line on stdout is the closing line, or with `json_output` one document is all. `keep` leaves the home.
     """
-    home = Path(tempfile.mkdtemp(prefix="edi-checkpoint-demo-"))
+    home = Path(tempfile.mkdtemp(prefix="edi-demo-"))
     demo = Demo(home, silent=json_output)
+    fault = ""
     try:
         with _ended_like_ctrl_c():
-            outcome = demo.run()
+            found, files = demo.run()
     except DemoFailed as error:
-        return _fail(str(error), json_output=json_output)
+        fault = str(error)
     except KeyboardInterrupt:
-        return _fail("stopped; all that it started is ended", json_output=json_output)
+        fault = "stopped; what it had started has ended"
     finally:
         demo.close()
         if not keep:
             shutil.rmtree(home, ignore_errors=True)
+    if fault:
+        hint = f"look at its home: {home}" if keep else "--keep leaves its home to look at; TMPDIR moves it"
+        if json_output:
+            print(json.dumps({"format": 1, "error": {"code": "demo_failed", "message": fault, "hint": hint}}))
+        print(f"demo: {fault}\n  {hint}", file=sys.stderr)
+        return 1
+    if found.missing or found.unexplained:
+        print(f"demo: {found.missing} published changes missing, {found.unexplained} too many", file=sys.stderr)
     counts = {
-        "acknowledged": outcome.acknowledged, "recovered": outcome.recovered, "lost": outcome.lost,
-        "checkpoints": len(outcome.checkpoints),
-    }  # fmt: skip
+        "acknowledged": found.acknowledged,
+        "recovered": found.recovered,
+        "lost": found.lost,
+        "checkpoints": files,
+    }
     if json_output:
         print(json.dumps({"format": 1, **counts, "home": str(home) if keep else None}))
     else:
         if keep:
             print(f"\nKept for a look: EDI_CHECKPOINT_HOME={shlex.quote(str(home))} edi-checkpoint log {SESSION}")
         print("demo:", *(f"{name}={count}" for name, count in counts.items()))
-    if outcome.missing or outcome.repeated:
-        print(
-            f"demo: {outcome.missing} published entries are missing, {outcome.repeated} are there twice",
-            file=sys.stderr,
-        )
-    return int(bool(outcome.lost or outcome.missing or outcome.repeated))
+    return int(found.lost + found.missing + found.unexplained > 0)
 
 
-def _fail(message: str, *, json_output: bool) -> int:
-    if json_output:
-        hint = "run it again with --keep and look at the home it names"
-        print(json.dumps({"format": 1, "error": {"code": "demo_failed", "message": message, "hint": hint}}))
-    print(f"demo: {message}", file=sys.stderr)
-    return 1
-
-
-def _voice() -> Callable[[str, str], None]:
+def _voice() -> Callable[..., None]:
     """Return what prints a line in a style; plain when nobody watches."""
     if not sys.stdout.isatty():
-        return lambda text, style: print(text, flush=True)
+        return lambda text, style="": print(text, flush=True)
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    return lambda text, style: console.print(text, style=style or None)
+    return lambda text, style="": console.print(text, style=style)
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -343,11 +292,7 @@ def _json(text: str | bytes) -> dict[str, Any]:
 @contextlib.contextmanager
 def _ended_like_ctrl_c() -> Iterator[None]:
     """Have SIGTERM and SIGHUP end the demo as Ctrl-C does, with its processes."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

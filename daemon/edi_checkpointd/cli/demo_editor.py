@@ -1,21 +1,22 @@
 """The demo's editor: a pretended EDI that walks one picture through all stages and publishes what it learns.
 
-`python -m edi_checkpointd.cli.demo_editor SESSION` begins the session or continues behind whatever its recovered state
-holds. It prints one JSON line per event, so that what it was told can be held against what others read later:
+`python -m edi_checkpointd.cli.demo_editor SESSION` begins the session, or goes on behind the last step that its state
+holds. It prints a JSON line per event, so that what it was told can be held against what others read later (`Heard`):
 
-    {"event": "attached", "found": <keys of the state>, "next": <name of the next step>}
-    {"event": "published", "step": <name>, "number": <n>, "digest": <of what it published>}   the call has returned
-    {"event": "acknowledged", "number": <n>, "digest": <the same>}                            `durable` covers it
+    {"event": "published", "step": <name>, "number": <n>, "digest": <of the content>}   the publishing call has returned
+    {"event": "acknowledged", "number": <n>, "digest": <the same>}                      `Session.durable` covers it
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edi_checkpoint import Session, connect
 
@@ -34,7 +35,7 @@ class Step(NamedTuple):
 
 
 CUT_AT = "drawing the third picture"  # the step after which the demo kills this process
-AT_STAKE = "the analysis, two typed answers and two finished pictures"  # what was done by then
+AT_STAKE = "the analysis, two typed answers, two pictures"  # what was done by then
 
 _ENTITIES = [
     {
@@ -112,8 +113,7 @@ STEPS = [
     Step("third prompt", {"current_iteration": 3, "prompts": _prompts(3)}),
     Step("beginning the third picture", {"progress": 20}),
     Step(CUT_AT, {"progress": 40}, "iteration 3 of 3 is being drawn, 40 %"),
-    Step("half of the third picture", {"progress": 60}),
-    Step("most of the third picture", {"progress": 80}),
+    Step("more of the third picture", {"progress": 70}),
     Step("third picture", {"progress": 100, "prompt_history": ["v1", "v2", "v3"]}, "iteration 3 of 3 drawn", STAGE_S),
     Step(
         "approval",
@@ -150,21 +150,79 @@ def steps_left(state: Mapping[str, object]) -> list[Step]:
     return STEPS[done[-1] :] if done else STEPS
 
 
+def told(name: str) -> str:
+    """Return what a person is told of a step, with its stage; nothing of most."""
+    stage = ""
+    for step in STEPS:
+        stage = str(step.values.get("current_stage", stage))
+        if step.name == name and step.says:
+            return f"{stage:<14} {step.says}"
+    return ""
+
+
+@dataclass
+class Heard:
+    """What an editor printed: the digests of its entries by number, and which of them it saw acknowledged."""
+
+    published: dict[int, str] = field(default_factory=dict)
+    acknowledged: set[int] = field(default_factory=set)
+
+    def note(self, event: Mapping[str, Any]) -> str:
+        """Note one printed event; return the step's name if one was published, else nothing."""
+        match event.get("event"):
+            case "published":
+                self.published[event["number"]] = event["digest"]
+                return str(event["step"])
+            case "acknowledged":
+                self.acknowledged.add(event["number"])
+        return ""
+
+
+class Found(NamedTuple):
+    """What is there of what editors printed.
+
+    `missing` counts what is gone and was only published; `unexplained` what is there twice, or never was published.
+    """
+
+    acknowledged: int
+    recovered: int
+    missing: int
+    unexplained: int
+
+    @property
+    def lost(self) -> int:
+        """How many acknowledged entries are gone."""
+        return self.acknowledged - self.recovered
+
+
+def find(runs: Iterable[Heard], held: Sequence[str]) -> Found:
+    """Look for each entry heard of, in order, among the digests `held`, which others read in order afterwards."""
+    acknowledged = recovered = published = found = position = 0
+    for run in runs:
+        for number, content in sorted(run.published.items()):
+            there = content in held[position:]
+            if there:
+                position = held.index(content, position) + 1
+            published, found = published + 1, found + there
+            if number in run.acknowledged:
+                acknowledged, recovered = acknowledged + 1, recovered + there
+    return Found(acknowledged, recovered, (published - acknowledged) - (found - recovered), len(held) - found)
+
+
 def edit(session: Session) -> None:
     """Take the steps that are left, and tell what is published and what is acknowledged."""
-    left = steps_left(dict(session))
-    _tell("attached", found=len(session), next=left[0].name if left else "")
     unacknowledged: dict[int, str] = {}
-    for step in left:
-        content = dict(step.values)
+    for step in steps_left(dict(session)):
+        # No two entries are alike, not even when a step is taken anew after a loss: each is found, or is not.
+        content = {**step.values, "metadata": {"pid": os.getpid(), "step": step.name}}
+        promise = digest(content)
         stage = content.pop("current_stage", None)
         if isinstance(stage, str):
             session.transition(stage, reason=step.name, **content)
         else:
             session.update(content)
-        number = session.durable.published
-        unacknowledged[number] = digest(step.values)
-        _tell("published", step=step.name, number=number, digest=unacknowledged[number])
+        unacknowledged[number := session.durable.published] = promise
+        _tell("published", step=step.name, number=number, digest=promise)
         time.sleep(step.rest_s)
         _tell_acknowledged(session, unacknowledged)
     session.flush(timeout_s=FLUSH_TIMEOUT_S)

@@ -1,7 +1,7 @@
 """What a person types for a session, a checkpoint or a time, and what of it there is. Pure: no disk, no clock.
 
-An exact match wins; a text that fits two raises `Ambiguous` naming them; one that fits none raises `NotFound`. Nothing is
-ever guessed.
+An exact match wins; a text that fits two raises `Ambiguous` naming them; one that fits none raises `NotFound`. Nothing
+is ever guessed.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def checkpoint(text: str, infos: Sequence[CheckpointInfo], zone: tzinfo | None =
 def time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:
     """Return the moment, aware, that `text` means at `now` (aware).
 
-    ISO 8601 (without an offset: in `zone`, by default the system's), `12:03` or `12:03:04` (today, in `zone`), or a time
-    ago: `30s`, `10m`, `2h`, `1d`.
+    ISO 8601 (without an offset: in `zone`, by default the system's), `12:03` or `12:03:04` (today, in `zone`), or a
+    time ago: `30s`, `10m`, `2h`, `1d`.
     """
     text = text.strip()
     try:

@@ -1,12 +1,13 @@
 """Where answers come from: the daemon when one runs, else the journal and the files, read by the same code.
 
-Nothing is written, but what SQLite needs to read its own journal. A daemon that runs and does not answer is said so, and
-then counts as absent: what is on disk is what it has acknowledged.
+Nothing is written but what SQLite needs to read its own journal. A daemon that runs and does not answer is reported and
+then counts as absent: all that it has acknowledged is on disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,7 @@ from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError, Se
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
+from edi_checkpointd.clock import to_us
 from edi_checkpointd.lock import running
 
 if TYPE_CHECKING:
@@ -78,15 +80,19 @@ class Source:
         return True
 
     def state(
-        self, session_id: str, *, checkpoint: str | None = None, sequence: int | None = None, time_us: int | None = None
+        self,
+        session_id: str,
+        *,
+        checkpoint: str | None = None,
+        sequence: int | None = None,
+        time: datetime | None = None,
     ) -> protocol.StateAt:
         """Return a state: of a checkpoint by name, at a sequence, at a time, or the current one."""
-        return self._ask(
-            protocol.StateAt, lambda n: protocol.GetState(n, session_id, checkpoint, sequence, time_us)
-        )  # fmt: skip
+        time_us = None if time is None else to_us(time)
+        return self._ask(protocol.StateAt, lambda n: protocol.GetState(n, session_id, checkpoint, sequence, time_us))
 
     def history(self, session_id: str, since: int) -> Iterator[protocol.History]:
-        """Yield pages of what the journal holds from sequence `since` on, as far as it went when the first was asked for.
+        """Yield pages of what the journal holds from sequence `since` on, up to the newest when this was asked.
 
         There is always a first page; it may be empty.
         """

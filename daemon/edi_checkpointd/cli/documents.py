@@ -1,0 +1,99 @@
+"""Answers as the JSON documents that scripts read (`docs/format.md`, Commands): UTC, unknown is null.
+
+Values of a state are spliced as the text they are: numbers of any size and precision stay as their writer gave them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.protocol import History, StateAt
+from edi_checkpointd.clock import from_us
+
+FORMAT: Final = 1
+
+
+def write(document: dict[str, object]) -> None:
+    """Write one document to stdout; UTF-8, whatever the locale says."""
+    _write_bytes([_pretty({"format": FORMAT, **document}) + b"\n"])
+
+
+def write_history(session_id: str, pages: Iterable[History]) -> None:
+    """Write the document of `history` as its pages come, one entry a line."""
+    _write_bytes(_history(session_id, pages))
+
+
+def failure(error: EdiCheckpointError) -> dict[str, object]:
+    """Return what is said of a failure."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def sessions(found: Sequence[SessionInfo]) -> dict[str, object]:
+    """Return the document of `sessions`."""
+    return {"sessions": [_row(info) for info in found]}
+
+
+def log(session_id: str, found: Sequence[CheckpointInfo]) -> dict[str, object]:
+    """Return the document of `log`; nothing sums up a checkpoint yet."""
+    rows = []
+    for info in found:
+        row = {**_row(info), "summary": None}
+        del row["session_id"]
+        rows.append(row)
+    return {"session_id": session_id, "checkpoints": rows}
+
+
+def show(found: StateAt) -> dict[str, object]:
+    """Return the document of `show`."""
+    return {
+        "session_id": found.session_id,
+        "sequence": found.sequence,
+        "timestamp": from_us(found.time_us) if found.time_us else None,
+        "stage": found.stage,
+        "condition": found.condition,
+        "parent_session": found.parent_session,
+        "checkpoint": found.checkpoint,
+        "source": found.source,
+        "state_info": {key: msgspec.Raw(text) for key, text in found.state.items()},
+    }
+
+
+def _history(session_id: str, pages: Iterable[History]) -> Iterator[bytes]:
+    separator = b"\n"
+    for page in pages:
+        if separator == b"\n":
+            head = {"format": FORMAT, "session_id": session_id, "first": page.first, "last": page.last}
+            yield msgspec.json.encode(head).removesuffix(b"}") + b',"entries":['
+        for entry in page.entries:
+            yield separator + msgspec.json.encode(_row(entry))
+            separator = b",\n"
+    yield b"]}\n"
+
+
+def _row(info: SessionInfo | CheckpointInfo | HistoryEntry) -> dict[str, object]:
+    row: dict[str, object] = msgspec.structs.asdict(info)
+    return {name: _utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # within its offset of the calendar's ends
+        return time.replace(tzinfo=UTC)
+
+
+def _pretty(document: dict[str, object]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def _write_bytes(parts: Iterable[bytes]) -> None:
+    sys.stdout.flush()  # what was written as text comes before
+    sys.stdout.buffer.writelines(parts)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,170 @@
+"""Answers as people read them: what matters first, in lines that fit.
+
+Ids are cut to what still tells them apart where space is short; every command takes such a prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.protocol import History, JsonText, StateAt
+from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, moments, size
+from edi_checkpointd.clock import from_us
+
+_PREFIX_LEAST = 8
+_ID_WHOLE = 13  # an id up to this length is never cut
+_WIDE = 120  # from this width on ids are shown whole
+_CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
+_CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
+_SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
+_BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
+_BREAK = re.compile(r"\n *")
+
+
+def sessions(screen: Screen, shown: Sequence[SessionInfo], every_id: Sequence[str]) -> None:
+    """Write the sessions `shown`; `every_id` are those that a short id must be told apart from."""
+    ids = _prefixes(every_id) if screen.width is not None and screen.width < _WIDE else {}
+    title, updated = moments("UPDATED", [info.updated for info in shown])
+    screen.table(
+        [
+            Column("SESSION", "bold"),
+            Column("CONDITION"),
+            Column("STAGE", least=10),
+            Column(title),
+            Column("CP", right=True),
+            Column("ABOUT", least=10),
+        ],
+        [
+            (
+                ids.get(info.session_id, info.session_id),
+                Cell(info.condition, _CONDITION_STYLE.get(info.condition, "")),
+                info.stage or "-",
+                time,
+                str(info.checkpoints),
+                _about(info),
+            )
+            for info, time in zip(shown, updated, strict=True)
+        ],
+    )
+
+
+def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo]) -> None:
+    """Write a session's checkpoints, oldest first, with the `@` number that selects each."""
+    screen.line(Cell(f"session {session_id}", "dim"))
+    title, times = moments("MADE", [info.timestamp for info in found])
+    screen.table(
+        [
+            Column("", "bold"),
+            Column(title),
+            Column("KIND"),
+            Column("STAGE", least=10),
+            Column("SEQ", right=True),
+            Column("SIZE", right=True),
+            Column("WHY", least=10),
+        ],
+        [
+            (
+                f"@{len(found) - at}",
+                time,
+                info.kind,
+                info.stage,
+                str(info.sequence),
+                size(info.size_bytes),
+                Cell(_why(info), "bold" if info.pinned else ""),
+            )
+            for at, (info, time) in enumerate(zip(found, times, strict=True))
+        ],
+    )
+
+
+def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:
+    """Write a session's entries, oldest first, page by page as they come."""
+    title, offset = "TIME", ""
+    for at, page in enumerate(pages):
+        if at == 0:
+            held = f"holds sequences {page.first} to {page.last}" if page.last else "holds nothing of it"
+            screen.line(Cell(f"session {session_id}; the journal {held}", "dim"))
+            title, _ = moments(title, [entry.timestamp for entry in page.entries[:1]])
+            offset = title.removeprefix("TIME ")
+        if page.entries:
+            columns = [
+                Column("SEQ", "bold", right=True, width=len(str(page.last))),
+                Column(title, width=19),
+                Column("OP", width=len("rollback")),
+                Column("SIZE", right=True, width=len("999.9 KiB")),
+                Column("WHAT", least=10),
+            ]
+            screen.table(columns, (_entry(entry, offset) for entry in page.entries), titled=at == 0)
+
+
+def show(screen: Screen, found: StateAt) -> bool:
+    """Write a state, one line a key; return whether a value was cut."""
+    facts: list[tuple[str, str | Cell | None]] = [
+        ("session", found.session_id),
+        ("from", found.parent_session),
+        ("condition", Cell(found.condition, _CONDITION_STYLE.get(found.condition, ""))),
+        ("stage", found.stage),
+        ("sequence", f"{found.sequence}, {moment(from_us(found.time_us))}" if found.time_us else "0"),
+        ("checkpoint", found.checkpoint),
+        ("read from", found.source),
+    ]
+    screen.table(
+        [Column("", "dim"), Column("")], [(name, fact) for name, fact in facts if fact is not None], titled=False
+    )
+    screen.line()
+    if not found.state:
+        screen.line(Cell("the state is empty", "dim"))
+        return False
+    return _state(screen, found.state)
+
+
+def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
+    most = max(map(len, state.values())) if screen.width is None else screen.width * _CUT_BYTES_PER_CELL
+    sizes = [size(len(text)) if len(text) >= _SIZE_SHOWN_BYTES else "" for text in state.values()]
+    values = [_one_line(text[:most]) + ("..." if len(text) > most else "") for text in state.values()]
+    columns = [Column("KEY", "bold", least=12), Column("VALUE", least=10), Column("SIZE", "dim", right=True)]
+    rows = list(zip(state, values, sizes, strict=True))
+    if screen.width is not None and any(sizes):
+        return screen.table(columns, rows)
+    return screen.table(columns[:2], [row[:2] for row in rows])
+
+
+def _one_line(text: JsonText) -> str:
+    """Return JSON text, or its beginning, on one line; a newline never stands inside a JSON string."""
+    return _BREAK.sub(" ", _BREAK_AT_BRACKET.sub("", text.decode(errors="ignore")))
+
+
+def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, str, str, Cell]:
+    time = moment(entry.timestamp).removesuffix(offset)  # another offset, after a change of the clocks, stays
+    what = ", ".join(entry.keys)
+    if entry.stage is not None:
+        what = f"stage {entry.stage}: {what}"
+    style = "bold" if entry.stage is not None else ""
+    return str(entry.sequence), time, entry.op, size(entry.bytes), Cell(what, style)
+
+
+def _about(info: SessionInfo) -> str:
+    score = "" if info.score is None else f"score {info.score:g}"
+    return ": ".join(part for part in (info.image, score, info.prompt) if part) or "-"
+
+
+def _why(info: CheckpointInfo) -> str:
+    label = None if info.label is None else f"'{info.label}'"
+    return " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason) if part) or "-"
+
+
+def _prefixes(ids: Sequence[str]) -> dict[str, str]:
+    """Return for each id its shortest prefix, of a readable length, that no other begins with."""
+    ordered = sorted(ids)
+    found = {}
+    for at, own in enumerate(ordered):
+        beside = [*ordered[max(0, at - 1) : at], *ordered[at + 1 : at + 2]]
+        length = max([_PREFIX_LEAST, *(_common(own, other) + 1 for other in beside)])
+        found[own] = own if len(own) <= _ID_WHOLE else own[:length]
+    return found
+
+
+def _common(one: str, other: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,181 @@
+"""Stdout as a person sees it: how wide it is, whether it takes colours, and columns that fit.
+
+Columns are laid out here and not by rich's tables: they are cut with plain ASCII dots, and only where there is a width;
+they stream; and what is piped does not pay for loading rich, which is here for colours alone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+_GAP = "  "
+_DOTS = "..."
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    `least` is the width that it may be cut down to when the line is too long (None: never cut; of two, the later one
+    gives way first), `width` what it has at least, so that the pages of one list stand alike.
+    """
+
+    title: str
+    style: str = ""
+    least: int | None = None
+    right: bool = False
+    width: int = 0
+
+
+class Cell(NamedTuple):
+    """A cell in another style than its column's."""
+
+    text: str
+    style: str
+
+
+class Screen:
+    """Stdout; `width` None means that nothing is cut, since it is no terminal. See `of_stdout`."""
+
+    def __init__(self, width: int | None, *, colours: bool) -> None:
+        self.width = width
+        self.colours = colours
+
+    @classmethod
+    def of_stdout(cls) -> Screen:
+        """Return the process's stdout: coloured on a terminal without NO_COLOR; as wide as that, or as COLUMNS says."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal or os.environ.get("COLUMNS") else None
+        plain = not terminal or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return cls(width, colours=not plain)
+
+    def line(self, *cells: str | Cell) -> None:
+        """Write one line, as long as it is."""
+        self._write([_padded([(_cell(cell, ""), 0, False) for cell in cells], "")])
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]], *, titled: bool = True) -> bool:
+        """Write the rows under their titles, cut to the width; return whether anything was cut."""
+        body = [[_cell(cell, column.style) for cell, column in zip(row, columns, strict=True)] for row in rows]
+        if titled:
+            body.insert(0, [Cell(column.title, "bold") for column in columns])
+        widths = [
+            max([column.width, *(_cells(row[at].text) for row in body)]) for at, column in enumerate(columns)
+        ]  # fmt: skip
+        natural = list(widths)
+        if self.width is not None:
+            _narrow(widths, columns, self.width - len(_GAP) * (len(columns) - 1))
+        self._write(
+            _padded(
+                [
+                    (Cell(cut(cell.text, width), cell.style), width, column.right)
+                    for cell, width, column in zip(row, widths, columns, strict=True)
+                ],
+                _GAP,
+            )
+            for row in body
+        )
+        return widths != natural
+
+    def _write(self, lines: Iterable[Sequence[Cell]]) -> None:
+        if not self.colours:
+            sys.stdout.writelines("".join(cell.text for cell in line) + "\n" for line in lines)
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        text = Text("\n").join(Text.assemble(*((cell.text, cell.style) for cell in line)) for line in lines)
+        Console(file=sys.stdout).print(text, soft_wrap=True, highlight=False)
+
+
+def visible(text: str) -> str:
+    """Return `text` on one line and without anything that could steer a terminal; such characters show as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text
+    )
+
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
+
+
+def cut(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells of a terminal, with dots where it was cut."""
+    if _cells(text) <= width:
+        return text
+    if text.isascii():
+        return text[: max(0, width - len(_DOTS))] + _DOTS[:width]
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, max(0, width - len(_DOTS))) + _DOTS[:width]
+
+
+def moment(time: datetime) -> str:
+    """Return a time as people read it: local, to the second, with its offset from UTC."""
+    return _local(time).isoformat(" ", "seconds")
+
+
+def moments(title: str, times: Sequence[datetime | None]) -> tuple[str, list[str]]:
+    """Return the title and the cells of a column of times; an offset that all share stands in the title alone."""
+    texts = ["-" if time is None else moment(time) for time in times]
+    offsets = {text[19:] for text in texts if text != "-"}
+    if len(offsets) != 1:
+        return title, texts
+    return f"{title} {offsets.pop()}", [text[:19] for text in texts]
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in a unit that people read."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _local(time: datetime) -> datetime:
+    try:
+        return time.astimezone()
+    except (OverflowError, ValueError, OSError):  # at the calendar's ends
+        return time
+
+
+def _cell(cell: str | Cell, style: str) -> Cell:
+    return Cell(visible(cell.text), cell.style) if isinstance(cell, Cell) else Cell(visible(cell), style)
+
+
+def _cells(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _narrow(widths: list[int], columns: Sequence[Column], room: int) -> None:
+    """Cut down `widths` in place until their sum fits into `room`, or none may be cut further."""
+    for at in reversed(range(len(columns))):
+        least = columns[at].least
+        if least is not None:
+            spare = widths[at] - max(least, len(columns[at].title))
+            widths[at] -= max(0, min(spare, sum(widths) - room))
+
+
+def _padded(cells: Sequence[tuple[Cell, int, bool]], gap: str) -> list[Cell]:
+    """Return the cells of a line with what stands between them; nothing follows the last one that says something."""
+    filled = max((at for at, (cell, _, _) in enumerate(cells) if cell.text), default=-1)
+    line: list[Cell] = []
+    for at, (cell, width, right) in enumerate(cells[: filled + 1]):
+        fill = " " * (width - _cells(cell.text))
+        before, after = (fill, "") if right else ("", fill)
+        line += [Cell(before, ""), cell, Cell("" if at == filled else after + gap, "")]
+    return line
