@@ -73,6 +73,12 @@ class Row:
     target: Target | None = None
 
     @property
+    def out_of_reach(self) -> bool:
+        """Whether not even the floor is within the target, on this machine and now."""
+        by_value = self.target is not None and self.target.of == "value"
+        return by_value and self.floor is not None and self.target.shortfall(self.floor) > 0
+
+    @property
     def verdict(self) -> Verdict:
         if self.value is None:
             return "skipped"
@@ -147,7 +153,7 @@ def table(rows: Sequence[Row]) -> str:
                 _shown(one.ratio),
                 noise,
                 one.target.text(one.unit) if one.target else "",
-                one.verdict,
+                one.verdict + (", as by the floor" if one.verdict == "missed" and one.out_of_reach else ""),
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]

@@ -18,6 +18,7 @@ import zmq
 from worker import Worker
 
 READY_TIMEOUT_S = 20.0
+QUIET_SHARE = 0.1  # of the processors, used by others: more than that shows in the figures
 
 
 class Place:
@@ -124,6 +125,34 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class Neighbours:
+    """How much of the machine others have used since this was made: what the figures have to be read with."""
+
+    def __init__(self) -> None:
+        self._start_s = time.monotonic()
+        self._others_s = self._used_by_others_s()
+
+    @staticmethod
+    def _used_by_others_s() -> float | None:
+        """Return the processor time of all but this process and its ended children; None where nobody tells."""
+        try:
+            line = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        except OSError:
+            return None
+        user, nice, system, _idle, _waiting, irq, softirq, stolen = (int(text) for text in line[1:9])
+        busy_s = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+        return busy_s - sum(os.times()[:4])
+
+    def remark(self) -> str:
+        """Return a sentence for people; call it when all children have ended."""
+        now_s = self._used_by_others_s()
+        if now_s is None or self._others_s is None:
+            return f"load {os.getloadavg()[0]:.1f}"
+        share = (now_s - self._others_s) / (time.monotonic() - self._start_s) / (os.cpu_count() or 1)
+        advice = "; read the ratios, not the values, and measure again" if share > QUIET_SHARE else ""
+        return f"others used {100 * share:.0f}% of the processors meanwhile{advice}"
 
 
 def file_system(folder: Path) -> str:

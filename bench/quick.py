@@ -18,7 +18,7 @@ from typing import Any
 
 from floors import group_commit
 from measure import ROUNDS, Row, Target, interleave, p50, p99, row, summary, table, write
-from parts import Place, file_system
+from parts import Neighbours, Place, file_system
 from worker import Worker, value_of
 
 from edi_checkpoint.protocol import Update, encode_entry
@@ -39,6 +39,7 @@ DURABLE_BESIDE_REDIS = {64: Target("value", 0.8, at_least=True), 1: Target("valu
 ACK_BESIDE_REDIS = Target("value", 2.0)
 
 CHECKPOINT_TURNS = 8  # in one round
+CHECKPOINT_PAUSE_S = 0.02  # before each: what the one before leaves to unlink and to note is not its successor's
 CHECKPOINT_BESIDE_FLOOR = Target("ratio", 1.15)
 CHECKPOINT_BESIDE_SEED = Target("value", 20, at_least=True)
 
@@ -142,9 +143,11 @@ def checkpoint(place: Place) -> list[Row]:
     worker.ask("files", folder=str(place.folder / "files"))
 
     def ours() -> tuple[float, list[float]]:
+        time.sleep(CHECKPOINT_PAUSE_S)
         return worker.ask("checkpoint"), home.last_timing()
 
     def floor() -> tuple[float, list[float]]:
+        time.sleep(CHECKPOINT_PAUSE_S)
         took_ms = worker.ask("same_bytes", sessions=str(home.sessions))
         return took_ms, [took_ms]
 
@@ -177,7 +180,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.figures) - FIGURES.keys():
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")
-    start_s, load_before = time.monotonic(), os.getloadavg()[0]
+    start_s, neighbours = time.monotonic(), Neighbours()
     rows: list[Row] = []
     try:
         with Place(arguments.below) as place:
@@ -192,9 +195,10 @@ def main() -> int:
         write(rows, RESULTS)
     print(table(rows))
     print(
-        f"\nmedians of {ROUNDS} interleaved rounds, {time.monotonic() - start_s:.0f} s on {disk},"
-        f" {os.cpu_count()} processors, Python {sys.version.split()[0]}; load before {load_before:.1f}"
+        f"\nmedians of {ROUNDS} interleaved rounds in {time.monotonic() - start_s:.0f} s: {disk},"
+        f" {os.cpu_count()} processors, Python {sys.version.split()[0]}"
     )
+    print(neighbours.remark())
     if disk in ("tmpfs", "ramfs"):
         print("this is memory: fsync costs nothing here, choose a disk by --below")
     print(summary(rows))

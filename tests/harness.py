@@ -153,18 +153,17 @@ class Home:
         self.processes: list[Process] = []
         self.daemon_pid = 0
 
-    def daemon(self, *flags: str, crash_at: str | None = None, hits: int = 1) -> Process:
-        """Start a daemon and wait until it takes entries; `crash_at` names a `CrashPoint` it dies at (SIGKILL).
-
-        `hits` counts how often the point is reached before: 1 dies at the first time.
-        """
-        arguments = [sys.executable, "-m", "edi_checkpointd"]
-        if crash_at is not None:
-            arguments = [sys.executable, str(Path(__file__).with_name("dying_daemon.py")), crash_at, str(hits)]
-        process = self.start([*arguments, "run", *flags], lines_from="stderr")
+    def daemon(self, *flags: str) -> Process:
+        """Start a daemon and wait until it takes entries."""
+        process = self.start([sys.executable, "-m", "edi_checkpointd", "run", *flags], lines_from="stderr")
         process.wait_line("ready ")
         self.daemon_pid = process.pid
         return process
+
+    def start_dying(self, crash_at: str, hits: int, *flags: str) -> Process:
+        """Start a daemon, without waiting, that dies by SIGKILL when it reaches the `CrashPoint` for the nth time."""
+        script = str(Path(__file__).with_name("dying_daemon.py"))
+        return self.start([sys.executable, script, crash_at, str(hits), "run", *flags], lines_from="stderr")
 
     def start(self, arguments: list[str], *, lines_from: str = "stdout", **environment: str) -> Process:
         process = Process(arguments, {**self.environment, **environment}, lines_from=lines_from)

@@ -1,7 +1,6 @@
-"""The link: the one DEALER socket of a client and the thread that owns it.
+"""The link: the thread that moves a client's records to the daemon and acknowledgements back.
 
-It moves records from the outboxes to the daemon and acknowledgements back. A connection goes through: handshake (told
-by the socket's monitor) -> `Hello` -> `Welcome` -> `Attach` for every stream -> entries. All of it starts anew when the
+A connection goes through: handshake (told by the socket's monitor) -> `Hello` -> `Welcome` -> `Attach` for every stream -> entries. All of it starts anew when the
 daemon was restarted: what is not acknowledged is sent again from the outbox, and the daemon drops what it has.
 
 Nothing here is ever waited for by a publishing call.
@@ -9,9 +8,7 @@ Nothing here is ever waited for by a publishing call.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -19,19 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 
-import msgspec
-import zmq
-
 from edi_checkpoint import protocol
+from edi_checkpoint.connection import Change, Connection
 from edi_checkpoint.errors import (
     CheckpointFailed,
     DaemonUnavailable,
-    ProtocolError,
     SessionClosed,
     from_wire,
 )
 from edi_checkpoint.model import CheckpointInfo
-from edi_checkpoint.paths import Paths, socket_path
+from edi_checkpoint.paths import Paths
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.wakeup import Wakeup
 
@@ -40,11 +34,9 @@ log = logging.getLogger(__name__)
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
 _SILENCE_MAX_S = 5.0
 _ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
-_FAREWELL_MS = 200  # for the last `Close` to leave; a daemon that does not read it finds the lock free
 _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _FRAMES_IN_FLIGHT = 256  # small frames are bounded too: the socket's own queue must never fill
-_RECEIVE_AT_ONCE = 256
 _BACKLOG_RETRY_S = 0.5
 
 
@@ -63,9 +55,7 @@ class Link:
         self._requests = count(1)
         self._asked: dict[int, tuple[protocol.Attach | protocol.Query, Future[protocol.Answer]]] = {}
         self._journal: str | None = None  # of the daemon now welcomed; None: not connected
-        self._endpoint = ""
         self._retry_at_s: float | None = None
-        self._blocked = False
         self._closing = False
         self.changed = threading.Condition()  # connected or lost
         self._thread = threading.Thread(target=self._run, name="edi-checkpoint-link", daemon=True)
@@ -131,7 +121,7 @@ class Link:
             stream.outbox.close()
             closed.set()
             if self.connected:
-                self._send(protocol.Close(stream=stream.id))
+                self._connection.send(protocol.Close(stream=stream.id))
 
         self._call(remove)
         while not closed.wait(_STOPPED_S):
@@ -159,7 +149,7 @@ class Link:
         def send() -> None:
             self._asked[request] = (message, future)
             if self.connected:
-                self._send(message)
+                self._connection.send(message)
 
         if self._closing:
             raise SessionClosed("this client is closed")
@@ -167,83 +157,42 @@ class Link:
         try:
             return future.result(timeout_s)
         except TimeoutError:
-            raise DaemonUnavailable(f"no answer within {timeout_s:g} s on {self._endpoint or 'the socket'}") from None
+            raise DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
         finally:
             self._call(lambda: self._asked.pop(request, None) and None)
 
     # -- the link thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        context = zmq.Context()
         try:
-            self._open(context)
+            self._connection = Connection(self._paths, self._wakeup.fd, queue_frames=2 * _FRAMES_IN_FLIGHT)
             while not self._closing:
                 self._turn()
+            self._connection.close(farewell=self.connected)
         except Exception:
             log.exception("link stopped: entries stay in the outbox until the process is started anew")
-        finally:
-            with contextlib.suppress(zmq.ZMQError):
-                self._socket.disable_monitor()
-            self._monitor.close(linger=0)
-            self._socket.close(linger=_FAREWELL_MS if self.connected else 0)
-            context.term()
-
-    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Make the socket: no heartbeats, which wake idle clients; no ROUTING_ID, which a dead peer may still hold."""
-        self._socket = context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.IMMEDIATE, 1),
-            (zmq.LINGER, 0),  # the outbox is the truth
-            (zmq.RECONNECT_IVL, 20),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.SNDHWM, 2 * _FRAMES_IN_FLIGHT),
-        ):
-            self._socket.setsockopt(option, value)
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
-        )
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        self._poller.register(self._wakeup.fd, zmq.POLLIN)
-        self._connect()
-
-    def _connect(self) -> None:
-        """Connect to our own guess of the socket, or to the one the daemon's lock file names."""
-        endpoint = f"ipc://{self._find_socket()}"
-        if endpoint != self._endpoint:
-            if self._endpoint:
-                with contextlib.suppress(zmq.ZMQError):
-                    self._socket.disconnect(self._endpoint)
-            self._endpoint = endpoint
-            self._socket.connect(endpoint)
-
-    def _find_socket(self) -> str:
-        if not self._paths.socket.exists():
-            with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-                named = msgspec.json.decode(self._paths.lock.read_bytes(), type=dict[str, object]).get("socket")
-                if isinstance(named, str) and named:
-                    return named
-        return socket_path(self._paths)
 
     def _turn(self) -> None:
         """Wait for something to do, then do it."""
         self._asleep = True
-        ready = dict(self._poller.poll(0 if self._wanted or self._calls else self._timeout_ms()))
+        timeout_ms = 0 if self._wanted or self._calls else self._timeout_ms()
+        woken, changes, messages = self._connection.poll(timeout_ms)
         self._asleep = False
         self._wanted = False
-        if self._wakeup.fd in ready:
+        if woken:
             self._wakeup.clear()
         while self._calls:
             self._calls.popleft()()
-        if self._monitor in ready:
-            self._hear_of_connection()
-        if self._socket in ready:
-            self._set_blocked(False)
-            self._receive()
+        for change in changes:
+            if change is Change.UP:
+                self._connection.send(self._hello)
+            else:
+                self._lost()
+        for message in messages:
+            self._take(message)
         if self._retry_at_s is not None and time.monotonic() >= self._retry_at_s:
             self._retry_at_s = None
-            self._connect()
+            self._connection.connect()
         for stream in list(self._streams.values()):
             self._push(stream)
 
@@ -260,21 +209,6 @@ class Link:
             due_s.append(self._retry_at_s)
         return max(0, int((min(due_s) - now_s) * 1000) + 1) if due_s else None
 
-    def _hear_of_connection(self) -> None:
-        while True:
-            try:
-                event, *_ = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            match int.from_bytes(event[:2], sys.byteorder):
-                case zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._send(self._hello)
-                case zmq.EVENT_DISCONNECTED:
-                    self._lost()
-                    self._connect()
-                case zmq.EVENT_CONNECT_RETRIED:
-                    self._connect()
-
     def _lost(self) -> None:
         self._journal = None
         for stream in self._streams.values():
@@ -282,18 +216,6 @@ class Link:
             stream.rewind(stream.journaled)
         with self.changed:
             self.changed.notify_all()
-
-    def _receive(self) -> None:
-        for _ in range(_RECEIVE_AT_ONCE):
-            try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                self._take(protocol.decode_from_daemon(data))
-            except ProtocolError as error:
-                log.warning("message from the daemon refused: %s", error)
-        self._wanted = True
 
     def _take(self, message: protocol.DaemonMessage) -> None:
         match message:
@@ -317,7 +239,7 @@ class Link:
         self._journal = message.journal
         attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, protocol.Attach)}
         for asked, _ in self._asked.values():
-            self._send(asked)
+            self._connection.send(asked)
         for stream in self._streams.values():
             if stream.id not in attaching:
                 self._reattach(stream)()
@@ -329,7 +251,7 @@ class Link:
             if self.connected and stream.attached is None and stream.id in self._streams:
                 outbox = stream.outbox
                 stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
-                self._send(
+                self._connection.send(
                     protocol.Attach(
                         request=0,
                         session_id=stream.session_id,
@@ -361,7 +283,7 @@ class Link:
         stream.acknowledge(message.number, message.checkpointed)
         for number, outcome in list(stream.marks.items()):
             if outcome is None and number <= message.number:
-                self._send(protocol.AskMark(stream=stream.id, number=number))
+                self._connection.send(protocol.AskMark(stream=stream.id, number=number))
 
     def _acknowledged(self, message: protocol.Ack) -> None:
         stream = self._streams.get(message.stream)
@@ -393,15 +315,13 @@ class Link:
         if stream := self._streams.get(message.stream):
             stream.refuse(error, for_ever=message.code in ("fenced", "session_busy"))
         elif not message.request and not message.stream:  # not late news of a stream that has left
-            log.warning("the daemon on %s refused this client: %s (%s)", self._endpoint, error, error.hint)
+            log.warning("the daemon on %s refused this client: %s (%s)", self._connection.endpoint, error, error.hint)
             self._give_up_for_now()
 
     def _give_up_for_now(self) -> None:
         """Treat the daemon as absent: it serves another folder, or speaks another version."""
         self._lost()
-        with contextlib.suppress(zmq.ZMQError):
-            self._socket.disconnect(self._endpoint)
-        self._endpoint = ""
+        self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
 
     # -- sending -----------------------------------------------------------------------------------------------------
@@ -416,7 +336,7 @@ class Link:
                 stream.rewind(stream.journaled)
         except OSError as error:
             log.debug("outbox of session %s: %s", stream.session_id, error)
-        if not self.connected or self._blocked:
+        if not self.connected or self._connection.blocked:
             return
         if stream.attached is None:
             if stream.unattached and 0 < stream.attach_again_s <= time.monotonic():
@@ -427,7 +347,7 @@ class Link:
             if frame is None:
                 break
             records, last = frame
-            if not self._send(protocol.Entries(stream=stream.id, records=memoryview(records))):
+            if not self._connection.send(protocol.Entries(stream=stream.id, records=memoryview(records))):
                 stream.unsent = frame
                 return
             if not stream.in_flight:
@@ -439,22 +359,9 @@ class Link:
             stream.in_flight_bytes += len(records)
         if stream.save_sent < stream.save_wanted <= stream.journaled:
             stream.save_sent = stream.save_wanted
-            self._send(protocol.Save(stream=stream.id))
+            self._connection.send(protocol.Save(stream=stream.id))
         if stream.in_flight and time.monotonic() >= stream.probe_at_s:
             stream.probe_pause_s = min(2 * stream.probe_pause_s, _SILENCE_MAX_S)
             stream.probe_at_s = time.monotonic() + stream.probe_pause_s
-            if not stream.probed and self._send(protocol.Probe(stream=stream.id, probe=stream.sent)):
+            if not stream.probed and self._connection.send(protocol.Probe(stream=stream.id, probe=stream.sent)):
                 stream.probed = stream.sent
-
-    def _send(self, message: protocol.ClientMessage) -> bool:
-        try:
-            self._socket.send(protocol.encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            self._set_blocked(True)
-            return False
-        return True
-
-    def _set_blocked(self, blocked: bool) -> None:
-        if blocked != self._blocked:
-            self._blocked = blocked
-            self._poller.modify(self._socket, zmq.POLLIN | zmq.POLLOUT if blocked else zmq.POLLIN)

@@ -138,7 +138,8 @@ class Intake:
         self._see_out(ready)
         if not later and not self._socket.poll(0):
             self._use_the_pause()
-        self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or not self._scheduler.idle))
+        timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
+        self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or timers))
 
     def _timeout_ms(self) -> int | None:
         if self._calls or self._more_upkeep:

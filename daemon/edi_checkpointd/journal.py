@@ -157,8 +157,12 @@ class Reader:
         """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch`."""
         with _named_damage(path):
             db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-            db.set_busy_timeout(2000)
-            _check_format(db, path)
+            try:
+                db.set_busy_timeout(2000)
+                _check_format(db, path)
+            except BaseException:
+                db.close()
+                raise
         return cls(db)
 
     def close(self) -> None:
@@ -257,26 +261,41 @@ class Journal:
         check_sqlite(apsw.sqlite_lib_version())
         self._path = path
         with _named_damage(path):
+            _check_is_sqlite(path)
             self._db = apsw.Connection(str(path))
-            path.chmod(0o600)
-            self._db.set_busy_timeout(5000)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "fullfsync=ON"):
-                self._db.execute(f"PRAGMA {pragma}").fetchall()
-            if self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get:
-                self._make()
-            _check_format(self._db, path)
+            try:
+                self._prepare(path)
+                self.read = Reader(self._db)
+                self.id = self.read.id
+            except BaseException:
+                self._db.close()
+                raise
         status = path.stat()
         self._inode = (status.st_ino, status.st_dev)
-        self.read = Reader(self._db)
-        self.id = self.read.id
         self._wal_pages = 0
         self._db.set_wal_hook(self._note_wal)
         self._witness = _Witness(path.with_name(path.name + "-witness"), self.id)
         self._rows = self._db.execute("SELECT ifnull(max(id), 0) FROM frames").get or 0
         if self._rows < self._witness.rows:
             lost, self._witness.rows = self._witness.rows - self._rows, self._rows
+            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the WAL stays for whoever looks into it
             self._db.close()
+            self._witness.close()
             raise JournalDamaged(f"{path}: {lost} acknowledged rows are missing at its end")
+
+    def _prepare(self, path: Path) -> None:
+        """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
+        self._db.set_busy_timeout(5000)
+        new = self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get
+        if not new:
+            _check_format(self._db, path)
+        path.chmod(0o600)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "fullfsync=ON"):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+        if new:
+            self._make()
+            # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _make(self) -> None:
         with self._transaction():
@@ -475,7 +494,8 @@ class _Witness:
 
     def note(self, rows: int) -> None:
         self.rows = rows
-        os.pwrite(self._fd, self._LAYOUT.pack(self._journal, rows), 0)
+        with contextlib.suppress(OSError):  # a full disk; the commit is durable all the same
+            os.pwrite(self._fd, self._LAYOUT.pack(self._journal, rows), 0)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -498,6 +518,13 @@ def check_sqlite(version: str) -> None:
         )
 
 
+def _check_is_sqlite(path: Path) -> None:
+    """Refuse what SQLite would take for an empty database, and write over: some bytes of something else."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if (head := file.read(16)) and head != b"SQLite format 3\0":
+            raise JournalDamaged(f"{path}: no SQLite database")
+
+
 def _check_format(db: apsw.Connection, path: Path) -> None:
     if db.pragma("application_id") != _APPLICATION_ID:
         raise JournalDamaged(f"{path}: a database, but no journal of edi-checkpoint")
@@ -510,5 +537,7 @@ def _check_format(db: apsw.Connection, path: Path) -> None:
 def _named_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.SQLError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
         raise JournalDamaged(f"{path}: {error}") from error
+    except apsw.Error as error:  # the disk, a lock, no descriptors: no reason to set anything aside
+        raise JournalRefused(f"{path}: {error}") from error

@@ -244,13 +244,13 @@ class Ledger:
         """Bring a session into memory: a snapshot, and the rows after it.
 
         The snapshot is one not after the newest checkpoint, so that the marks and transitions that a crash left without
-        their files are met again; or the one before the oldest row, where trimming left no older.
+        their files are met again. Where rows are missing (trimmed, or a file was ahead of the journal) a later snapshot
+        stands for them.
         """
         read_journal = self.journal.read
-        first, _ = read_journal.span(row.key)
         last = read_journal.last_sequence(row.key)
         checkpointed = min(max(row.checkpointed, files.checkpointed), last)
-        state = state_at(read_journal.snapshot(row.key, upto=max(checkpointed, first - 1 if last else 0)))
+        state = state_at(read_journal.snapshot(row.key, upto=checkpointed))
         session = Session(
             row.key, row.session_id, row.parent_session, row.epoch, row.started_us, max(row.saved, files.saved),
             checkpointed, row.left_as, state, sequence=last, covered=dict(files.streams),
@@ -262,9 +262,16 @@ class Ledger:
             records = scan_all(frame.records)
             if stream := session.streams.get(frame.stream):
                 stream.note_last(decode_entry(records[-1].entry))
-            if new := records[max(0, state.sequence + 1 - frame.first) :]:
+            if frame.first > session.state.sequence + 1:
+                before = read_journal.snapshot(row.key, upto=frame.first - 1)
+                if before is None or before[0] + 1 < frame.first:
+                    continue  # a row that is kept though a snapshot covers it
+                session.state = state_at(before)
+            if new := records[max(0, session.state.sequence + 1 - frame.first) :]:
                 session.bytes_since_snapshot += len(frame.records)
                 wishes += self._fold(session, frame.stream, read(new))
+        if session.state.sequence < last:
+            session.state = state_at(read_journal.snapshot(row.key, upto=last))
         self.sessions[row.session_id] = session
         return session, [wish for wish in wishes if wish.state.sequence > checkpointed]
 

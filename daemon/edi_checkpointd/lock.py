@@ -13,6 +13,9 @@ import msgspec
 from edi_checkpoint.errors import EdiCheckpointError
 
 
+_LOOK_S = 0.1
+
+
 class Holder(msgspec.Struct, frozen=True):
     """What the lock file says of the daemon that holds it: process, socket, version, start (ISO 8601, UTC)."""
 
@@ -37,13 +40,11 @@ def acquire(path: Path, socket: str, version: str) -> int:
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(fd):
             os.close(fd)
             holder = read_holder(path)
             who = f"process {holder.pid} since {holder.started}" if holder else "another process"
-            raise DaemonRuns(f"{path.parent} is served by {who}") from None
+            raise DaemonRuns(f"{path.parent} is served by {who}")
         if path.exists() and os.fstat(fd).st_ino == path.stat().st_ino:
             break
         os.close(fd)
@@ -51,6 +52,20 @@ def acquire(path: Path, socket: str, version: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, msgspec.json.encode(holder) + b"\n", 0)
     return fd
+
+
+def _lock(fd: int) -> bool:
+    """Try for a moment: somebody who only looks whether a daemon runs holds the lock for microseconds."""
+    deadline_s = time.monotonic() + _LOOK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def read_holder(path: Path) -> Holder | None:

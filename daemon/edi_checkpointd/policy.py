@@ -16,10 +16,13 @@ from edi_checkpointd.state import Marked, Moment, State, Transition
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A pending point: the key that opened it, its reason, and when, by the publisher's clock and by ours."""
+    """A pending point: the transition's key, reason and sequence, and when it was opened, by the publisher's clock and
+    by ours.
+    """
 
     rule: str
     reason: str | None
+    sequence: int
     opened_us: int
     opened_s: float
 
@@ -41,11 +44,14 @@ def decide(
 ) -> tuple[Point | None, list[Wish]]:
     """Return the pending point after `moments`, and what is to be written because of them, in order.
 
-    `checkpointed` is the sequence of the newest checkpoint. The spacing of transitions goes by the publisher's clock:
-    an outbox that is drained after an hour leads to the checkpoints that it would have led to live.
+    `checkpointed` is the sequence of the newest checkpoint; a point that it contains is pending no more, which only a
+    replay meets. The spacing of transitions goes by the publisher's clock: an outbox that is drained after an hour leads
+    to the checkpoints that it would have led to live.
     """
     wishes: list[Wish] = []
     for moment in moments:
+        if point and point.sequence <= checkpointed:
+            point = None
         match moment:
             case Marked(state, number, mark):
                 if mark.kind == Kind.MANUAL:
@@ -60,8 +66,8 @@ def decide(
                     wishes.append(transition_wish(point, before))
                     point = None
                 opened_us, opened_s = (point.opened_us, point.opened_s) if point else (time_us, now_s)
-                point = Point(rule, reason, opened_us, opened_s)
-    return point, wishes
+                point = Point(rule, reason, before.sequence + 1, opened_us, opened_s)
+    return (None if point and point.sequence <= checkpointed else point), wishes
 
 
 def transition_wish(point: Point, state: State) -> Wish:

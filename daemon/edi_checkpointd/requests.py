@@ -134,7 +134,9 @@ class Requests:
         if row is not None:
             interrupted = row.left_as != "clean"
         else:
-            interrupted = bool(streams) or (header is not None and header.kind == Kind.INTERRUPTED)
+            newest = self._catalog.newest(session_id)
+            seen = header is not None and newest is not None and header.sequence > newest.sequence
+            interrupted = bool(streams) or (newest is not None and newest.kind == Kind.INTERRUPTED and not seen)
         if interrupted:
             return "interrupted"
         return "ended" if status in ("completed", "failed") else "unfinished"
@@ -261,12 +263,15 @@ class Requests:
         reader, row, first, last = self._window(row, session_id)
         snapshot = reader.snapshot(row.key, upto=sequence)
         reachable = first <= sequence <= last and (first == 1 or snapshot is not None)
-        if not reachable and not (snapshot and snapshot[0] == sequence):
+        if reachable or (snapshot and snapshot[0] == sequence):
+            found = self._replayed(reader, row, sequence)
+            reachable = found.sequence == sequence  # not where a file was ahead of the journal
+        if not reachable:
             raise NotFound(
                 f"session {session_id}: sequence {sequence} is outside the journal's window {first}-{last}",
                 hint="`edi-checkpoint history` shows the window; checkpoints reach further back",
             )
-        return self._replayed(reader, row, sequence)
+        return found
 
     def _sequence_at(self, row: SessionRow | None, session_id: str, time_us: int) -> int:
         newest = 0

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import signal
 import time
 
 import pytest
-from harness import Home, Publisher, eventually
+from harness import Home, Publisher
 
 LEAVES_WITHIN_S = 2.0
 
@@ -101,18 +104,14 @@ def test_a_publisher_sees_no_error_and_no_slower_call_while_the_daemon_is_restar
 
 def test_a_daemon_that_a_client_started_leaves_when_nobody_writes(home: Home) -> None:
     publisher = home.publisher("s1", EDI_CHECKPOINT_AUTOSTART="1", EDI_CHECKPOINT_IDLE_EXIT_S="0.2")
-    publisher.do("session.update(n=1)")
-    publisher.do("session.flush(timeout_s=10)")
-    lock = home.sessions / ".daemon.lock"
-    pid = json.loads(lock.read_bytes())["pid"]
-    publisher.do("client.close()")
-    eventually(lambda: not _alive(pid))
-    assert json.loads((home.sessions / "s1.json").read_bytes())["n"] == 1
-
-
-def _alive(pid: int) -> bool:
+    daemon = os.pidfd_open(json.loads((home.sessions / ".daemon.lock").read_bytes())["pid"])
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        publisher.do("session.update(n=1)")
+        publisher.do("session.flush(timeout_s=10)")
+        publisher.do("client.close()")
+        assert select.select([daemon], [], [], 10)[0]
+        assert json.loads((home.sessions / "s1.json").read_bytes())["n"] == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(daemon, signal.SIGKILL)
+        os.close(daemon)

@@ -79,7 +79,7 @@ def sent_from(box: Outbox, after: int, limit: int = 1 << 20) -> list[tuple[int, 
     found: list[tuple[int, bytes]] = []
     while (frame := box.frame(after, limit)) is not None:
         records = scan_all(frame[0])
-        assert records[-1].number == frame[1]
+        assert records[-1].number == frame[1] > after
         after = frame[1]
         found += [(number, entry) for number, entry, _ in records]
     return found

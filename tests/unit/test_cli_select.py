@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -165,10 +166,8 @@ def test_what_there_is_not_is_not_found(text: str) -> None:
 @given(st.text(max_size=40), STAMPS)
 def test_any_text_gives_a_checkpoint_or_a_named_error(text: str, stamps: list[datetime]) -> None:
     infos = [made(stamp) for stamp in sorted(stamps)]
-    try:
+    with contextlib.suppress(UsageError, NotFound):
         assert select.checkpoint(text, infos) in infos
-    except (UsageError, NotFound):
-        pass
 
 
 # -- times -----------------------------------------------------------------------------------------------------------
@@ -201,10 +200,10 @@ def test_today_is_the_day_where_the_person_is() -> None:
     assert select.time("0:10", late, BERLIN) == datetime(2026, 11, 23, 23, 10, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "now", "10", "10x", "-5m", "24:00", "12:60", "2026-13-01", "20261123_061232", "99999999d", "1e3s", "0001-01-01T00:00+23:59"],
-)  # fmt: skip
+NO_TIMES = ["", "now", "10", "10x", "-5m", "24:00", "12:60", "2026-13-01", "20261123_061232", "99999999d", "1e3s"]
+
+
+@pytest.mark.parametrize("text", [*NO_TIMES, "0001-01-01T00:00+23:59"])
 def test_what_is_no_time_is_a_usage_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="is no time") as raised:
         select.time(text, NOON, BERLIN)
@@ -213,7 +212,5 @@ def test_what_is_no_time_is_a_usage_error_with_an_example(text: str) -> None:
 
 @given(st.text(max_size=30) | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.+Z-]{0,15}", fullmatch=True))
 def test_any_text_gives_an_aware_time_or_a_usage_error(text: str) -> None:
-    try:
+    with contextlib.suppress(UsageError):
         assert select.time(text, NOON).tzinfo is not None
-    except UsageError:
-        pass

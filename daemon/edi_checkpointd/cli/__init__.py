@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from edi_checkpoint.errors import EdiCheckpointError
@@ -48,11 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     arguments, as_json = _json_last(arguments)
     try:
-        from edi_checkpointd.cli.commands import run
-    except ModuleNotFoundError as error:
-        missing = EdiCheckpointError(f"{error.name} is missing", hint="pip install 'edi-checkpoint[daemon]'")
-        return _fail(missing, as_json=as_json)
-    try:
+        run = _load()
         code = run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -62,8 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdiCheckpointError as error:
         return _fail(error, as_json=as_json)
     except OSError as error:
-        return _fail(EdiCheckpointError(str(error), hint="mend what the message names"), as_json=as_json)
+        what = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+        return _fail(EdiCheckpointError(what, hint="mend what the message names"), as_json=as_json)
     return code
+
+
+def _load() -> Callable[[Sequence[str]], int]:
+    try:
+        from edi_checkpointd.cli.commands import run
+    except ModuleNotFoundError as error:
+        hint = "pip install 'edi-checkpoint[daemon]'"
+        raise EdiCheckpointError(f"{error.name} is missing", hint=hint) from error
+    return run
 
 
 def _json_last(arguments: list[str]) -> tuple[list[str], bool]:

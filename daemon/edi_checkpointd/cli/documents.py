@@ -1,4 +1,4 @@
-"""Answers as the JSON documents that scripts read (`docs/format.md`, Commands): UTC, unknown is null.
+"""Answers as the JSON documents that scripts read: times in UTC, what is not known is null.
 
 Values of a state are spliced as the text they are: numbers of any size and precision stay as their writer gave them.
 """

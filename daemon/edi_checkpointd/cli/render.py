@@ -127,8 +127,10 @@ def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
     columns = [Column("KEY", "bold", least=12), Column("VALUE", least=10), Column("SIZE", "dim", right=True)]
     rows = list(zip(state, values, sizes, strict=True))
     if screen.width is not None and any(sizes):
-        return screen.table(columns, rows)
-    return screen.table(columns[:2], [row[:2] for row in rows])
+        was_cut = screen.table(columns, rows)
+    else:
+        was_cut = screen.table(columns[:2], [row[:2] for row in rows])
+    return was_cut or any(len(text) > most for text in state.values())
 
 
 def _one_line(text: JsonText) -> str:

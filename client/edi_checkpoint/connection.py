@@ -1,0 +1,144 @@
+"""The connection: a DEALER socket, the monitor that tells whether it is connected, and the poll over both.
+
+Used by the link thread alone. Knows the socket's path and the wire's encoding, and nothing of streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from enum import Enum
+
+import msgspec
+import zmq
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.paths import Paths, socket_path
+
+log = logging.getLogger(__name__)
+
+_RECEIVE_AT_ONCE = 256
+_FAREWELL_MS = 200  # for the last `Close` to leave; a daemon that does not read it finds the lock free
+
+
+class Change(Enum):
+    """What the monitor told."""
+
+    UP = "a daemon is connected: say hello"
+    DOWN = "it is gone"
+
+
+class Connection:
+    """Connects to the daemon that serves `paths`, again and again, and polls together with `wakeup_fd`."""
+
+    def __init__(self, paths: Paths, wakeup_fd: int, *, queue_frames: int) -> None:
+        """Open the socket and begin to connect; at most `queue_frames` messages wait in it.
+
+        No heartbeats, which wake idle clients; no ROUTING_ID, which a dead peer may still hold.
+        """
+        self._paths = paths
+        self._wakeup_fd = wakeup_fd
+        self.endpoint = ""
+        self.blocked = False  # the socket takes no more just now
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.IMMEDIATE, 1),
+            (zmq.LINGER, 0),  # the outbox is the truth
+            (zmq.RECONNECT_IVL, 20),
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.SNDHWM, queue_frames),
+        ):
+            self._socket.setsockopt(option, value)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+        )
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._poller.register(wakeup_fd, zmq.POLLIN)
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect to our own guess of the socket, or to the one the daemon's lock file names."""
+        endpoint = f"ipc://{self._find_socket()}"
+        if endpoint != self.endpoint:
+            self.disconnect()
+            self.endpoint = endpoint
+            self._socket.connect(endpoint)
+
+    def _find_socket(self) -> str:
+        if not self._paths.socket.exists():
+            with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+                named = msgspec.json.decode(self._paths.lock.read_bytes(), type=dict[str, object]).get("socket")
+                if isinstance(named, str) and named:
+                    return named
+        return socket_path(self._paths)
+
+    def disconnect(self) -> None:
+        """Turn away from the daemon, until `connect`."""
+        if self.endpoint:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self.endpoint)
+        self.endpoint = ""
+
+    def poll(self, timeout_ms: int | None) -> tuple[bool, list[Change], list[protocol.DaemonMessage]]:
+        """Wait for something; return whether `wakeup_fd` was set, what the monitor told, and what was received."""
+        ready = dict(self._poller.poll(timeout_ms))
+        changes = list(self._changes()) if self._monitor in ready else []
+        messages: list[protocol.DaemonMessage] = []
+        if self._socket in ready:
+            self._set_blocked(False)
+            messages = list(self._receive())
+        return self._wakeup_fd in ready, changes, messages
+
+    def _changes(self) -> Iterator[Change]:
+        while True:
+            try:
+                event, *_ = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            match int.from_bytes(event[:2], sys.byteorder):
+                case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    yield Change.UP
+                case zmq.EVENT_DISCONNECTED:
+                    yield Change.DOWN
+                    self.connect()
+                case zmq.EVENT_CONNECT_RETRIED:
+                    self.connect()
+
+    def _receive(self) -> Iterator[protocol.DaemonMessage]:
+        for _ in range(_RECEIVE_AT_ONCE):
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                yield protocol.decode_from_daemon(data)
+            except ProtocolError as error:
+                log.warning("message from the daemon refused: %s", error)
+
+    def send(self, message: protocol.ClientMessage) -> bool:
+        """Send without waiting; return False when the socket takes no more."""
+        try:
+            self._socket.send(protocol.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._set_blocked(True)
+            return False
+        return True
+
+    def _set_blocked(self, blocked: bool) -> None:
+        if blocked != self.blocked:
+            self.blocked = blocked
+            self._poller.modify(self._socket, zmq.POLLIN | zmq.POLLOUT if blocked else zmq.POLLIN)
+
+    def close(self, *, farewell: bool) -> None:
+        """Close the sockets; with `farewell`, what was sent last is given a moment to leave."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=_FAREWELL_MS if farewell else 0)
+        self._context.term()

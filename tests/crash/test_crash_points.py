@@ -1,0 +1,168 @@
+"""The daemon dies at every durable step there is, under load; what was acknowledged is there, once and in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import Home, Process, Publisher, Refused, eventually
+
+from edi_checkpoint.document import parse_autosave, parse_checkpoint
+from edi_checkpoint.names import parse_checkpoint_name
+from edi_checkpointd.faults import CrashPoint
+
+FLAGS = (
+    "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
+    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3",
+)  # fmt: skip
+HITS = (1, 2, 3) if os.environ.get("EDI_TEST_FULL") == "1" else (1,)
+ONCE = {CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.RECOVERED}  # reached once in the life of a daemon
+REACHED_WITHIN_S = 20.0
+TURNS = 8
+
+
+def attempt(publisher: Publisher, code: str) -> None:
+    """Have it done, daemon or not: who waits for a daemon that has died is told so, and nothing else may fail."""
+    try:
+        publisher.do(code)
+    except Refused as refused:
+        if refused.type != "FlushTimeout":
+            raise
+
+
+def damage_journal(home: Home) -> None:
+    for path in home.state.glob("journal.sqlite-wal"):
+        path.unlink()
+    (home.state / "journal.sqlite").write_bytes(b"damaged" * 10_000)
+
+
+def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
+    """Do what leads through all durable steps, until the daemon has died of one; return the publishers that died."""
+    others: list[Publisher] = []
+
+    def other_dies() -> None:
+        other = home.publisher("other")
+        others.append(other)
+        other.send("publish(50, pause_s=0.0005, attempt=1)")
+        with contextlib.suppress(AssertionError):
+            other.wait_line("acked ", timeout_s=0.3)
+        other.kill()
+
+    def transition_and_mark(number: int) -> None:
+        writer.do(f"session.update(attempt={number})")
+        attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.5)")
+
+    for turn in range(TURNS):
+        steps = [
+            lambda: writer.do("publish(250, padding=5000)"),  # more than the rows that a snapshot is due after
+            *(lambda number=turn * 5 + part: transition_and_mark(number) for part in range(5)),
+            lambda: attempt(writer, "session.flush('checkpointed', timeout_s=0.5)"),
+            other_dies,
+            other_dies,  # and goes on with the session of the one before
+        ]
+        for step in steps:
+            step()
+            if daemon.popen.poll() is not None:
+                break
+        else:
+            continue
+        break
+    if not others:
+        other_dies()
+    return others
+
+
+def assert_no_file_is_torn(home: Home) -> None:
+    for path in home.sessions.glob("*.json"):
+        if path.name.startswith("."):
+            continue
+        parse = parse_checkpoint if parse_checkpoint_name(path.name) else parse_autosave
+        assert parse(path.read_bytes(), path.name).header.session_id in path.name
+
+
+def assert_no_checkpoint_was_made_twice(home: Home, session_id: str) -> None:
+    headers = [parse_checkpoint(path.read_bytes(), path.name).header for path in home.checkpoints(session_id)]
+    made = Counter((header.sequence, header.kind, header.reason) for header in headers)
+    assert {key: count for key, count in made.items() if count > 1} == {}
+
+
+def numbers(entries: list[dict]) -> list[int]:
+    return [entry["values"]["n"] for entry in entries if entry["op"] == "update" and "n" in entry["values"]]
+
+
+def assert_prefix_with(acknowledged: int, held: list[int]) -> None:
+    assert held == list(range(1, len(held) + 1))
+    assert len(held) >= acknowledged
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.tmp")]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("hits", HITS)
+@pytest.mark.parametrize("point", CrashPoint)
+def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, hits: int, home: Home) -> None:
+    if hits > 1 and point in ONCE:
+        pytest.skip("reached once in the life of a daemon")
+    set_aside = point is CrashPoint.JOURNAL_SET_ASIDE
+    healthy = home.daemon(*FLAGS)
+    writer = home.publisher("s1")
+    writer.do("publish(50)")
+    attempt(writer, "session.checkpoint('before')")
+    writer.do("publish(50)")
+    healthy.kill()
+    if set_aside:
+        damage_journal(home)
+
+    dying = home.start_dying(point.name, hits, *FLAGS)
+    with contextlib.suppress(AssertionError):  # at some points it dies before it is ready
+        dying.wait_line("ready ")
+    others = load(home, dying, writer)
+    dying.wait(REACHED_WITHIN_S)
+    assert dying.popen.returncode == -signal.SIGKILL, f"{point.name} was not reached"
+    assert_no_file_is_torn(home)
+    acknowledged = writer.acknowledged
+    if not set_aside:
+        held = home.journaled("s1")["s1"]
+        assert_prefix_with(acknowledged, numbers(held))
+
+    home.daemon(*FLAGS)
+    published = writer.do("publish(20)")
+    writer.do("session.flush(timeout_s=20)")
+    told = writer.do("session.checkpoint('last')")
+    eventually(lambda: not (home.state / "outbox" / "other").exists())
+    held = home.journaled("s1", "other")
+    if not set_aside:
+        assert numbers(held["s1"]) == list(range(1, published + 1))
+        assert [entry["sequence"] for entry in held["s1"]] == list(range(1, len(held["s1"]) + 1))
+    assert writer.stderr == []
+    assert_runs_are_whole(held["other"], others, set_aside=set_aside)
+    assert_no_file_is_torn(home)
+    for session_id in ("s1", "other"):
+        assert_no_checkpoint_was_made_twice(home, session_id)
+    document = parse_checkpoint((home.sessions / told["name"]).read_bytes(), told["name"])
+    assert document.values["n"] == str(published).encode()
+    writer.do("client.close()")
+    eventually(lambda: list((home.state / "outbox").iterdir()) == [] and temporaries(home.sessions) == [])
+    rows = {row["session_id"]: row for row in home.json("sessions")["sessions"]}
+    assert rows["s1"]["condition"] == "unfinished"
+    assert rows["other"]["condition"] == "interrupted"
+
+
+def assert_runs_are_whole(entries: list[dict], others: list[Publisher], *, set_aside: bool) -> None:
+    """Each publisher's entries stand there from its first on, once and in order, with all that were acknowledged."""
+    runs: list[list[int]] = []
+    for number in numbers(entries):
+        if number == 1:
+            runs.append([])
+        runs[-1].append(number)
+    assert all(run == list(range(1, len(run) + 1)) for run in runs)
+    if not set_aside:
+        wrote = [other for other in others if other.acknowledged]
+        assert len(runs) >= len(wrote)
+        assert sorted(map(len, runs), reverse=True) >= sorted((other.acknowledged for other in wrote), reverse=True)

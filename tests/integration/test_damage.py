@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import Home, Process, Publisher, eventually
+
+JOURNAL = "journal.sqlite"
+
+
+def carry_over(state: Path) -> None:
+    """Bring all that the write-ahead log holds into the database, so that damage there is not healed by it."""
+    with contextlib.closing(sqlite3.connect(state / JOURNAL)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def zero_header(state: Path) -> None:
+    carry_over(state)
+    with (state / JOURNAL).open("r+b") as file:
+        file.write(bytes(100))
+
+
+def truncate(state: Path) -> None:
+    carry_over(state)
+    os.truncate(state / JOURNAL, 5000)
+
+
+def overwrite_pages(state: Path) -> None:
+    carry_over(state)
+    with (state / JOURNAL).open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(12_000))
+
+
+def write_text(state: Path) -> None:
+    carry_over(state)
+    (state / JOURNAL).write_text("this is no database\n" * 1000)
+
+
+def delete_all(state: Path) -> None:
+    for path in state.glob(f"{JOURNAL}*"):
+        path.unlink()
+
+
+def delete_but_the_log(state: Path) -> None:
+    (state / JOURNAL).unlink()
+
+
+def cut_the_log(state: Path) -> None:
+    log = state / f"{JOURNAL}-wal"
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def zero_the_logs_end(state: Path) -> None:
+    log = state / f"{JOURNAL}-wal"
+    size = log.stat().st_size
+    with log.open("r+b") as file:
+        file.seek(size * 2 // 3)
+        file.write(bytes(size - size * 2 // 3))
+
+
+DAMAGED = [zero_header, truncate, overwrite_pages, write_text, cut_the_log, zero_the_logs_end]
+DAMAGES = [*DAMAGED, delete_all, delete_but_the_log]
+damaging = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+
+Damage = Callable[[Path], None]
+
+
+def state_of(home: Home, session_id: str) -> dict:
+    return home.json("show", session_id)["state_info"]
+
+
+def busy_home(home: Home) -> tuple[Process, Publisher]:
+    """A daemon and a publisher whose session has entries in a checkpoint, in the auto-save, and in neither."""
+    daemon = home.daemon("--transition-keys", "attempt")
+    done = home.publisher("done")
+    done.do("session.update(scene={'entities': [1, 2]}, n=1)")
+    done.do("session.checkpoint('first')")
+    done.do("session.update(n=2)")
+    done.do("session.flush('checkpointed')")
+    done.do("client.close()")
+    publisher = home.publisher("s1")
+    publisher.do("session.update(scene={'entities': [1, 2]})")
+    publisher.do("publish(50)")
+    publisher.do("session.checkpoint('first')")
+    publisher.do("publish(50)")
+    publisher.do("session.flush('checkpointed')")
+    publisher.do("[(publish(1), session.flush()) for _ in range(50)]")  # a commit each
+    return daemon, publisher
+
+
+EXPECTED = {"scene": {"entities": [1, 2]}, "n": 150, "current_stage": "150"}
+
+
+@damaging
+def test_without_a_sound_journal_the_states_come_from_files_and_outboxes(home: Home, damage: Damage) -> None:
+    daemon, publisher = busy_home(home)
+    sequence = home.json("show", "s1")["sequence"]
+    publisher.kill()
+    daemon.kill()
+    damage(home.state)
+    daemon = home.daemon()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    if damage in DAMAGED:
+        assert (home.state / "damaged" / JOURNAL).exists()
+        assert any("set aside" in line for line in daemon.stderr)
+    shown = home.json("show", "s1")
+    assert (shown["state_info"], shown["condition"]) == (EXPECTED, "interrupted")
+    assert shown["sequence"] >= sequence
+    assert json.loads(home.checkpoints("s1")[-1].read_bytes())["state_info"] == EXPECTED
+    assert state_of(home, "done") == {"scene": {"entities": [1, 2]}, "n": 2}
+    for session_id, n in (("s1", 150), ("done", 2)):
+        again = home.publisher(session_id)
+        assert again.do("session['n']") == n
+        assert again.do("session['scene']") == {"entities": [1, 2]}
+        again.do("session.update(n=1000)")
+        again.do("session.flush('checkpointed')")
+        saved = json.loads((home.sessions / f"{session_id}.json").read_bytes())
+        assert (saved["n"], saved["scene"]) == (1000, {"entities": [1, 2]})
+
+
+@damaging
+def test_a_publisher_that_lives_through_the_loss_of_the_journal_needs_nothing_done(home: Home, damage: Damage) -> None:
+    daemon, publisher = busy_home(home)
+    daemon.kill()
+    damage(home.state)
+    publisher.do("publish(10)")
+    home.daemon()
+    publisher.do("publish(10)")
+    publisher.do("session.flush(timeout_s=20)")
+    told = publisher.do("session.checkpoint('after')")
+    assert json.loads((home.sessions / told["name"]).read_bytes())["state_info"] == {
+        **EXPECTED,
+        "n": 170,
+        "current_stage": "170",
+    }
+    assert home.json("show", "s1")["state_info"]["n"] == 170
+    assert len({entry["sequence"] for entry in home.history("s1")}) == len(home.history("s1"))
+    publisher.kill()
+    assert home.publisher("s1").do("session['n']") == 170
+
+
+@pytest.mark.parametrize("damage", [zero_header, cut_the_log])
+def test_a_daemon_that_met_a_damaged_journal_starts_anew_without_complaint(home: Home, damage: Damage) -> None:
+    daemon, publisher = busy_home(home)
+    publisher.kill()
+    daemon.kill()
+    damage(home.state)
+    home.daemon().kill()
+    again = home.daemon()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    assert not any("set aside" in line for line in again.stderr)
+    assert state_of(home, "s1") == EXPECTED
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_next_good_one_is_used(home: Home) -> None:
+    daemon = home.daemon("--autosave-every-s", "3600")
+    publisher = home.publisher("s1")
+    for number in range(3):
+        publisher.do(f"session.update(n={number}, answer='typed by hand')")
+        publisher.do("session.checkpoint()")
+    publisher.do("session.close()")
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    daemon.kill()
+    delete_all(home.state)
+    (home.sessions / "s1.json").unlink(missing_ok=True)
+    *_, good, bad = home.checkpoints("s1")
+    bad.write_bytes(bad.read_bytes().replace(b"typed by hand", b"typed by hanD"))
+    home.daemon()
+    assert home.publisher("s1").do("dict(session)") == {"n": 1, "answer": "typed by hand"}
+    assert not bad.exists()
+    assert good.exists()
+    assert (home.sessions / "damaged" / bad.name).exists()
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "zeroed"])
+def test_a_checkpoint_that_lost_its_bytes_stands_in_nobodys_way(home: Home, how: str) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    for number in range(3):
+        publisher.do(f"session.update(n={number})")
+        publisher.do("session.checkpoint()")
+    publisher.kill()
+    daemon.kill()
+    newest = home.checkpoints("s1")[-1]
+    data = newest.read_bytes()
+    newest.write_bytes({"empty": b"", "half": data[: len(data) // 2], "zeroed": bytes(len(data))}[how])
+    home.daemon()
+    publisher = home.publisher("s1")
+    assert publisher.do("dict(session)") == {"n": 2}
+    publisher.do("session.update(n=3)")
+    told = publisher.do("session.checkpoint()")
+    assert json.loads((home.sessions / told["name"]).read_bytes())["state_info"] == {"n": 3}
+
+
+def test_a_home_without_any_journal_or_outbox_is_restored_from_checkpoints_alone(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1, scene={'entities': []})")
+    publisher.do("session.checkpoint('one')")
+    publisher.do("session.close()")
+    daemon.kill()
+    shutil.rmtree(home.state)
+    (home.sessions / "s1.json").unlink(missing_ok=True)
+    home.daemon()
+    assert state_of(home, "s1") == {"n": 1, "scene": {"entities": []}}
+    publisher = home.publisher("s1")
+    assert publisher.do("dict(session)") == {"n": 1, "scene": {"entities": []}}
+    publisher.do("session.update(n=2)")
+    assert publisher.do("session.checkpoint('two')")["sequence"] > 1
+
+
+def test_a_session_file_newer_than_all_checkpoints_is_what_a_home_without_journal_continues_from(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1, scene={'entities': []})")
+    publisher.do("session.checkpoint('one')")
+    publisher.do("session.update(n=2)")
+    publisher.do("session.flush('checkpointed')")
+    publisher.kill()
+    daemon.kill()
+    shutil.rmtree(home.state)
+    home.daemon()
+    publisher = home.publisher("s1")
+    assert publisher.do("dict(session)") == {"n": 2, "scene": {"entities": []}}
+    publisher.do("session.update(m=3)")
+    told = publisher.do("session.checkpoint('two')")
+    assert json.loads((home.sessions / told["name"]).read_bytes())["state_info"] == {
+        "n": 2,
+        "scene": {"entities": []},
+        "m": 3,
+    }
+
+
+def test_a_look_back_never_shows_a_state_put_together_over_a_gap(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(early=1)")
+    publisher.do("session.flush()")
+    shutil.copytree(home.state, home.folder / "older")
+    publisher.do("[session.update(n=number) for number in range(10)]")
+    publisher.do("session.flush('checkpointed')")
+    publisher.kill()
+    daemon.kill()
+    shutil.rmtree(home.state)
+    (home.folder / "older").rename(home.state)  # a restored backup: the journal is behind the files
+    shutil.rmtree(home.state / "outbox")
+    home.daemon()
+    publisher = home.publisher("s1")
+    assert publisher.do("dict(session)") == {"early": 1, "n": 9}
+    publisher.do("session.update(n=10)")
+    publisher.do("session.flush()")
+    first, *_, last = sorted(entry["sequence"] for entry in home.history("s1"))
+    for sequence in range(first, last + 1):
+        shown = home.json("show", "s1", "--sequence", str(sequence), expect=3 if 1 < sequence < 11 else 0)
+        if 1 < sequence < 11:
+            assert shown["error"]["code"] == "not_found"
+        else:
+            assert shown["state_info"] == {1: {"early": 1}, 11: {"early": 1, "n": 9}, 12: {"early": 1, "n": 10}}[sequence]
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_a_state_whose_history_is_trimmed_to_nothing_survives_the_daemon(home: Home, checkpointed: bool) -> None:
+    flags = ("--history-hours", "0", "--autosave-every-s", "3600", "--checkpoint-every-s", "3600")
+    daemon = home.daemon(*flags, "--transition-keys", "attempt")
+    publisher = home.publisher("s1")
+    publisher.do("session.update(answer='typed by hand')")
+    if checkpointed:
+        publisher.do("session.checkpoint()")
+    publisher.do("publish(200, padding=10_000)")
+    publisher.do("session.flush()")
+    eventually(lambda: len(home.journaled("s1")["s1"]) < 200)
+    daemon.kill()
+    home.daemon(*flags, "--transition-keys", "attempt")
+    publisher.kill()
+    again = home.publisher("s1")
+    assert (again.do("session['answer']"), again.do("session['n']")) == ("typed by hand", 200)
+    told = again.do("session.checkpoint()")
+    assert json.loads((home.sessions / told["name"]).read_bytes())["state_info"]["answer"] == "typed by hand"
+
+
+def test_rubbish_in_the_outbox_folder_is_left_alone_and_stands_in_nobodys_way(home: Home) -> None:
+    outbox = home.state / "outbox"
+    for folder in ("s1", "s[1]", "not a session", "empty"):
+        (outbox / folder).mkdir(parents=True)
+    (outbox / "s1" / f"{'0' * 32}.lock").write_bytes(b"{}")
+    (outbox / "s1" / f"{'1' * 32}.lock").write_bytes(b"\0" * 100)
+    (outbox / "s1" / f"{'1' * 32}.00000000.seg").write_bytes(b"\xff" * 1000)
+    (outbox / "file").write_bytes(b"?")
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.checkpoint()")
+    publisher.kill()
+    eventually(lambda: any("interrupted" in line for line in daemon.stderr))
+    assert home.publisher("s1").do("dict(session)") == {"n": 1}
+    assert daemon.popen.poll() is None
+
+
+def test_a_torn_end_of_a_dead_publishers_outbox_costs_only_what_was_never_published(home: Home) -> None:
+    publisher = home.publisher("s1")
+    publisher.do("publish(100)")
+    publisher.kill()
+    (segment,) = (home.state / "outbox" / "s1").glob("*.seg")
+    with segment.open("ab") as file:
+        file.write(segment.read_bytes()[:20])  # a header whose entry is cut off
+    home.daemon()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    entries = home.journaled("s1")["s1"]
+    assert [entry["values"]["n"] for entry in entries] == list(range(1, 101))
