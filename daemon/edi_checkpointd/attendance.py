@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import Fenced, NotFound, ProtocolError, SessionBusy
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id
+from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.records import whole
 from edi_checkpoint.spool import StreamFiles, is_held, remove_stream
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.ledger import Ledger, Session
+from edi_checkpointd.fs import set_aside
+from edi_checkpointd.ledger import Ledger, Session, Stream
 from edi_checkpointd.liveness import Drain, Liveness
 from edi_checkpointd.saving import Saving
 
@@ -24,10 +28,26 @@ log = logging.getLogger(__name__)
 
 
 class Attendance:
-    """Lets writers in and sees them out. `commit` commits the ledger's open transaction and does what follows."""
+    """Lets writers in and sees them out."""
 
-    def __init__(self, ledger: Ledger, liveness: Liveness, saving: Saving, commit: Callable[[], None]) -> None:
-        """Take the parts; `look_around` finds what was left."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        liveness: Liveness,
+        saving: Saving,
+        *,
+        commit: Callable[[], None],
+        refuse: Callable[[Stream, bytes, ProtocolError], None],
+        damaged: Path,
+    ) -> None:
+        """Take the parts; `look_around` finds what was left.
+
+        `commit` commits the ledger's open transaction and does what follows, `refuse` keeps records that were refused
+        and uses up their numbers, `damaged` is the folder for segments that could not be read to their ends.
+        """
+        self._refuse = refuse
+        self._damaged = damaged
+        self._spoiled: set[str] = set()  # drained streams whose segments hold more than could be read
         self._ledger = ledger
         self._liveness = liveness
         self._saving = saving
@@ -80,8 +100,9 @@ class Attendance:
         try:
             self._ledger.accept(stream, chunk)
         except ProtocolError as error:
-            log.error("outbox entries refused session=%s: %s", stream.session.session_id, error)  # noqa: TRY400
+            self._refuse(stream, chunk, error)
         self._commit()
+        self._drain.taken_bytes += len(chunk)
         self._rest = None
 
     def finish_drains(self, session_id: str | None = None) -> None:
@@ -104,8 +125,11 @@ class Attendance:
             session = self._open(check_session_id(owner.session_id), owner.parent_session)
             stream = self._ledger.attach(session, owner.stream)
         except (Fenced, ProtocolError) as error:
-            log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
-            self._refused.add(owner.stream)
+            if isinstance(error, Fenced) and self._holds_nothing_new(drain):
+                self._drained.append(drain.files)  # drained before the next writer was let in; then we were killed
+            else:
+                log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
+                self._refused.add(owner.stream)
             drain.close()
             return
         except BaseException:
@@ -115,6 +139,10 @@ class Attendance:
         log.info("draining outbox session=%s stream=%s from=%d", session.session_id, stream.id, stream.number)
         self._drain = drain
 
+    def _holds_nothing_new(self, drain: Drain) -> bool:
+        committed = self._ledger.streams[drain.files.owner.stream].number
+        return all(whole(chunk)[1] <= committed for chunk in drain.chunks)
+
     def _end(self, drain: Drain) -> None:
         """Close a drained stream; its writer left cleanly, or the session is interrupted."""
         stream = self._ledger.streams[drain.files.owner.stream]
@@ -123,6 +151,9 @@ class Attendance:
         drain.close()
         self._liveness.unwatch(stream.id)
         self._drained.append(drain.files)
+        if drain.left_bytes:
+            log.warning("outbox not readable to its end session=%s bytes=%d", session.session_id, drain.left_bytes)
+            self._spoiled.add(stream.id)
         reached(CrashPoint.OUTBOX_DRAINED)
         if stream.epoch == session.epoch and session.left_as == "live":
             self._ledger.left(session, cleanly=stream.left_cleanly)
@@ -140,6 +171,11 @@ class Attendance:
             stream = self._ledger.streams.get(files.owner.stream)
             if stream is not None and stream.session.uncovered:
                 continue
+            if files.owner.stream in self._spoiled:
+                self._spoiled.discard(files.owner.stream)
+                ensure_private(self._damaged)
+                for segment in files.segments:
+                    set_aside(segment, self._damaged)
             remove_stream(files)
             reached(CrashPoint.STREAM_CLOSED)
             if stream is not None:

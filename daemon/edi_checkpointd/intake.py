@@ -96,7 +96,10 @@ class Intake:
         self._saving = saving
         self._answer = answer
         self._status = status
-        self.attendance = Attendance(ledger, self.liveness, saving, self.commit)
+        self.attendance = Attendance(
+            ledger, self.liveness, saving,
+            commit=self.commit, refuse=self.refuse_entries, damaged=self._paths.damaged,
+        )  # fmt: skip
         return self.attendance
 
     def bind(self, socket_path: str) -> None:
@@ -218,21 +221,21 @@ class Intake:
             if not self._ledger.accept(stream, message.records):
                 self._send(routing_id, acknowledgement(stream))
         except ProtocolError as error:
-            self._pass_over(routing_id, stream, message, error)
+            self.refuse_entries(stream, message.records, error)
 
-    def _pass_over(self, routing_id: bytes, stream: Stream, message: protocol.Entries, error: ProtocolError) -> None:
-        """Keep a refused frame's bytes, use up its numbers, and say so; the batch it came with goes on."""
-        _, last = whole(message.records)
+    def refuse_entries(self, stream: Stream, records: bytes | memoryview, error: ProtocolError) -> None:
+        """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
+        _, last = whole(records)
         log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
         with contextlib.suppress(OSError):
             ensure_private(self._paths.damaged)
             name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"
-            (self._paths.damaged / name).write_bytes(message.records)
-        if stream.expected < last <= stream.expected + len(message.records):
+            (self._paths.damaged / name).write_bytes(records)
+        if stream.expected < last <= stream.expected + len(records):
             self._ledger.pass_over(stream, last)
         self._count(error)
-        self._send(
-            routing_id,
+        self.notify(
+            stream.id,
             protocol.Error(error.code, f"entries up to {last}: {error}", error.hint, stream=stream.id, number=last),
         )
 

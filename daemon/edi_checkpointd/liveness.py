@@ -27,6 +27,12 @@ class Drain:
     files: StreamFiles
     chunks: Iterator[bytes]
     lock_fd: int
+    taken_bytes: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """What the segments hold beyond what was taken: bytes that are no records, or follow such."""
+        return sum(path.stat().st_size for path in self.files.segments if path.exists()) - self.taken_bytes
 
     def close(self) -> None:
         """Give the lock back."""
@@ -104,8 +110,12 @@ class Liveness:
         return bool(self._probed)
 
     def begin_drain(self, files: StreamFiles) -> Drain | None:
-        """Take a dead stream's lock; None when its writer lives or the files are gone."""
-        fd = try_lock(files.lock)
+        """Take a dead stream's lock; None when its writer lives or the files are gone.
+
+        It is taken shared, which a living writer's lock does not allow: to the next writer, who asks in the same way, a
+        stream that is being drained is free, not busy.
+        """
+        fd = try_lock(files.lock, shared=True)
         if fd is None:
             return None
         current = [found for found in list_streams(files.lock.parent) if found.owner.stream == files.owner.stream]

@@ -12,7 +12,6 @@ import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
 
-
 _LOOK_S = 0.1
 
 

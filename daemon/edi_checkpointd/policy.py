@@ -45,8 +45,8 @@ def decide(
     """Return the pending point after `moments`, and what is to be written because of them, in order.
 
     `checkpointed` is the sequence of the newest checkpoint; a point that it contains is pending no more, which only a
-    replay meets. The spacing of transitions goes by the publisher's clock: an outbox that is drained after an hour leads
-    to the checkpoints that it would have led to live.
+    replay meets. The spacing of transitions goes by the publisher's clock: an outbox that is drained after an hour
+    leads to the checkpoints that it would have led to live.
     """
     wishes: list[Wish] = []
     for moment in moments:

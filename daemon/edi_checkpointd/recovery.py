@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator
 
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged
-from edi_checkpoint.fragments import fragment
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.catalog import AutosaveInfo, Catalog
-from edi_checkpointd.clock import to_us
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.ledger import Files
-from edi_checkpointd.state import State
+from edi_checkpointd.state import state_of
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +59,7 @@ def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:
             return Files(saved, checkpointed, covered)
         for document in _valid_documents(paths, catalog, session_id, than=sequence):
             header = document.header
-            fragments = {key: fragment(text) for key, text in document.values.items()}
-            ahead = State(header.sequence, header.sequence, to_us(header.timestamp), fragments, dict(header.streams))
+            ahead = state_of(document)
             found = header.sequence  # what was said to be newer was damaged
             return Files(min(saved, found), min(checkpointed, found), header.streams, header.parent_session, ahead)
         return Files(min(saved, sequence), min(checkpointed, sequence))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from edi_checkpoint import protocol
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint, read_header
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
-from edi_checkpoint.fragments import fragment, parent_of, stage_of, string, summarise
+from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
 from edi_checkpoint.layout import Header, Kind
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
@@ -25,7 +25,7 @@ from edi_checkpoint.spool import is_held, list_streams, read_records
 from edi_checkpointd.catalog import Catalog
 from edi_checkpointd.clock import from_us, to_us
 from edi_checkpointd.journal import Reader, SessionRow
-from edi_checkpointd.state import State, fold, read, state_at
+from edi_checkpointd.state import State, fold, read, state_at, state_of
 
 _HEAD_BYTES = 64 << 10
 
@@ -155,7 +155,7 @@ class Requests:
         parent = row.parent_session if row else None
         if query.checkpoint is not None:
             document = self._checkpoint(query.session_id, query.checkpoint)
-            found = Current(_state_of(document), "file", document.header.parent_session)
+            found = Current(state_of(document), "file", document.header.parent_session)
         elif query.sequence is not None:
             found = Current(self._state_at(row, query.session_id, query.sequence), "journal", parent)
         elif query.time_us is not None:
@@ -204,7 +204,7 @@ class Requests:
             found = Current(self._replayed(self._reader, row, last), "journal", row.parent_session)
         files = self._newest_document(session_id, found.state.sequence)
         if files is not None:
-            found = Current(_state_of(files), "file", files.header.parent_session)
+            found = Current(state_of(files), "file", files.header.parent_session)
         if self._by_daemon:
             return found._replace(source="daemon") if row is not None else found
         return self._with_outboxes(session_id, found)
@@ -319,17 +319,6 @@ def _history_entry(sequence: int, data: bytes) -> HistoryEntry:
             op = "mark"
     stage = string(changed["current_stage"]) if "current_stage" in changed else None
     return HistoryEntry(sequence, from_us(entry.time_us), op, keys, len(data), stage)
-
-
-def _state_of(document: Document) -> State:
-    header = document.header
-    return State(
-        header.sequence,
-        header.sequence,
-        to_us(header.timestamp),
-        {key: fragment(text) for key, text in document.values.items()},
-        dict(header.streams),
-    )
 
 
 def _text(value: object) -> str | None:

@@ -34,7 +34,8 @@ class Scheduler:
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(1)},
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            # A timer may be set again before the worker has returned from its call: APScheduler must not drop that.
+            job_defaults={"coalesce": True, "max_instances": 1000, "misfire_grace_time": None},
         )
         self._scheduler.add_listener(self._note_fault, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
         self._scheduler.start()
@@ -46,6 +47,7 @@ class Scheduler:
             self.pending.discard(name)
             call()
 
+        self.follow_clock()  # else a step that nobody has noticed yet would shift this timer too
         self.pending.add(name)
         self._scheduler.add_job(
             go_off, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
@@ -72,6 +74,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Drop all timers and end the threads."""
+        self._scheduler.remove_all_jobs()  # its thread fails on a timer that goes off while it is shut down
         self._scheduler.shutdown(wait=True)
 
     def _wall_minus_monotonic_s(self) -> float:

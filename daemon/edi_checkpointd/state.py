@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.document import Document
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import Fragment, fragment
 from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
 from edi_checkpoint.records import Record
+from edi_checkpointd.clock import to_us
 
 _EMPTY: Mapping[str, Fragment] = MappingProxyType({})
 KEY_MAX_BYTES = 1024
@@ -145,3 +147,10 @@ def state_at(found: tuple[int, Snapshot] | None) -> State:
     sequence, snapshot = found
     fragments = {key: Fragment(text) for key, text in snapshot.fragments.items()}
     return State(sequence, snapshot.changed, snapshot.time_us, fragments, snapshot.streams)
+
+
+def state_of(document: Document) -> State:
+    """Return the state that a parsed document holds."""
+    header = document.header
+    fragments = {key: fragment(text) for key, text in document.values.items()}
+    return State(header.sequence, header.sequence, to_us(header.timestamp), fragments, dict(header.streams))

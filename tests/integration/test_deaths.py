@@ -139,3 +139,27 @@ def test_a_killed_publisher_is_noticed_by_a_daemon_that_was_started_after_its_de
     eventually(lambda: not outboxes(home))
     assert row(home, "s1")["condition"] == "interrupted"
     assert json.loads(home.checkpoints("s1")[-1].read_bytes())["state_info"] == {"n": 2}
+
+
+def test_who_opens_a_session_while_its_large_outbox_is_taken_in_gets_all_of_it(home: Home) -> None:
+    first = home.publisher("s1")
+    first.do("publish(4000, padding=10_000)")
+    first.kill()
+    home.daemon("--transition-keys", "attempt")
+    second = home.publisher("s1")
+    assert second.do("session['n']") == 4000
+    second.do("session.update(n=4001)")
+    second.do("session.flush()")
+    assert [entry["values"]["n"] for entry in home.journaled("s1")["s1"]] == list(range(1, 4002))
+
+
+def test_outboxes_of_several_dead_publishers_are_cleared_though_daemons_die_over_them(home: Home) -> None:
+    for point in ("OUTBOX_DRAINED", "TEMPORARY_WRITTEN", "SAVED_NOTED", "STREAM_CLOSED"):
+        for _ in range(2):
+            publisher = home.publisher("s1")
+            publisher.do("publish(100, padding=1000)")
+            publisher.kill()
+        assert home.start_dying(point, 2).wait() == -signal.SIGKILL
+    home.daemon()
+    eventually(lambda: not outboxes(home))
+    assert [entry["values"]["n"] for entry in home.journaled("s1")["s1"]] == [*range(1, 101)] * 8

@@ -714,6 +714,23 @@ def test_trimming_keeps_what_the_window_needs(
                     assert found == state_of(entries[:sequence])
 
 
+def test_what_only_an_adopted_file_stands_for_is_said_to_be_gone(tmp_path: Path) -> None:
+    paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path)})
+    paths.state.mkdir()
+    with closing(filled(paths.journal, 3)) as journal:
+        journal.adopt(1, 41, Snapshot(41, 41, {"n": b"41"}, {STREAM: 41}), 9, Notes(41, 0))
+        journal.commit(one(42))
+        requests = Requests(paths, Catalog(paths.sessions), journal.read, by_daemon=True)
+
+        def n_at(sequence: int) -> bytes:
+            return requests.state(GetState(1, "s", sequence=sequence)).state["n"]
+
+        assert [n_at(sequence) for sequence in (1, 3, 41, 42)] == [b"1", b"3", b"41", b"42"]
+        for gone in (0, 4, 40, 43):
+            with pytest.raises(NotFound, match=f"sequence {gone} is outside"):
+                n_at(gone)
+
+
 def test_trimming_goes_in_slices_and_ends(tmp_path: Path) -> None:
     with closing(filled(tmp_path / "journal.sqlite", 10)) as journal:
         assert journal.trim(1, before_us=2**62, limit=4) == 0  # without a snapshot nothing may go
