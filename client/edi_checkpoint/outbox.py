@@ -154,6 +154,8 @@ class Outbox:
 
     def spool(self) -> bool:
         """Write the backlog to the file as far as the disk takes it; return whether none is left."""
+        if not self._backlog:
+            return True
         with self.lock:
             while self._backlog:
                 number, record = self._backlog[0]
@@ -165,6 +167,8 @@ class Outbox:
 
     def acknowledged(self, number: int) -> None:
         """Free the memory of records up to `number`: the journal has them."""
+        if not self._backlog:
+            return
         with self.lock:
             while self._backlog and self._backlog[0][0] <= number:
                 self._drop_oldest()
@@ -275,8 +279,10 @@ class Outbox:
         records of lower numbers behind higher ones: readers pass over numbers that they have had.
         """
         self.roll()
+        if len(self._segments) == 1:
+            return False
         old = self._segments[:-1]
-        if sum(segment.size for segment in self._segments if segment.last > acknowledged) <= limit or not old:
+        if sum(segment.size for segment in self._segments if segment.last > acknowledged) <= limit:
             return False
         thin = self._new_segment()
         try:

@@ -15,6 +15,7 @@ from zlib import crc32
 from edi_checkpoint.errors import ProtocolError
 
 HEADER = struct.Struct("<IIQ")
+_LEAD = struct.Struct("<II")
 _NUMBER = struct.Struct("<Q")
 ENTRY_MAX_BYTES = 64 << 20
 NUMBER_MAX = (1 << 63) - 1  # SQLite's largest integer
@@ -30,7 +31,8 @@ class Record(NamedTuple):
 
 def pack(number: int, entry: bytes) -> bytes:
     """Return the record of `entry` (at most 64 MiB) under `number` (1 to 2**63 - 1)."""
-    return HEADER.pack(len(entry), crc32(entry, crc32(_NUMBER.pack(number))), number) + entry
+    checked = _NUMBER.pack(number) + entry
+    return _LEAD.pack(len(entry), crc32(checked)) + checked
 
 
 def scan(data: bytes | memoryview) -> list[Record]:
@@ -41,17 +43,17 @@ def scan(data: bytes | memoryview) -> list[Record]:
     """
     records: list[Record] = []
     offset, last = 0, 0
-    total = len(data)
+    view = memoryview(data)
+    total = len(view)
     while total - offset >= HEADER.size:
-        length, checksum, number = HEADER.unpack_from(data, offset)
-        start = offset + HEADER.size
+        length, checksum, number = HEADER.unpack_from(view, offset)
+        checked, start = offset + _LEAD.size, offset + HEADER.size
         offset = start + length
         if length > ENTRY_MAX_BYTES or offset > total or not last < number <= NUMBER_MAX:
             break
-        entry = bytes(data[start:offset])
-        if crc32(entry, crc32(_NUMBER.pack(number))) != checksum:
+        if crc32(view[checked:offset]) != checksum:
             break
-        records.append(Record(number, entry, offset))
+        records.append(Record(number, bytes(view[start:offset]), offset))
         last = number
     return records
 

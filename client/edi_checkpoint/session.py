@@ -65,7 +65,9 @@ class Session(MutableMapping[str, object]):
 
     def __setitem__(self, key: str, value: object) -> None:
         """Publish `key` with `value`."""
-        self._publish({values.check_key(key): self._encode(key, value)})
+        if key not in self._values:
+            key = values.check_key(key)
+        self._publish({key: self._encode(key, value)})
 
     def __delitem__(self, key: str) -> None:
         """Publish that `key` is gone; raises KeyError when it is not there."""
@@ -130,8 +132,11 @@ class Session(MutableMapping[str, object]):
         entry = encode_entry(Update(_now_us(), changed, removed, reason))
         with self._stream.outbox.lock:
             held = self._values
-            grown = sum([len(text) - len(held.get(key, b"")) for key, text in changed.items()])
-            grown -= sum([len(held.get(key, b"")) for key in removed])
+            grown = 0
+            for key, text in changed.items():
+                grown += len(text) - len(held.get(key, b""))
+            for key in removed:
+                grown -= len(held.get(key, b""))
             if self._state_bytes + grown > STATE_MAX_BYTES:
                 raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
             self._stream.outbox.append(entry)

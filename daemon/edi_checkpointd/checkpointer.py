@@ -84,8 +84,12 @@ class Checkpointer:
             if len(transitions) > self.config.keep_per_session:
                 waiting.remove(transitions[0])
                 return False
-        self._files.submit(self._next_checkpoint, subject.session_id)
+        self._submit(self._next_checkpoint, subject.session_id)
         return True
+
+    def keep_within_limits(self, subject: Subject) -> None:
+        """Delete what the plan drops of a session's checkpoints; asked for when those who waited have their answer."""
+        self._submit(self._keep_within_limits, subject)
 
     def autosave(self, subject: Subject, state: State) -> None:
         """Write the auto-save of `state`; one that still waits is replaced by this."""
@@ -93,7 +97,7 @@ class Checkpointer:
             waits = subject.session_id in self._autosaves
             self._autosaves[subject.session_id] = (subject, state)
         if not waits:
-            self._files.submit(self._next_autosave, subject.session_id)
+            self._submit(self._next_autosave, subject.session_id)
 
     def checkpoint_at(self, session_id: str, sequence: int) -> CheckpointInfo | None:
         """Return the newest checkpoint of the state at exactly `sequence`, None when there is none."""
@@ -105,6 +109,10 @@ class Checkpointer:
         with contextlib.suppress(TimeoutError):
             self._files.submit(lambda: None).result(within_s)
         self._files.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # closed: what is left undone, the next start finds and does
+            self._files.submit(work, *arguments)
 
     # -- the files thread --------------------------------------------------------------------------------------------
 
@@ -122,7 +130,6 @@ class Checkpointer:
             return
         reached(CrashPoint.CHECKPOINT_WRITTEN)
         self._told(Written(session_id, wish.state, wish, info, None))
-        self._keep_within_limits(subject)
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
         stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))

@@ -69,7 +69,8 @@ def sweep_temporaries(folder: Path) -> int:
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(f".json{_TEMPORARY}"):
+            ours = entry.name.startswith(".") and entry.name.endswith(f".json{_TEMPORARY}")
+            if ours and not entry.is_dir(follow_symlinks=False):
                 (folder / entry.name).unlink(missing_ok=True)
                 count += 1
     return count

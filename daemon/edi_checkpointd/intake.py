@@ -35,6 +35,7 @@ from edi_checkpointd.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
+DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
 REFUSED_KEPT = 100  # refused frames kept in damaged/
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
@@ -157,10 +158,11 @@ class Intake:
         return None if self._idle_exit_s is None else int(self._idle_exit_s * 1000) + 1
 
     def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
-        """Accept the entries that wait, up to `DRAIN_BYTES`; return the other messages, for after the commit."""
+        """Accept the entries that wait, within bounds; return the other messages, for after the commit."""
         later: list[tuple[bytes, protocol.ClientMessage]] = []
         size = 0
-        while size < DRAIN_BYTES:
+        until_s = self._clock.monotonic_s() + DRAIN_S
+        while size < DRAIN_BYTES and self._clock.monotonic_s() < until_s:
             try:
                 routing_id = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:

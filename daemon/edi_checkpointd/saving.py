@@ -27,6 +27,7 @@ from edi_checkpointd.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 HOLD_AGAIN_S = 10.0  # how often the reserve is tried for after it was given back
+NOTE_AFTER_S = 1.0  # noting is a commit of its own; until then a start finds out by the files' heads
 TRIM_ROWS = 200  # a slice of clean-up; frames may wait behind it
 
 
@@ -60,6 +61,7 @@ class Saving:
         self._post = post
         self._notify = notify
         self._notes: dict[int, Notes] = {}
+        self._notes_due = False
         self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
         self._save_asked: dict[str, int] = {}  # streams whose clients wait for the auto-save, with the number they want
         self._grown: dict[str, Session] = {}  # whose rows outweigh their snapshot
@@ -156,13 +158,20 @@ class Saving:
             return
         self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
         self._notes[session.key] = Notes(session.saved, session.checkpointed)
+        if "notes" not in self._scheduler.pending:
+            self._scheduler.after(NOTE_AFTER_S, "notes", lambda: self._post(self._note_now))
         for stream in session.streams.values():
             self._notify(stream.id, acknowledgement(stream))
             if self._save_asked.get(stream.id, 0) > session.saved_number(stream):
                 self._checkpointer.autosave(_subject(session), session.state)
             else:
                 self._save_asked.pop(stream.id, None)
+        if result.wish is not None:
+            self._checkpointer.keep_within_limits(_subject(session))
         self.changed(session)
+
+    def _note_now(self) -> None:
+        self._notes_due = True
 
     def _settle_mark(self, session: Session, result: Written) -> None:
         if result.wish is None or result.wish.mark is None:
@@ -193,8 +202,8 @@ class Saving:
     def tidy(self) -> bool:
         """Do one slice of upkeep; return whether there is more to do at once. Raises `JournalRefused`."""
         journal = self._ledger.journal
-        if self._notes:
-            notes, self._notes = self._notes, {}
+        if self._notes and self._notes_due:
+            notes, self._notes, self._notes_due = self._notes, {}, False
             journal.note(notes)
             reached(CrashPoint.SAVED_NOTED)
             return True

@@ -15,6 +15,7 @@ import msgspec
 from edi_checkpoint.document import Document
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import Fragment, fragment
+from edi_checkpoint.layout import RESERVED
 from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
 from edi_checkpoint.records import Record
 from edi_checkpointd.clock import to_us
@@ -77,25 +78,28 @@ Moment = Marked | Transition
 
 def read(records: Sequence[Record]) -> list[Prepared]:
     """Validate the entries of `records` and lay out their values. Raises `ProtocolError` naming number and fault."""
-    prepared = []
-    for record in records:
-        try:
-            entry = decode_entry(record.entry)
-            prepared.append(Prepared(record.number, entry, _fragments(entry)))
-        except ProtocolError as error:
-            raise ProtocolError(f"entry {record.number}: {error}", hint=error.hint) from error
+    prepared: list[Prepared] = []
+    known: set[str] = set()  # keys looked at already: a frame mostly sets the same few
+    number = 0
+    try:
+        for number, data, _ in records:
+            entry = decode_entry(data)
+            prepared.append(Prepared(number, entry, _fragments(entry, known)))
+    except ProtocolError as error:
+        raise ProtocolError(f"entry {number}: {error}", hint=error.hint) from error
     return prepared
 
 
-def _fragments(entry: Entry) -> dict[str, Fragment]:
-    match entry:
-        case Update(changed=texts) | Base(state=texts):
-            for key in texts:
-                if not key or len(key.encode()) > KEY_MAX_BYTES or key == "_edi_checkpoint":
-                    raise ProtocolError(f"key {key[:80]!r} cannot be one of a state")
-            return {key: fragment(text) for key, text in texts.items()}
-        case Mark():
-            return {}
+def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
+    if isinstance(entry, Mark):
+        return {}
+    texts = entry.changed if isinstance(entry, Update) else entry.state
+    for key in texts:
+        if key not in known:
+            if not key or len(key.encode()) > KEY_MAX_BYTES or key == RESERVED:
+                raise ProtocolError(f"key {key[:80]!r} cannot be one of a state")
+            known.add(key)
+    return {key: fragment(text) for key, text in texts.items()}
 
 
 def fold(

@@ -1,4 +1,7 @@
-"""Kills at moments nobody chose: the daemon, the publishers, both. The seed is printed; `KILL_SEED=<n>` repeats a run."""
+"""Kills at moments nobody chose: the daemon, the publishers, both.
+
+The seed is printed; `KILL_SEED=<n>` makes the same choices again.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from harness import Home, Publisher
+from harness import Home, Publisher, eventually
 
 LEAVES_WITHIN_S = 2.0
 
@@ -47,6 +47,23 @@ def test_a_daemon_told_to_end_leaves_within_two_seconds_under_load_and_nothing_i
         publisher.do("session.flush(timeout_s=20)")
         assert numbers(home, f"s{session}") == list(range(1, 2001))
         assert publisher.stderr == []
+
+
+def test_a_daemon_told_to_end_with_hundreds_of_unsaved_sessions_leaves_the_rest_to_the_next(home: Home) -> None:
+    daemon = home.daemon("--autosave-every-s", "3600")
+    publisher = home.publisher()
+    publisher.do("several = [client.session(f's{number}') for number in range(300)]")
+    publisher.do("[session.update(n=number, text='x' * 10_000) for number, session in enumerate(several)]")
+    publisher.do("[session.flush(timeout_s=20) for session in several]")
+    begun_s = time.monotonic()
+    daemon.popen.send_signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert time.monotonic() - begun_s < LEAVES_WITHIN_S
+    publisher.kill()
+    home.daemon()
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    saved = [json.loads((home.sessions / f"s{number}.json").read_bytes())["n"] for number in range(300)]
+    assert saved == list(range(300))
 
 
 def test_a_daemon_that_ends_leaves_its_states_in_files_and_no_socket(home: Home) -> None:

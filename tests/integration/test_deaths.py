@@ -74,6 +74,34 @@ def test_a_client_that_closes_leaves_no_outbox_though_its_process_lives_on(home:
     assert row(home, "s1")["condition"] == "unfinished"
 
 
+def test_a_suspended_publisher_is_not_taken_for_a_dead_one(home: Home) -> None:
+    home.daemon()
+    publisher, other = home.publisher("s1"), home.publisher()
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush()")
+    publisher.kill(signal.SIGSTOP)
+    with pytest.raises(Refused, match="SessionBusy"):
+        other.do("client.session('s1')")
+    assert row(home, "s1")["condition"] == "live"
+    publisher.kill(signal.SIGCONT)
+    publisher.do("session.update(n=2)")
+    publisher.do("session.checkpoint()")
+    assert "interrupted" not in kinds(home, "s1")
+
+
+def test_all_sessions_of_a_killed_process_are_interrupted(home: Home) -> None:
+    home.daemon()
+    publisher = home.publisher()
+    publisher.do("several = [client.session(f's{number}') for number in range(20)]")
+    publisher.do("[session.update(n=number) for number, session in enumerate(several)]")
+    publisher.do("several[0].close()")
+    publisher.kill()
+    eventually(lambda: not outboxes(home))
+    conditions = {one["session_id"]: one["condition"] for one in home.json("sessions")["sessions"]}
+    assert conditions == {"s0": "unfinished", **{f"s{number}": "interrupted" for number in range(1, 20)}}
+    assert all(kinds(home, f"s{number}") == ["interrupted"] for number in range(1, 20))
+
+
 def test_leaving_by_the_end_of_the_program_is_clean_and_by_an_exception_is_not(home: Home) -> None:
     home.daemon()
     begin = "from edi_checkpoint import connect; session = connect().session({!r}); session['n'] = 1; "

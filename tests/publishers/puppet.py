@@ -22,7 +22,7 @@ def say(line: str) -> None:
 
 
 def publish(count: int, *, pause_s: float = 0.0, padding: int = 0, **fields: object) -> int:
-    """Publish `count` entries more, numbered from 1 in `n` and `current_stage`; tell of acknowledgements as they come."""
+    """Publish `count` entries more, numbered from 1 in `n` and `current_stage`; tell of acknowledgements."""
     global published
     told = session.durable.journaled
     for _ in range(count):
@@ -70,8 +70,8 @@ def obey(line: str, names: dict[str, object]) -> str:
 
 client = connect(app="puppet")
 names: dict[str, object] = {
-    "client": client, "publish": publish, "timed": timed, "say": say, "os": os, "time": time, "StateManager": StateManager,
-    "edi_checkpoint": edi_checkpoint,
+    "client": client, "publish": publish, "timed": timed, "say": say, "os": os, "time": time,
+    "StateManager": StateManager, "edi_checkpoint": edi_checkpoint,
 }  # fmt: skip
 if sys.argv[1:]:
     session = names["session"] = client.session(sys.argv[1])
