@@ -1,7 +1,8 @@
 """The link: the thread that moves a client's records to the daemon and acknowledgements back.
 
 A connection goes through: handshake (told by the socket's monitor) -> `Hello` -> `Welcome` -> `Attach` for every
-stream -> entries. All of it starts anew when the daemon was restarted: what is not acknowledged is sent again from the outbox, and the daemon drops what it has.
+stream -> entries. All of it starts anew when the daemon was restarted: what is not acknowledged is sent again from the
+outbox, and the daemon drops what it has.
 
 Nothing here is ever waited for by a publishing call.
 """

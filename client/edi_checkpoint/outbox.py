@@ -33,6 +33,7 @@ from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, list_str
 
 BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
 SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
+FRAME_ENTRIES = 1000  # read back at once: so many small ones keep the daemon busy for some 10 ms
 COMPACT_BYTES = 256 << 20  # unacknowledged bytes beyond which an outbox is thinned
 
 
@@ -217,7 +218,7 @@ class Outbox:
 
     def _whole_records(self, segment: _Segment, offset: int, limit: int) -> tuple[bytes, int]:
         data = os.pread(segment.fd, min(limit, segment.size - offset), offset)
-        end, last = whole(data)
+        end, last = whole(data, FRAME_ENTRIES)
         if end:
             return data[:end], last
         length, _, last = HEADER.unpack(os.pread(segment.fd, HEADER.size, offset))

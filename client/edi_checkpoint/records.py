@@ -9,6 +9,7 @@ within a stream; they are consecutive but where compaction thinned an outbox. Ne
 from __future__ import annotations
 
 import struct
+import sys
 from typing import NamedTuple
 from zlib import crc32
 
@@ -70,10 +71,14 @@ def scan_all(data: bytes | memoryview) -> list[Record]:
     return records
 
 
-def whole(data: bytes | memoryview) -> tuple[int, int]:
-    """Return where the last whole record of `data` ends and its number, by the lengths alone: nothing is verified."""
+def whole(data: bytes | memoryview, most: int = sys.maxsize) -> tuple[int, int]:
+    """Return where the last whole record of `data` ends and its number, by the lengths alone: nothing is verified.
+
+    Looks at `most` records at most.
+    """
     offset = number = 0
-    while len(data) - offset >= HEADER.size:
+    while len(data) - offset >= HEADER.size and most > 0:
+        most -= 1
         length, _, following = HEADER.unpack_from(data, offset)
         end = offset + HEADER.size + length
         if end > len(data):
