@@ -22,6 +22,7 @@ from edi_checkpoint.connection import Change, Connection
 from edi_checkpoint.errors import (
     CheckpointFailed,
     DaemonUnavailable,
+    FolderError,
     SessionClosed,
     from_wire,
 )
@@ -119,6 +120,8 @@ class Link:
 
         def remove() -> None:
             self._streams.pop(stream.id, None)
+            if not stream.outbox.spool():
+                log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
             stream.outbox.close()
             closed.set()
             if self.connected:
@@ -170,6 +173,8 @@ class Link:
             while not self._closing:
                 self._turn()
             self._connection.close(farewell=self.connected)
+        except FolderError as error:
+            log.error("no daemon can be reached, entries stay in the outbox: %s; %s", error, error.hint)  # noqa: TRY400
         except Exception:
             log.exception("link stopped: entries stay in the outbox until the process is started anew")
 

@@ -91,6 +91,9 @@ def _apply(found: FoundState, entry_bytes: bytes) -> None:
             found.state.update(changed)
         case Base(state=state):
             found.state = dict(state)
+        case _:  # a mark says nothing of a state: who only looked leaves one
+            found.sequence += 1
+            return
     found.sequence += 1
     found.source = "outbox"
     found.found = True

@@ -20,6 +20,7 @@ from edi_checkpoint import protocol, values
 from edi_checkpoint.errors import (
     CheckpointFailed,
     FlushTimeout,
+    OutboxFull,
     SessionClosed,
     SessionForked,
     StateValueError,
@@ -27,6 +28,7 @@ from edi_checkpoint.errors import (
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable
 from edi_checkpoint.protocol import Base, JsonText, Mark, Update, encode_entry
+from edi_checkpoint.records import ENTRY_MAX_BYTES
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Session(MutableMapping[str, object]):
         self._link = link
         self._stream = stream
         self._values = _compact(state)
-        self._state_bytes = sum(map(len, self._values.values()))
+        self._state_bytes = _size(self._values)
         self._pid = os.getpid()
         self._closed = False
         stream.publish_base = self._publish_base
@@ -98,7 +100,7 @@ class Session(MutableMapping[str, object]):
                 return default[0]
             raise KeyError(key)
         value = self[key]
-        self._publish({}, removed=(key,))
+        self._publish({}, removed=(values.check_key(key),))
         return value
 
     def clear(self) -> None:
@@ -134,11 +136,14 @@ class Session(MutableMapping[str, object]):
             held = self._values
             grown = 0
             for key, text in changed.items():
-                grown += len(text) - len(held.get(key, b""))
+                grown += len(text) - len(held[key]) if key in held else len(text) + _key_bytes(key)
             for key in removed:
-                grown -= len(held.get(key, b""))
+                if key in held:
+                    grown -= len(held[key]) + _key_bytes(key)
             if self._state_bytes + grown > STATE_MAX_BYTES:
                 raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
+            if len(entry) > ENTRY_MAX_BYTES:  # a reader would stop there, and miss what follows
+                raise StateValueError(f"{len(entry)} bytes in one entry; at most {ENTRY_MAX_BYTES} are stored")
             self._stream.outbox.append(entry)
             for key in removed:
                 held.pop(key, None)
@@ -157,7 +162,7 @@ class Session(MutableMapping[str, object]):
         with self._stream.outbox.lock:
             self._stream.outbox.append(encode_entry(Base(_now_us(), state)))
             self._values = dict(state)
-            self._state_bytes = sum(map(len, state.values()))
+            self._state_bytes = _size(state)
         self._link.wake()
 
     def _publish_mark(self, mark: Mark, *, awaited: bool) -> int:
@@ -250,7 +255,7 @@ class Session(MutableMapping[str, object]):
             return
         stream = self._stream
         if cleanly and stream.fenced is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, OutboxFull):
                 self._publish_mark(Mark(_now_us(), "shutdown", "closed"), awaited=False)
         self._closed = True
         if self._link.connected:
@@ -274,6 +279,15 @@ class Session(MutableMapping[str, object]):
 def _compact(state: dict[str, JsonText]) -> dict[str, JsonText]:
     """Return `state` as `values.encode` writes it, so that a value set again to what it is is known to be the same."""
     return {key: msgspec.json.format(text, indent=-1) for key, text in state.items()}
+
+
+def _size(state: dict[str, JsonText]) -> int:
+    return sum(len(text) + _key_bytes(key) for key, text in state.items())
+
+
+def _key_bytes(key: str) -> int:
+    """Return how much a key adds to a base at most: its UTF-8, and the heads of key and text."""
+    return 4 * len(key) + 8
 
 
 def _now_us() -> int:

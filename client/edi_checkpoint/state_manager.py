@@ -6,13 +6,14 @@ changes are found, and published, at the next `checkpoint` or `save_state`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
 
-from edi_checkpoint import offline, values
+from edi_checkpoint import offline, protocol, values
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.errors import FlushTimeout
+from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
@@ -88,6 +89,8 @@ class StateManager:
             self.state_data = dict(self._session)
             return bool(self.state_data)
         client = _process_client()
+        if not _is_known(client, wanted):
+            return False
         session = client.session(wanted)
         if not session or not client.connected:
             found = offline.load_state(locate(), wanted)
@@ -125,6 +128,18 @@ class StateManager:
 
     def _patience_s(self) -> float:
         return _FILE_TIMEOUT_S if _process_client().connected else 0.0
+
+
+def _is_known(client: Client, session_id: str) -> bool:
+    """Return whether there is anything of a session. Asking leaves no trace, attaching would begin it."""
+    if not client.connected:
+        return offline.load_state(locate(), session_id).found
+    with contextlib.suppress(DaemonUnavailable):
+        try:
+            client.ask(lambda n: protocol.ListCheckpoints(n, session_id))
+        except NotFound:
+            return False
+    return True
 
 
 def _process_client() -> Client:

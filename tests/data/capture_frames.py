@@ -68,10 +68,10 @@ def capture() -> list[bytes]:
             client.status()
         with client.session("session_12345.variation", parent="session_12345") as variation:
             variation._begin_anew({"current_stage": b'"upload"'})
-            variation._link._call(lambda: variation._link._send(protocol.Probe(variation._stream.id, 1)))
-            variation._link._call(lambda: variation._link._send(protocol.AskMark(variation._stream.id, 1)))
-            variation._link._call(lambda: variation._link._send(protocol.Close("0" * 32)))
-            variation._link._call(lambda: variation._link._send(protocol.Probe("0" * 32, 7)))
+            variation._link._call(lambda: variation._link._connection.send(protocol.Probe(variation._stream.id, 1)))
+            variation._link._call(lambda: variation._link._connection.send(protocol.AskMark(variation._stream.id, 1)))
+            variation._link._call(lambda: variation._link._connection.send(protocol.Close("0" * 32)))
+            variation._link._call(lambda: variation._link._connection.send(protocol.Probe("0" * 32, 7)))
             variation.flush()
         client.sessions(condition="unfinished", limit=2)
     return frames

@@ -6,6 +6,8 @@ import signal
 import pytest
 from harness import Home, Refused, eventually
 
+from edi_checkpoint.document import parse_checkpoint
+
 
 def outboxes(home: Home) -> list[str]:
     return [path.name for path in (home.state / "outbox").iterdir()]
@@ -181,13 +183,36 @@ def test_who_opens_a_session_while_its_large_outbox_is_taken_in_gets_all_of_it(h
     assert [entry["values"]["n"] for entry in home.journaled("s1")["s1"]] == list(range(1, 4002))
 
 
+def test_values_far_larger_than_a_frame_survive_publisher_and_daemon(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(mask=[0, 1] * 1_000_000)")
+    publisher.do("session.update(text='ä' * 4_000_000)")
+    publisher.do("session.flush(timeout_s=20)")
+    publisher.do("session.update(n=1)")
+    daemon.kill()
+    publisher.kill()
+    home.daemon()
+    again = home.publisher("s1")
+    assert again.do("(session['mask'] == [0, 1] * 1_000_000, session['text'] == 'ä' * 4_000_000, session['n'])") == [
+        True,
+        True,
+        1,
+    ]
+    with pytest.raises(Refused, match="StateValueError"):
+        again.do("session.update(more='x' * 60_000_000)")
+    again.do("session.update(n=2)")
+    told = again.do("session.checkpoint('large', timeout_s=20)")
+    assert parse_checkpoint((home.sessions / told["name"]).read_bytes(), told["name"]).values["n"] == b"2"
+
+
 def test_outboxes_of_several_dead_publishers_are_cleared_though_daemons_die_over_them(home: Home) -> None:
-    for point in ("OUTBOX_DRAINED", "TEMPORARY_WRITTEN", "SAVED_NOTED", "STREAM_CLOSED"):
+    for point, hits in (("OUTBOX_DRAINED", 2), ("TEMPORARY_WRITTEN", 2), ("SAVED_NOTED", 1), ("STREAM_CLOSED", 1)):
         for _ in range(2):
             publisher = home.publisher("s1")
             publisher.do("publish(100, padding=1000)")
             publisher.kill()
-        assert home.start_dying(point, 2).wait() == -signal.SIGKILL
+        assert home.start_dying(point, hits).wait() == -signal.SIGKILL
     home.daemon()
     eventually(lambda: not outboxes(home))
     assert [entry["values"]["n"] for entry in home.journaled("s1")["s1"]] == [*range(1, 101)] * 8

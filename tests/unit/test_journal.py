@@ -18,7 +18,6 @@ from edi_checkpoint.errors import EdiCheckpointError, NotFound, VersionMismatch
 from edi_checkpoint.paths import locate
 from edi_checkpoint.protocol import Base, Entry, GetState, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
-from edi_checkpointd import journal as journal_module
 from edi_checkpointd.catalog import Catalog
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.config import Config
@@ -461,7 +460,7 @@ def test_the_wal_is_carried_over_when_it_has_grown(tmp_path: Path, monkeypatch: 
         journal.carry_over()
         assert not journal.wants_carry_over
         assert path.stat().st_size > size + (2 << 19)
-        monkeypatch.setattr(journal_module, "_WAL_FORCED_PAGES", 3)
+        monkeypatch.setattr("edi_checkpointd.journal.writer._WAL_FORCED_PAGES", 3)
         journal.commit(Transaction([Frame(1, 5, 5, STREAM, 5, big[:50_000])], {STREAM: 5}))
         assert not journal.wants_carry_over  # under load too, so that the WAL is bounded
         assert journal.bytes > 2 << 20

@@ -1,0 +1,117 @@
+"""Reading a journal: what is committed, by session, in order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from edi_checkpointd.journal.tables import Frame, Gap, SessionRow, check_format, named_damage
+from edi_checkpointd.state import Snapshot
+
+
+class Reader:
+    """Reads a journal: of the intake thread on its own connection, of others on one that is read-only."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        """Read by the connection `db`."""
+        self._db = db
+
+    @classmethod
+    def open(cls, path: Path) -> Reader:
+        """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch`."""
+        with named_damage(path):
+            db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                db.set_busy_timeout(2000)
+                check_format(db, path)
+            except BaseException:
+                db.close()
+                raise
+        return cls(db)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def one_view(self) -> Iterator[None]:
+        """Read one state of the journal throughout; short, since it holds up WAL checkpoints.
+
+        Raises `JournalDamaged`, also for damage that is met within.
+        """
+        with named_damage(Path(self._db.filename)):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
+    @property
+    def id(self) -> str:
+        """The id this journal got when it was made."""
+        return str(self._db.execute("SELECT value FROM meta WHERE key = 'id'").get)
+
+    def sessions(self) -> list[SessionRow]:
+        """Return all sessions."""
+        return [SessionRow(*row) for row in self._db.execute("SELECT * FROM sessions ORDER BY key")]
+
+    def session(self, session_id: str) -> SessionRow | None:
+        """Return one session, None when the journal does not know it."""
+        row = self._db.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+        return SessionRow(*row) if row else None
+
+    def streams(self, key: int) -> dict[str, tuple[int, int]]:
+        """Return epoch and highest committed number of each stream of a session."""
+        rows = self._db.execute("SELECT stream, epoch, number FROM streams WHERE session = ?", (key,))
+        return {stream: (epoch, number) for stream, epoch, number in rows}
+
+    def session_of(self, stream: str) -> str | None:
+        """Return the id of the session that `stream` belongs to."""
+        found = self._db.execute(
+            "SELECT session_id FROM sessions JOIN streams ON session = key WHERE stream = ?", (stream,)
+        ).get
+        return None if found is None else str(found)
+
+    def span(self, key: int) -> tuple[int, int]:
+        """Return the first and the last sequence of which a row is held, (1, 0) when there is none."""
+        first = self._db.execute("SELECT first FROM frames WHERE session = ? ORDER BY first LIMIT 1", (key,)).get
+        last = self._db.execute("SELECT last FROM frames WHERE session = ? ORDER BY first DESC LIMIT 1", (key,)).get
+        return (1, 0) if first is None else (int(first), int(last))
+
+    def last_sequence(self, key: int) -> int:
+        """Return the newest sequence of a session, 0 when it has none."""
+        snapshot = self._db.execute("SELECT max(sequence) FROM snapshots WHERE session = ?", (key,)).get
+        return max(self.span(key)[1], snapshot or 0)
+
+    def last_received_us(self, key: int) -> int | None:
+        """Return when the newest row of a session came."""
+        found = self._db.execute(
+            "SELECT received_us FROM frames WHERE session = ? ORDER BY first DESC LIMIT 1", (key,)
+        ).get
+        return None if found is None else int(found)
+
+    def snapshot(self, key: int, *, upto: int) -> tuple[int, Snapshot] | None:
+        """Return the newest snapshot of a session that is not after sequence `upto`, with its sequence."""
+        row = self._db.execute(
+            "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
+            (key, upto),
+        ).fetchone()
+        return (row[0], msgspec.msgpack.decode(row[1], type=Snapshot)) if row else None
+
+    def frames(self, key: int, *, after: int) -> Iterator[Frame]:
+        """Yield the rows of a session that hold sequences after `after`, in order."""
+        rows = self._db.execute(
+            "SELECT session, first, last, stream, received_us, records FROM frames"
+            " WHERE session = ? AND first > ifnull("
+            "  (SELECT max(first) FROM frames WHERE session = ? AND first <= ? AND last <= ?), 0) ORDER BY first",
+            (key, key, after, after),
+        )
+        return (Frame(*row) for row in rows)
+
+    def gaps(self, key: int) -> list[Gap]:
+        """Return the gaps noted in a session, in order."""
+        return [Gap(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))]

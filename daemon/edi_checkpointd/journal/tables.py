@@ -1,0 +1,160 @@
+"""The journal's tables: their rows, their format, and the checks that a file is a journal that can be used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from edi_checkpoint.errors import EdiCheckpointError, VersionMismatch
+
+FORMAT = 1  # PRAGMA user_version
+APPLICATION_ID = 0x45444943  # "EDIC"
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+CREATE TABLE sessions (
+    key INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    parent_session TEXT,
+    epoch INTEGER NOT NULL,          -- rises with every writer that attaches
+    started_us INTEGER NOT NULL,
+    saved INTEGER NOT NULL,          -- the newest sequence in the auto-save
+    checkpointed INTEGER NOT NULL,   -- the newest sequence in a checkpoint
+    left_as TEXT NOT NULL            -- how the last writer left: live, clean, interrupted
+) STRICT;
+CREATE TABLE streams (
+    stream TEXT PRIMARY KEY,
+    session INTEGER NOT NULL REFERENCES sessions (key),
+    epoch INTEGER NOT NULL,
+    number INTEGER NOT NULL          -- the highest committed; written in the transaction of its entries
+) STRICT, WITHOUT ROWID;
+CREATE TABLE frames (
+    id INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    first INTEGER NOT NULL,          -- the sequence of its first record
+    last INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    received_us INTEGER NOT NULL,
+    records BLOB NOT NULL
+) STRICT;
+CREATE INDEX frames_by_session ON frames (session, first);
+CREATE TABLE snapshots (
+    session INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    taken_us INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (session, sequence)
+) STRICT;
+CREATE TABLE gaps (
+    session INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,       -- of the entry behind the gap
+    stream TEXT NOT NULL,
+    first INTEGER NOT NULL,          -- numbers of the stream that never came
+    last INTEGER NOT NULL,
+    noticed_us INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class JournalDamaged(EdiCheckpointError):
+    """The journal's file is no usable database, or misses entries that were acknowledged."""
+
+    code = "journal_damaged"
+    default_hint = "the daemon sets it aside and continues from checkpoints and outboxes"
+
+
+class JournalRefused(EdiCheckpointError, OSError):
+    """The disk took no more: nothing of the transaction is there, nothing of it may be acknowledged."""
+
+    code = "disk_refused"
+    default_hint = "free some space; the daemon resumes by itself"
+
+
+class Frame(NamedTuple):
+    """One row: records of one stream under consecutive sequences of one session."""
+
+    session: int
+    first: int
+    last: int
+    stream: str
+    received_us: int
+    records: bytes
+
+
+class Gap(NamedTuple):
+    """Numbers of a stream that never came; `sequence` is that of the entry behind them."""
+
+    session: int
+    sequence: int
+    stream: str
+    first: int
+    last: int
+    noticed_us: int
+
+
+class SessionRow(NamedTuple):
+    """What the journal notes of a session."""
+
+    key: int
+    session_id: str
+    parent_session: str | None
+    epoch: int
+    started_us: int
+    saved: int
+    checkpointed: int
+    left_as: str
+
+
+class Notes(NamedTuple):
+    """What has come into files of a session: the sequences of its auto-save and of its newest checkpoint."""
+
+    saved: int
+    checkpointed: int
+
+
+def check_sqlite(version: str) -> None:
+    """Refuse a SQLite that can lose commits when two connections meet (the WAL-reset bug).
+
+    Fixed in 3.51.3, and in 3.50.7 and 3.44.6 of their lines. Raises `VersionMismatch`.
+    """
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    fixed = (
+        (major, minor, patch) >= (3, 51, 3)
+        or ((minor, patch) >= (50, 7) and minor == 50)
+        or (minor == 44 and patch >= 6)
+    )
+    if not fixed:
+        raise VersionMismatch(
+            f"SQLite {version} can lose commits (its WAL-reset bug)", hint="install apsw 3.51.3 or newer"
+        )
+
+
+def check_is_sqlite(path: Path) -> None:
+    """Refuse what SQLite would take for an empty database, and write over: some bytes of something else."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if (head := file.read(16)) and head != b"SQLite format 3\0":
+            raise JournalDamaged(f"{path}: no SQLite database")
+
+
+def check_format(db: apsw.Connection, path: Path) -> None:
+    """Refuse a database that is no journal (`JournalDamaged`) or one of another format (`VersionMismatch`)."""
+    if db.pragma("application_id") != APPLICATION_ID:
+        raise JournalDamaged(f"{path}: a database, but no journal of edi-checkpoint")
+    version = db.pragma("user_version")
+    if version != FORMAT:
+        raise VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
+
+
+@contextlib.contextmanager
+def named_damage(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours: `JournalDamaged` says that the file is bad, `JournalRefused` that it is not."""
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
+        raise JournalDamaged(f"{path}: {error}") from error
+    except apsw.Error as error:  # the disk, a lock, no descriptors: no reason to set anything aside
+        raise JournalRefused(f"{path}: {error}") from error

@@ -1,0 +1,274 @@
+"""Writing the journal: the one connection that does (WAL, synchronous=FULL), used by the intake thread alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import apsw
+import msgspec
+
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.journal.reader import Reader
+from edi_checkpointd.journal.tables import (
+    APPLICATION_ID,
+    FORMAT,
+    SCHEMA,
+    Frame,
+    Gap,
+    JournalDamaged,
+    JournalRefused,
+    Notes,
+    SessionRow,
+    check_format,
+    check_is_sqlite,
+    check_sqlite,
+    named_damage,
+)
+from edi_checkpointd.journal.witness import Witness
+from edi_checkpointd.state import Snapshot
+
+_WAL_PASSIVE_PAGES = 256  # 1 MiB: carried into the database when no frame waits
+_WAL_FORCED_PAGES = 8192  # 32 MiB: carried over even under load, so that the WAL is bounded
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What the next commit holds; all of it becomes durable together or not at all."""
+
+    frames: list[Frame] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.numbers)
+
+
+class Journal:
+    """The journal, open for writing. `read` reads what is committed and what is being written."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path`, or make one.
+
+        Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when a newer
+        version wrote it, or when SQLite itself is of a version that can lose commits.
+        """
+        check_sqlite(apsw.sqlite_lib_version())
+        self._path = path
+        with named_damage(path):
+            check_is_sqlite(path)
+            self._db = apsw.Connection(str(path))
+            try:
+                self._prepare(path)
+                self.read = Reader(self._db)
+                self.id = self.read.id
+            except BaseException:
+                self._db.close()
+                raise
+        status = path.stat()
+        self._inode = (status.st_ino, status.st_dev)
+        self._wal_pages = 0
+        self._db.set_wal_hook(self._note_wal)
+        self._witness = Witness(path.with_name(path.name + "-witness"), self.id)
+        self._rows = self._db.execute("SELECT ifnull(max(id), 0) FROM frames").get or 0
+        if self._rows < self._witness.rows:
+            lost, self._witness.rows = self._witness.rows - self._rows, self._rows
+            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the WAL stays for whoever looks into it
+            self._db.close()
+            self._witness.close()
+            raise JournalDamaged(f"{path}: {lost} acknowledged rows are missing at its end")
+
+    def _prepare(self, path: Path) -> None:
+        """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
+        self._db.set_busy_timeout(5000)
+        new = self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get
+        if not new:
+            check_format(self._db, path)
+        path.chmod(0o600)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "fullfsync=ON"):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+        if new:
+            self._make()
+            # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _make(self) -> None:
+        with self._transaction():
+            self._db.execute(SCHEMA)
+            self._db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
+            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    def _note_wal(self, _db: object, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            reached(CrashPoint.COMMIT_BEGUN)
+            self._db.execute("COMMIT")
+        except apsw.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+                raise JournalDamaged(f"{self._path}: {error}") from error
+            raise JournalRefused(f"write to {self._path}: {error}") from error
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def commit(self, transaction: Transaction) -> None:
+        """Make `transaction` durable.
+
+        An acknowledged entry survives a power cut: this returns after the fsync of SQLite's COMMIT (WAL with
+        synchronous=FULL; NORMAL would not sync here), so no acknowledgement may go out before it. Raises
+        `JournalRefused`, and then nothing of it is there, and `JournalDamaged` when the file was unlinked or replaced:
+        SQLite would go on writing into nowhere.
+        """
+        if self.replaced():
+            raise JournalDamaged(f"{self._path} was removed or replaced while it was open")
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO frames (session, first, last, stream, received_us, records) VALUES (?, ?, ?, ?, ?, ?)",
+                transaction.frames,
+            )
+            self._db.executemany(
+                "UPDATE streams SET number = ? WHERE stream = ?",
+                [(number, stream) for stream, number in transaction.numbers.items()],
+            )
+            if transaction.gaps:
+                self._db.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", transaction.gaps)
+        self._rows += len(transaction.frames)
+        self._witness.note(self._rows)
+        if self._wal_pages >= _WAL_FORCED_PAGES:
+            self.carry_over()
+
+    # -- sessions and streams ----------------------------------------------------------------------------------------
+
+    def begin_session(self, session_id: str, parent_session: str | None, started_us: int) -> SessionRow:
+        """Add a session without entries and return its row."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO sessions (session_id, parent_session, epoch, started_us, saved, checkpointed, left_as)"
+                " VALUES (?, ?, 0, ?, 0, 0, 'clean')",
+                (session_id, parent_session, started_us),
+            )
+        row = self.read.session(session_id)
+        assert row is not None
+        return row
+
+    def adopt(self, key: int, sequence: int, snapshot: Snapshot, taken_us: int, notes: Notes) -> None:
+        """Take the state of a file as the session's newest: it is ahead of, or all that is left of, the journal."""
+        with self._transaction():
+            self._insert_snapshot(key, sequence, snapshot, taken_us)
+            self._db.executemany(
+                "INSERT INTO streams VALUES (?1, ?2, 0, ?3)"
+                " ON CONFLICT (stream) DO UPDATE SET number = max(number, ?3)",
+                [(stream, key, number) for stream, number in snapshot.streams.items()],
+            )
+            self._note(key, notes)
+
+    def attach(self, key: int, stream: str, epoch: int, number: int) -> None:
+        """Raise the session's epoch for a new writer and begin (or continue) its stream at `number`."""
+        with self._transaction():
+            self._db.execute("UPDATE sessions SET epoch = ?, left_as = 'live' WHERE key = ?", (epoch, key))
+            self._db.execute(
+                "INSERT INTO streams VALUES (?1, ?2, ?3, ?4) ON CONFLICT (stream) DO UPDATE SET epoch = ?3",
+                (stream, key, epoch, number),
+            )
+
+    def leave(self, key: int, left_as: str) -> None:
+        """Note how the session's last writer left: `clean` or `interrupted`."""
+        with self._transaction():
+            self._db.execute("UPDATE sessions SET left_as = ? WHERE key = ?", (left_as, key))
+
+    def forget_stream(self, stream: str) -> None:
+        """Remove the row of a stream whose outbox is gone."""
+        with self._transaction():
+            self._db.execute("DELETE FROM streams WHERE stream = ?", (stream,))
+
+    def note(self, notes: Mapping[int, Notes]) -> None:
+        """Note, by session, which sequences have come into files."""
+        with self._transaction():
+            for key, noted in notes.items():
+                self._note(key, noted)
+
+    def _note(self, key: int, notes: Notes) -> None:
+        self._db.execute(
+            "UPDATE sessions SET saved = max(saved, ?), checkpointed = max(checkpointed, ?) WHERE key = ?",
+            (notes.saved, notes.checkpointed, key),
+        )
+
+    # -- keeping it small --------------------------------------------------------------------------------------------
+
+    def add_snapshot(self, key: int, sequence: int, snapshot: Snapshot, taken_us: int) -> None:
+        """Add a snapshot, so that neither start nor a look back replays everything."""
+        with self._transaction():
+            self._insert_snapshot(key, sequence, snapshot, taken_us)
+
+    def _insert_snapshot(self, key: int, sequence: int, snapshot: Snapshot, taken_us: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
+            (key, sequence, taken_us, msgspec.msgpack.encode(snapshot)),
+        )
+
+    def trim(self, key: int, *, before_us: int, limit: int) -> int:
+        """Delete at most `limit` rows that no look back within the window needs; return how many.
+
+        The window begins at `before_us`; the newest snapshot at or before its start stays, and what follows it.
+        """
+        base = self._db.execute(
+            "SELECT max(sequence) FROM snapshots WHERE session = ? AND taken_us <= ?", (key, before_us)
+        ).get
+        if base is None:
+            return 0
+        with self._transaction():
+            self._db.execute(
+                "DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE session = ? AND last <= ?"
+                " AND id < (SELECT max(id) FROM frames) ORDER BY first LIMIT ?)",
+                (key, base, limit),
+            )  # the newest row of all stays: the witness counts by it
+            deleted = self._db.changes()
+            self._db.execute("DELETE FROM snapshots WHERE session = ? AND sequence < ?", (key, base))
+        return deleted
+
+    @property
+    def bytes(self) -> int:
+        """The size of the database without free pages, and without its WAL."""
+        pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
+        return int(pages * self._db.pragma("page_size"))
+
+    @property
+    def wants_carry_over(self) -> bool:
+        """Whether the WAL has grown enough to be carried into the database when no frame waits."""
+        return self._wal_pages >= _WAL_PASSIVE_PAGES
+
+    def carry_over(self) -> None:
+        """Carry the WAL into the database, as far as no reader is in the way."""
+        with contextlib.suppress(apsw.Error):  # it is tried again after the next commit
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._wal_pages = 0
+
+    def replaced(self) -> bool:
+        """Whether the path no longer leads to the file that is open: writes would go nowhere."""
+        try:
+            at_path = os.stat(self._path)  # noqa: PTH116 - before every commit: a third of the time of Path.stat
+        except FileNotFoundError:
+            return True
+        return (at_path.st_ino, at_path.st_dev) != self._inode
+
+    def close(self) -> None:
+        """Carry the whole WAL over and close."""
+        with contextlib.suppress(apsw.Error):
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._db.close()
+        self._witness.close()
