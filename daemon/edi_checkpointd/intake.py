@@ -1,4 +1,4 @@
-"""The intake: the ROUTER socket and the loop of the one thread that owns journal and states.
+"""The intake: the loop of the one thread that owns journal and states.
 
 A turn of the loop is the way of an entry: drain the socket without blocking, accept, commit (one fsync for all that was
 drained), acknowledge, and only then whatever else was asked. Nothing is acknowledged before `Ledger.commit` returned.
@@ -13,11 +13,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-
-import zmq
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
@@ -26,8 +23,10 @@ from edi_checkpoint.records import whole
 from edi_checkpoint.wakeup import Wakeup
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
+from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.journal import JournalRefused
 from edi_checkpointd.ledger import Ledger, Stream
+from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving, acknowledgement
 from edi_checkpointd.scheduler import Scheduler
@@ -36,16 +35,9 @@ log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
-PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
 REFUSED_KEPT = 100  # refused frames kept in damaged/
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
 _REFUSED_PAUSE_S = 1.0
-
-
-@dataclass(slots=True)
-class _Peer:
-    pid: int | None
-    welcomed: bool = False
 
 
 class Intake:
@@ -62,15 +54,12 @@ class Intake:
         self._version = version
         self._clock = clock
         self._scheduler = scheduler
-        self._context = zmq.Context()
-        self._socket = _router(self._context)
+        self._listener = Listener()
         self._wakeup = Wakeup()
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wakeup.fd, zmq.POLLIN)
+        self._listener.watch(self._wakeup.fd)
         self._calls: deque[Callable[[], None]] = deque()
-        self._peers: dict[bytes, _Peer] = {}
         self._routes: dict[str, bytes] = {}  # stream to connection
+        self._listener.attached = self._routes.values()
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="requests")
         self._refused_until_s = 0.0
         self._refusals = count(1)
@@ -79,11 +68,7 @@ class Intake:
         self._more_upkeep = False
         self._idle_exit_s = idle_exit_s
         self._busy_at_s = clock.monotonic_s()
-        self.liveness = Liveness(
-            paths.outbox,
-            watch_fd=lambda fd: self._poller.register(fd, zmq.POLLIN),
-            forget_fd=lambda fd: self._poller.unregister(fd),
-        )
+        self.liveness = Liveness(paths.outbox, watch_fd=self._listener.watch, forget_fd=self._listener.forget)
 
     def serve(
         self,
@@ -104,10 +89,9 @@ class Intake:
         return self.attendance
 
     def bind(self, socket_path: str) -> None:
-        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first daemon."""
+        """Begin to listen; the folder's lock is ours."""
         ensure_private(self._paths.runtime)
-        self._socket.bind(f"ipc://{socket_path}")
-        Path(socket_path).chmod(0o600)
+        self._listener.bind(socket_path)
 
     # -- for other threads -------------------------------------------------------------------------------------------
 
@@ -130,17 +114,17 @@ class Intake:
 
     def _turn(self) -> None:
         """Take one batch from the socket to disk and tell its senders; then do what else is due."""
-        ready = dict(self._poller.poll(self._timeout_ms()))
-        later = self._drain() if self._socket in ready else []
+        waiting, readable = self._listener.poll(self._timeout_ms())
+        later = self._drain() if waiting else []
         try:
             self.commit()
         except JournalRefused as error:
             self._disk_refuses(error)
         for routing_id, message in later:
             self._dispatch(routing_id, message)
-        self._make_calls(ready)
-        self._see_out(ready)
-        if not later and not self._socket.poll(0):
+        self._make_calls(readable)
+        self._see_out(readable)
+        if not later and not self._listener.waiting:
             self._use_the_pause()
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
         self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or timers))
@@ -163,15 +147,16 @@ class Intake:
         size = 0
         until_s = self._clock.monotonic_s() + DRAIN_S
         while size < DRAIN_BYTES and self._clock.monotonic_s() < until_s:
-            try:
-                routing_id = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            received = self._listener.receive()
+            if received is None:
                 break
+            routing_id, data = received
             try:
-                data = self._receive(routing_id)
+                if isinstance(data, ProtocolError):
+                    raise data
                 size += len(data)
                 message = protocol.decode_from_client(data)
-            except EdiCheckpointError as error:
+            except ProtocolError as error:
                 self._refuse(routing_id, error)
                 continue
             if isinstance(message, protocol.Entries):
@@ -179,36 +164,6 @@ class Intake:
             else:
                 later.append((routing_id, message))
         return later
-
-    def _receive(self, routing_id: bytes) -> bytes | memoryview:
-        """Receive the rest of a message; of a new connection, learn from the kernel who it is."""
-        if not self._socket.getsockopt(zmq.RCVMORE):
-            raise ProtocolError("an empty message")
-        if routing_id in self._peers:
-            data: bytes | memoryview = self._socket.recv()
-        else:
-            frame = self._socket.recv(copy=False)
-            self._learn(routing_id, frame)
-            data = frame.buffer
-        parts = 1
-        while self._socket.getsockopt(zmq.RCVMORE):
-            self._socket.recv()
-            parts += 1
-        if parts > 1:
-            raise ProtocolError(f"{parts} parts; a message is one")
-        return data
-
-    def _learn(self, routing_id: bytes, frame: zmq.Frame) -> None:
-        address = str(frame.get("Peer-Address"))
-        _, _, who = address.partition(":")
-        uid, _, pid = [*who.split(":"), "", "", ""][:3]
-        if uid.isdigit() and int(uid) != os.geteuid():
-            raise ProtocolError(f"uid {uid} is not {os.geteuid()}", hint="each user runs a daemon of their own")
-        if len(self._peers) >= PEERS_MAX:
-            attached = set(self._routes.values())
-            for idle in [known for known in self._peers if known not in attached][: PEERS_MAX // 4]:
-                del self._peers[idle]
-        self._peers[routing_id] = _Peer(int(pid) if pid.isdigit() and pid != "0" else None)
 
     # -- entries -----------------------------------------------------------------------------------------------------
 
@@ -232,10 +187,10 @@ class Intake:
         with contextlib.suppress(OSError):
             ensure_private(self._paths.damaged)
             name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"
-            (self._paths.damaged / name).write_bytes(records)
+            write_atomic(self._paths.damaged / name, [bytes(records)])
         if stream.expected < last <= stream.expected + len(records):
             self._ledger.pass_over(stream, last)
-        self._count(error)
+        self._count(error.code)
         self.notify(
             stream.id,
             protocol.Error(error.code, f"entries up to {last}: {error}", error.hint, stream=stream.id, number=last),
@@ -255,8 +210,8 @@ class Intake:
         for stream in committed.streams:
             self._saving.changed(stream.session)
 
-    def _disk_refuses(self, error: JournalRefused) -> None:
-        self._count(error)
+    def _disk_refuses(self, error: OSError) -> None:
+        self._count(getattr(error, "code", "disk"))
         now_s = self._clock.monotonic_s()
         if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
             log.error("nothing is acknowledged while the disk refuses: %s", error)
@@ -266,7 +221,7 @@ class Intake:
     # -- all other messages ------------------------------------------------------------------------------------------
 
     def _dispatch(self, routing_id: bytes, message: protocol.ClientMessage) -> None:
-        peer = self._peers.get(routing_id)
+        peer = self._listener.peers.get(routing_id)
         if peer is None:  # it died while this waited, as an answer sent to it has shown
             if isinstance(message, protocol.Close):
                 self._stream_left(message.stream)
@@ -287,20 +242,22 @@ class Intake:
                     self._saving.save_now(self._attached(stream_id))
                 case protocol.AskMark(stream_id, number):
                     self._tell_mark(self._attached(stream_id), number)
-                case protocol.Close(stream_id):
+                case protocol.Close(stream_id) if self._routes.get(stream_id) in (routing_id, None):
                     self._stream_left(stream_id)
                 case protocol.GetStatus(request):
                     body = json.dumps(self._status() | {"errors": self._errors}).encode()
                     self._send(routing_id, protocol.Status(request, body))
-                case protocol.Entries():
-                    pass  # accepted while draining
+                case protocol.Entries() | protocol.Close():
+                    pass  # accepted while draining; the stream of another connection
                 case _:
                     self._ask(routing_id, message)
-        except JournalRefused as error:
-            self._disk_refuses(error)
-            self._refuse(routing_id, error, message)
         except EdiCheckpointError as error:
+            if isinstance(error, JournalRefused):
+                self._disk_refuses(error)
             self._refuse(routing_id, error, message)
+        except OSError as error:
+            self._disk_refuses(error)
+            self._refuse(routing_id, EdiCheckpointError(str(error)), message)
 
     def _stream_left(self, stream_id: str) -> None:
         self._routes.pop(stream_id, None)
@@ -310,7 +267,7 @@ class Intake:
     def _welcome(self, routing_id: bytes, message: protocol.Hello) -> None:
         if Path(message.sessions_dir) != self._paths.sessions:
             raise WrongFolder(f"this daemon serves {self._paths.sessions}, not {message.sessions_dir}")
-        self._peers[routing_id].welcomed = True
+        self._listener.peers[routing_id].welcomed = True
         self._send(routing_id, protocol.Welcome(self._version, os.getpid(), self._ledger.journal.id))
 
     def _attached(self, stream_id: str) -> Stream:
@@ -337,7 +294,7 @@ class Intake:
                 answer = _error(error, query.request)
             except OSError as error:
                 answer = _error(EdiCheckpointError(str(error)), query.request)
-            self.post(lambda: self._reply(routing_id, answer))
+            self.post(lambda: self._send(routing_id, answer))
 
         self._readers.submit(work)
 
@@ -345,35 +302,34 @@ class Intake:
         self, routing_id: bytes, error: EdiCheckpointError, message: protocol.ClientMessage | None = None
     ) -> None:
         log.warning("refused code=%s: %s", error.code, error)
-        self._count(error)
+        self._count(error.code)
         self._send(routing_id, _error(error, getattr(message, "request", 0), getattr(message, "stream", "")))
 
-    def _count(self, error: EdiCheckpointError) -> None:
-        self._errors[error.code] = self._errors.get(error.code, 0) + 1
+    def _count(self, code: str) -> None:
+        self._errors[code] = self._errors.get(code, 0) + 1
 
     # -- between two turns -------------------------------------------------------------------------------------------
 
-    def _make_calls(self, ready: dict[object, int]) -> None:
-        if self._wakeup.fd in ready:
+    def _make_calls(self, readable: list[int]) -> None:
+        if self._wakeup.fd in readable:
             self._wakeup.clear()
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         self._scheduler.follow_clock()
 
-    def _see_out(self, ready: dict[object, int]) -> None:
+    def _see_out(self, readable: list[int]) -> None:
         """See to writers that died, and drain one slice of what they left."""
-        for fd in ready:
-            if isinstance(fd, int):
-                for files in self.liveness.died(fd):
-                    self._routes.pop(files.owner.stream, None)
-                    self.attendance.gone(files)
+        for fd in readable:
+            for files in self.liveness.died(fd):
+                self._routes.pop(files.owner.stream, None)
+                self.attendance.gone(files)
         if self.liveness.probes:
             for files in self.liveness.silent():
                 self.attendance.gone(files)
         if self.attendance.pending and self._clock.monotonic_s() >= self._refused_until_s:
             try:
                 self.attendance.step()
-            except JournalRefused as error:
+            except OSError as error:
                 self._disk_refuses(error)
 
     def _use_the_pause(self) -> None:
@@ -384,7 +340,7 @@ class Intake:
         try:
             self.attendance.unlink_covered()
             self._more_upkeep = self._saving.tidy()
-        except JournalRefused as error:
+        except OSError as error:
             self._more_upkeep = False
             self._disk_refuses(error)
 
@@ -401,22 +357,11 @@ class Intake:
     def notify(self, stream_id: str, message: protocol.DaemonMessage) -> None:
         """Send a message to the client of a stream, if one is connected."""
         routing_id = self._routes.get(stream_id)
-        if routing_id is not None and not self._send(routing_id, message):
+        if routing_id is not None and not self._listener.send(routing_id, message):
             self._routes.pop(stream_id, None)
 
-    def _send(self, routing_id: bytes, message: protocol.DaemonMessage) -> bool:
-        """Send without waiting; a peer that is gone, or reads nothing, asks again when it is back."""
-        try:
-            self._socket.send_multipart([routing_id, protocol.encode(message)], zmq.NOBLOCK)
-        except zmq.Again:
-            return True
-        except zmq.ZMQError:
-            self._peers.pop(routing_id, None)
-            return False
-        return True
-
-    def _reply(self, routing_id: bytes, message: protocol.DaemonMessage) -> None:
-        self._send(routing_id, message)
+    def _send(self, routing_id: bytes, message: protocol.DaemonMessage) -> None:
+        self._listener.send(routing_id, message)
 
     def close(self) -> None:
         """Close socket and descriptors, after `run` has returned."""
@@ -424,25 +369,8 @@ class Intake:
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         self.liveness.close()
-        self._socket.close(linger=200)
-        self._context.term()
+        self._listener.close()
         self._wakeup.close()
-
-
-def _router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    """Return the socket; no heartbeats: locks and pidfds tell deaths."""
-    socket = context.socket(zmq.ROUTER)
-    for option, value in (
-        (zmq.ROUTER_MANDATORY, 1),
-        (zmq.LINGER, 0),
-        (zmq.BACKLOG, 512),
-        (zmq.RCVHWM, 64),  # frames of one peer in memory; a flood waits in its sender
-        (zmq.HANDSHAKE_IVL, 2000),
-        (zmq.MAXMSGSIZE, protocol.MESSAGE_MAX_BYTES),
-        (zmq.IPC_FILTER_UID, os.geteuid()),
-    ):
-        socket.setsockopt(option, value)
-    return socket
 
 
 def _error(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:

@@ -31,7 +31,7 @@ def bytes_of(paths: list[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def test_ten_thousand_foreign_files_are_left_alone_and_cost_a_checkpoint_next_to_nothing(home: Home) -> None:
+def test_ten_thousand_foreign_files_are_left_alone_and_in_nobodys_way(home: Home) -> None:
     home.sessions.mkdir(parents=True)
     foreign = [home.sessions / f"other_{number}_checkpoint_20260102_030405_{number:06}.json" for number in range(5_000)]
     foreign += [home.sessions / f"notes_{number}.txt" for number in range(FOREIGN - len(foreign))]

@@ -1,0 +1,137 @@
+"""The listener: the ROUTER socket, and who is at its other ends by the kernel's word. It knows nothing of sessions.
+
+Used by the intake thread alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import ProtocolError
+
+PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
+_FAREWELL_MS = 200
+
+
+@dataclass(slots=True)
+class Peer:
+    """One connection: its process (None where the kernel cannot tell), and whether it has said hello."""
+
+    pid: int | None
+    welcomed: bool = False
+
+
+class Listener:
+    """Receives and sends without ever waiting; `poll` waits, for the socket and for descriptors beside it."""
+
+    def __init__(self) -> None:
+        """Open the socket, unbound. No heartbeats: locks and pidfds tell deaths."""
+        self.peers: dict[bytes, Peer] = {}
+        self.attached: Collection[bytes] = ()  # connections that are never forgotten
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.LINGER, 0),
+            (zmq.BACKLOG, 512),
+            (zmq.RCVHWM, 64),  # frames of one peer in memory; a flood waits in its sender
+            (zmq.HANDSHAKE_IVL, 2000),
+            (zmq.MAXMSGSIZE, protocol.MESSAGE_MAX_BYTES),
+            (zmq.IPC_FILTER_UID, os.geteuid()),
+        ):
+            self._socket.setsockopt(option, value)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def bind(self, path: str) -> None:
+        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first daemon."""
+        self._socket.bind(f"ipc://{path}")
+        Path(path).chmod(0o600)
+
+    def watch(self, fd: int) -> None:
+        """Let `fd` end a poll when it is readable."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Poll `fd` no more."""
+        self._poller.unregister(fd)
+
+    def poll(self, timeout_ms: int | None) -> tuple[bool, list[int]]:
+        """Wait until something is there; return whether messages wait, and the descriptors that are readable."""
+        ready = dict(self._poller.poll(timeout_ms))
+        return self._socket in ready, [fd for fd in ready if isinstance(fd, int)]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether messages wait."""
+        return bool(self._socket.poll(0))
+
+    def receive(self) -> tuple[bytes, bytes | memoryview | ProtocolError] | None:
+        """Return the next message with its connection's id, None when none waits.
+
+        What is no message of one part, or comes from another user, is returned as the error to answer with.
+        """
+        try:
+            routing_id = self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        try:
+            return routing_id, self._body(routing_id)
+        except ProtocolError as error:
+            return routing_id, error
+
+    def _body(self, routing_id: bytes) -> bytes | memoryview:
+        if not self._socket.getsockopt(zmq.RCVMORE):
+            raise ProtocolError("an empty message")
+        frame: zmq.Frame | None = None
+        data: bytes | memoryview
+        if routing_id in self.peers:
+            data = self._socket.recv()
+        else:  # only a frame that is not copied tells who sent it, and costs twice as much
+            frame = self._socket.recv(copy=False)
+            data = frame.buffer
+        parts = 1
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv()
+            parts += 1
+        if frame is not None:
+            self._learn(routing_id, frame)
+        if parts > 1:
+            raise ProtocolError(f"{parts} parts; a message is one")
+        return data
+
+    def _learn(self, routing_id: bytes, frame: zmq.Frame) -> None:
+        """Note a new connection as the kernel tells it: `host:uid:gid:pid` (SO_PEERCRED; no message can forge it)."""
+        uid, _, pid = [*str(frame.get("Peer-Address")).split(":")[1:], "", "", ""][:3]
+        if uid.isdigit() and int(uid) != os.geteuid():
+            raise ProtocolError(f"uid {uid} is not {os.geteuid()}", hint="each user runs a daemon of their own")
+        if len(self.peers) >= PEERS_MAX:
+            attached = set(self.attached)
+            for idle in [known for known in self.peers if known not in attached][: PEERS_MAX // 4]:
+                del self.peers[idle]
+        self.peers[routing_id] = Peer(int(pid) if pid.isdigit() and pid != "0" else None)
+
+    def send(self, routing_id: bytes, message: protocol.DaemonMessage) -> bool:
+        """Send without waiting; return False when the peer is gone.
+
+        To one that reads nothing the message is dropped: it asks again when it is back.
+        """
+        try:
+            self._socket.send_multipart([routing_id, protocol.encode(message)], zmq.NOBLOCK)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError:
+            self.peers.pop(routing_id, None)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket; what was sent last is given a moment to leave."""
+        self._socket.close(linger=_FAREWELL_MS)
+        self._context.term()
