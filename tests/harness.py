@@ -74,6 +74,10 @@ class Process:
                     raise AssertionError(f"no such line within {timeout_s} s; {told}")
                 self._news.wait(min(left_s, 0.2))
 
+    def has_said(self, beginning: str) -> bool:
+        """Whether there is such a line by now."""
+        return any(line.startswith(beginning) for line in list(self.lines))
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
@@ -176,11 +180,16 @@ class Home:
 
     def publisher(self, session_id: str = "", **environment: str) -> Publisher:
         """Start a publisher and wait until it has opened the session (none: until it is connected)."""
+        process = self.start_publisher(session_id, **environment)
+        process.wait_line("attached ")
+        return process
+
+    def start_publisher(self, session_id: str = "", **environment: str) -> Publisher:
+        """Start a publisher, without waiting."""
         script = str(Path(__file__).parent / "publishers" / "puppet.py")
         arguments = [sys.executable, script, *([session_id] if session_id else [])]
         process = Publisher(arguments, {**self.environment, **environment})
         self.processes.append(process)
-        process.wait_line("attached ")
         return process
 
     def journaled(self, *session_ids: str) -> dict[str, list[dict]]:

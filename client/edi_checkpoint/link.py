@@ -23,6 +23,7 @@ from edi_checkpoint.errors import (
     CheckpointFailed,
     DaemonUnavailable,
     FolderError,
+    OutboxFull,
     SessionClosed,
     from_wire,
 )
@@ -200,7 +201,10 @@ class Link:
             self._retry_at_s = None
             self._connection.connect()
         for stream in list(self._streams.values()):
-            self._push(stream)
+            try:
+                self._push(stream)
+            except OSError as error:
+                log.warning("session %s: its outbox cannot be read: %s", stream.session_id, error)
 
     def _timeout_ms(self) -> int | None:
         now_s = time.monotonic()
@@ -278,10 +282,17 @@ class Link:
         another_journal = stream.journal is not None and stream.journal != self._journal
         if message.base_wanted or another_journal:
             log.warning("session %s: the daemon lacks entries; publishing the whole state", stream.session_id)
-            base = stream.publish_base()
+            try:
+                base = stream.publish_base()
+            except (OutboxFull, OSError) as error:
+                log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
+                stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
+                return
             stream.rewind(message.number if stream.outbox.first <= message.number + 1 else base - 1)
         else:
             stream.rewind(message.number)
+        if another_journal:
+            stream.forget_acknowledged()
         stream.journal = self._journal
         stream.save_sent = 0
         with stream.news:

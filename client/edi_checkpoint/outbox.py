@@ -69,6 +69,7 @@ class Outbox:
         self._backlog: deque[tuple[int, bytes]] = deque()
         self._backlog_bytes = 0
         self._cursor = _Cursor(0, 0, 0)
+        self._thinned_bytes = 0  # what the last compaction could not do without
         self._lock_fd = self._take_lock(session_id, app, parent_session)
         self._index = 0
         self._segments: list[_Segment] = []
@@ -186,7 +187,11 @@ class Outbox:
     def sync(self) -> None:
         """Bring all that is spooled onto the disk: files and folder. Raises OSError."""
         for segment in list(self._segments):
-            os.fdatasync(segment.fd)
+            try:
+                os.fdatasync(segment.fd)
+            except OSError:
+                if any(held is segment for held in self._segments):
+                    raise  # else the link has unlinked it meanwhile: a file covers it
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -283,7 +288,8 @@ class Outbox:
         if len(self._segments) == 1:
             return False
         old = self._segments[:-1]
-        if sum(segment.size for segment in self._segments if segment.last > acknowledged) <= limit:
+        waiting = sum(segment.size for segment in self._segments if segment.last > acknowledged)
+        if waiting <= max(limit, 2 * self._thinned_bytes):  # what stayed the last time stays again
             return False
         thin = self._new_segment()
         try:
@@ -292,11 +298,13 @@ class Outbox:
                     raise OSError(errno.ENOSPC, "no room to compact", str(thin.path))
                 thin.size += len(record)
                 thin.last = whole(record)[1]
+            os.fdatasync(thin.fd)  # what it takes the place of may have been synced
             thin.path = thin.path.rename(old[0].path)
         except OSError:
             os.close(thin.fd)
             thin.path.unlink(missing_ok=True)
             raise
+        self._thinned_bytes = thin.size
         with self.lock:
             self._segments[: len(old)] = [thin]
         self._cursor = _Cursor(-1, 0, 0)

@@ -93,6 +93,11 @@ class Stream:
             self.news.notify_all()
         self.outbox.trim(checkpointed)
 
+    def forget_acknowledged(self) -> None:
+        """Count nothing as acknowledged or in a file: the journal that said so is gone."""
+        with self.news:
+            self.journaled = self.checkpointed = self.saved = 0
+
     def rewind(self, number: int) -> None:
         """Send again all that follows `number`."""
         self.sent = number

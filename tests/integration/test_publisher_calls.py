@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 
@@ -31,6 +32,26 @@ def forked(session):
     os.close(write)
     with os.fdopen(read) as file:
         return file.read().split(" ", 3)
+"""
+
+THREADS = """
+def in_threads(session, count):
+    from threading import Thread
+    failures = []
+    def work(number):
+        try:
+            for part in range(count):
+                session.update({f"k{number}": part, "current_stage": f"{number}.{part}"})
+                if part % 100 == 99:
+                    session.checkpoint(f"{number}.{part}", timeout_s=20)
+                if part % 50 == 49:
+                    session.flush(timeout_s=20)
+        except BaseException as error:
+            failures.append(repr(error))
+    threads = [Thread(target=work, args=(number,)) for number in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return failures
 """
 
 
@@ -187,3 +208,84 @@ def test_a_client_of_another_sessions_folder_is_told_nothing_and_its_entries_wai
     assert publisher.do("client.connected") is False
     assert publisher.do("session.durable")["journaled"] == 0
     assert home.checkpoints("s1") == []
+
+
+def test_several_threads_publish_to_one_session_and_each_finds_its_own_order(home: Home) -> None:
+    home.daemon("--transition-keys", "attempt")
+    publisher = home.publisher("s1")
+    publisher.do(f"exec({THREADS!r}, globals())")
+    assert publisher.do("in_threads(session, 300)") == []
+    entries = home.journaled("s1")["s1"]
+    stages = [entry["values"]["current_stage"] for entry in entries if entry["op"] == "update"]
+    for number in range(6):
+        own = [stage for stage in stages if stage.startswith(f"{number}.")]
+        assert own == [f"{number}.{part}" for part in range(300)]
+    assert sum(entry["op"] == "mark" for entry in entries) == 18
+    assert {key: value for key, value in publisher.do("dict(session)").items() if key[0] == "k"} == {
+        f"k{number}": 299 for number in range(6)
+    }
+
+
+def test_a_forked_child_ends_by_itself_and_leaves_the_parents_session_alone(home: Home) -> None:
+    home.daemon()
+    code = (
+        "import os, sys\n"
+        "from edi_checkpoint import connect\n"
+        "session = connect().session('s1')\n"
+        "session['n'] = 1\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    sys.exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "session['n'] = 2\n"
+        "session.flush()\n"
+        "print('done', flush=True)\n"
+        "input()\n"
+    )
+    process = home.python(code)
+    process.wait_line("done")
+    assert home.json("show", "s1")["condition"] == "live"
+    process.kill()
+    eventually(lambda: home.json("show", "s1")["condition"] == "interrupted")
+    assert home.json("show", "s1")["state_info"] == {"n": 2}
+
+
+def test_a_child_of_a_publisher_keeps_no_dead_session_alive(home: Home) -> None:
+    home.daemon()
+    code = (
+        "import os, subprocess, time\n"
+        "from edi_checkpoint import connect\n"
+        "session = connect().session('s1')\n"
+        "session['n'] = 1\n"
+        "other = subprocess.Popen(['sleep', '600'])\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    time.sleep(600)\n"
+        "session.flush()\n"
+        "print(f'children {other.pid} {child}', flush=True)\n"
+        "input()\n"
+    )
+    process = home.python(code)
+    children = [int(pid) for pid in process.wait_line("children ").split()[1:]]
+    try:
+        process.popen.kill()
+        process.popen.wait()
+        eventually(lambda: home.json("show", "s1")["condition"] == "interrupted")
+        assert home.publisher("s1").do("dict(session)") == {"n": 1}
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_closed_session_refuses_by_name(home: Home) -> None:
+    home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.close()")
+    publisher.do("session.close()")
+    for call in ("session.update(n=2)", "session.checkpoint()", "session.flush()"):
+        with pytest.raises(Refused, match="SessionClosed"):
+            publisher.do(call)
+    publisher.do("client.close()")
+    with pytest.raises(Refused, match="SessionClosed"):
+        publisher.do("client.session('s2')")

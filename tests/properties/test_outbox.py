@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from edi_checkpoint import outbox as outbox_module
 from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.protocol import Update, encode_entry
 from edi_checkpoint.records import HEADER, Record, pack, scan, scan_all
 from edi_checkpoint.spool import is_held, list_streams, read_records, remove_stream, try_lock
 
@@ -193,7 +194,7 @@ def test_any_interleaving_gives_each_record_once_and_in_order() -> None:
     run_state_machine_as_test(
         Traffic,
         settings=settings(
-            deadline=None, max_examples=150, stateful_step_count=30, suppress_health_check=list(HealthCheck)
+            deadline=None, max_examples=100, stateful_step_count=30, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -579,6 +580,47 @@ def test_files_are_private(tmp_path: Path) -> None:
     modes = {path.name.rpartition(".")[2]: path.stat().st_mode & 0o777 for path in box.folder.iterdir()}
     assert modes == {"attach": 0o600, "lock": 0o600, "seg": 0o600}
     assert box.folder.stat().st_mode & 0o777 == (tmp_path / "outbox").stat().st_mode & 0o777 == 0o700
+
+
+def test_syncing_is_not_hindered_by_a_trim_at_the_same_moment(tmp_path: Path) -> None:
+    """A publisher syncs while the link unlinks what a file covers."""
+
+    class Trimming(Disk):
+        def fdatasync(self, fd: int) -> None:
+            os.fdatasync(fd)
+            box.trim(3)
+
+    with small(Trimming()):
+        box = Outbox(tmp_path, "s", app="edi")
+        for number in range(5):
+            publish(box, bytes([number]) * 90)
+            box.roll()
+        box.sync()
+        assert [record.number for record in on_file(box)] == [4, 5]
+
+
+def test_what_cannot_be_synced_is_told(tmp_path: Path) -> None:
+    class Broken(Disk):
+        def fdatasync(self, fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with small(Broken()):
+        box = Outbox(tmp_path, "s", app="edi")
+        publish(box, b"x")
+        with pytest.raises(OSError, match="error"):
+            box.sync()
+
+
+def test_what_cannot_be_thinned_is_not_thinned_again_and_again(tmp_path: Path) -> None:
+    """Transitions stay, each: an outbox of nothing else would be read and written anew at each publishing call."""
+    with small():
+        box = Outbox(tmp_path, "s", app="edi")
+        thinned = 0
+        for number in range(200):
+            publish(box, encode_entry(Update(0, {"current_stage": b'"%060d"' % number})))
+            thinned += box.compact(0, limit=1000)
+        assert 1 <= thinned <= 8
+        assert [number for number, _ in sent_from(box, 0)] == list(range(1, 201))
 
 
 def test_what_is_synced_is_all_that_is_spooled(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def every_way(data: bytes) -> None:
 # -- any bytes ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"EDIC")
@@ -134,7 +134,7 @@ def test_any_bytes_give_a_message_or_one_protocol_error(data: bytes) -> None:
     every_way(data)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_a_mutated_real_frame_gives_a_message_or_one_protocol_error(data: st.DataObject) -> None:
     frame = bytearray(data.draw(st.sampled_from(FRAMES)))
@@ -218,7 +218,7 @@ def test_a_length_that_the_bytes_do_not_have_is_refused_at_once(head: bytes, len
 # -- round trips -------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @pytest.mark.parametrize("kind", FROM_CLIENT, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 def test_what_a_client_sends_arrives_as_it_was(kind: type[msgspec.Struct], data: st.DataObject) -> None:
@@ -226,7 +226,7 @@ def test_what_a_client_sends_arrives_as_it_was(kind: type[msgspec.Struct], data:
     assert decode_from_client(encode(message)) == decode_from_client(memoryview(encode(message))) == message
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @pytest.mark.parametrize("kind", FROM_DAEMON, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 def test_what_a_daemon_sends_arrives_as_it_was(kind: type[msgspec.Struct], data: st.DataObject) -> None:
@@ -234,7 +234,7 @@ def test_what_a_daemon_sends_arrives_as_it_was(kind: type[msgspec.Struct], data:
     assert decode_from_daemon(encode(message)) == decode_from_daemon(memoryview(encode(message))) == message
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @pytest.mark.parametrize("kind", ENTRIES, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 def test_an_entry_comes_back_as_it_was(kind: type[msgspec.Struct], data: st.DataObject) -> None:
@@ -266,7 +266,7 @@ def test_each_captured_frame_is_a_message_of_exactly_one_side() -> None:
 
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(data=st.data())
 def test_fields_that_a_later_version_adds_are_ignored(kind: type[msgspec.Struct], data: st.DataObject) -> None:
     message = data.draw(structs(kind))

@@ -55,6 +55,12 @@ def test_the_lengths_alone_say_the_same_of_good_data(numbered: list[tuple[int, b
 
 
 @settings(deadline=None)
+@given(NUMBERED, st.integers(1, 7))
+def test_no_more_records_are_looked_at_than_asked_for(numbered: list[tuple[int, bytes]], most: int) -> None:
+    assert whole(packed(numbered), most) == whole(packed(numbered[:most]))
+
+
+@settings(deadline=None)
 @given(SOME, st.data())
 def test_a_torn_tail_ends_the_scan_before_it(numbered: list[tuple[int, bytes]], data: st.DataObject) -> None:
     good = packed(numbered[:-1])

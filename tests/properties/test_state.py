@@ -82,7 +82,7 @@ def split(items: list[Entry], at: list[int]) -> list[list[Entry]]:
 # -- fold --------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(HISTORIES.filter(bool), st.lists(st.integers(0, 99), max_size=6))
 def test_folding_at_once_is_folding_in_parts(entries: list[Entry], at: list[int]) -> None:
     whole, moments = fold(State(), STREAMS[0], prepared(entries), KEYS)
@@ -96,7 +96,7 @@ def test_folding_at_once_is_folding_in_parts(entries: list[Entry], at: list[int]
     assert found == moments
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(HISTORIES)
 def test_a_state_is_what_its_entries_say(entries: list[Entry]) -> None:
     state, _ = fold(State(), STREAMS[0], prepared(entries), KEYS)
@@ -108,7 +108,7 @@ def test_a_state_is_what_its_entries_say(entries: list[Entry]) -> None:
     assert state.changed == (changing[-1] if changing else 0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(HISTORIES)
 def test_a_moment_shows_the_state_as_it_was_just_then(entries: list[Entry]) -> None:
     _, moments = fold(State(), STREAMS[0], prepared(entries), KEYS)
@@ -126,7 +126,7 @@ def test_a_moment_shows_the_state_as_it_was_just_then(entries: list[Entry]) -> N
     )  # one entry is one moment at most
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(HISTORIES)
 def test_a_transition_is_a_change_of_a_key_that_matters(entries: list[Entry]) -> None:
     _, moments = fold(State(), STREAMS[0], prepared(entries), KEYS)
@@ -148,7 +148,7 @@ def test_a_state_that_was_handed_out_never_changes() -> None:
     assert (first.fragments, first.streams) == kept
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(HISTORIES)
 def test_a_snapshot_is_the_state(entries: list[Entry]) -> None:
     state, _ = fold(State(), STREAMS[0], prepared(entries), KEYS)
@@ -231,7 +231,7 @@ def same(one: State, other: State) -> None:
     assert one.streams == other.streams
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=35)
 @given(HISTORIES, st.lists(st.integers(0, 99), max_size=4), st.data())
 def test_replay_is_what_was_live(entries: list[Entry], at: list[int], data: st.DataObject) -> None:
     """Two writers, one after the other; snapshots, trims and notes of files at any place; then a new start."""
@@ -277,7 +277,7 @@ def test_replay_is_what_was_live(entries: list[Entry], at: list[int], data: st.D
             assert replayed.state.fragments.keys() == {*session.state.fragments, "after"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=35)
 @given(HISTORIES.filter(bool), st.data())
 def test_each_entry_counts_once_whatever_is_sent_again(entries: list[Entry], data: st.DataObject) -> None:
     """A link that sends from its outbox again and again, from any earlier place; the disk may refuse a commit."""
@@ -310,7 +310,7 @@ def test_each_entry_counts_once_whatever_is_sent_again(entries: list[Entry], dat
             same(again.session()[0].state, expected)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=35)
 @given(HISTORIES.filter(bool), st.integers(1, 5))
 def test_what_is_known_already_changes_nothing(entries: list[Entry], more: int) -> None:
     with new_journal() as path, opened(path) as live:
@@ -330,7 +330,7 @@ def test_what_is_known_already_changes_nothing(entries: list[Entry], more: int) 
         assert len(scan_all(kept[-1].records)) == more
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=35)
 @given(HISTORIES.filter(bool), st.integers(1, 1000), st.integers(0, 3))
 @example([Base(0, {}), Mark(0, "manual", "r")], 2**62, 0)
 def test_a_gap_is_noted_and_never_blocks(entries: list[Entry], missing: int, before: int) -> None:
@@ -464,7 +464,7 @@ def test_a_mark_that_a_crash_left_without_its_file_is_wished_again(tmp_path: Pat
 # -- a file that is ahead ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=35)
 @given(
     st.integers(0, 6), st.integers(1, 9), st.integers(0, 4), st.sampled_from(["saved", "checkpointed", "both"]),
     st.booleans(),

@@ -33,7 +33,7 @@ from edi_checkpoint.errors import (
 )
 from edi_checkpoint.layout import AUTOSAVE
 from edi_checkpoint.names import autosave_name, checkpoint_name
-from edi_checkpoint.protocol import Base, Entry, GetStatus, Mark, Update, decode_entry
+from edi_checkpoint.protocol import Attached, Base, Entry, GetStatus, Mark, Update, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.session import Session
 from edi_checkpoint.spool import list_streams, read_records
@@ -518,6 +518,80 @@ def test_what_waits_in_memory_is_written_on_closing_when_the_disk_takes_it_again
         session.close()
         wake.join()
     assert loaded(client, session.session_id) == {"a": 1}
+
+
+def test_a_base_that_the_disk_refuses_does_not_end_the_link(client: Client, session: Session) -> None:
+    """Another journal asks for the whole state when the outbox is full: it is asked for again."""
+    session["a"] = 1
+    stream, told = session._stream, threading.Event()
+    attached = Attached(1, stream.id, epoch=1, number=0, checkpointed=0, sequence=0, base_wanted=True)
+
+    def refused() -> int:
+        raise OutboxFull("no room")
+
+    def hear() -> None:
+        stream.publish_base = refused
+        client._link._take(attached)
+        told.set()
+
+    client._link._call(hear)
+    assert told.wait(10)
+    assert stream.attached is None
+    stream.publish_base = session._publish_base
+    told.clear()
+    client._link._call(lambda: (client._link._take(attached), told.set()))  # type: ignore[arg-type, return-value]
+    assert told.wait(10)
+    assert stream.attached is attached
+    assert isinstance(entries(session)[-1], Base)
+    stream.attached = None
+
+
+def test_what_another_journal_acknowledged_counts_no_more(
+    client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        session["a"] = number
+    stream, link, told = session._stream, client._link, threading.Event()
+    stream.acknowledge(3, 2, 2)
+    session.flush(timeout_s=0)
+    stream.journal = "lost"
+
+    def hear() -> None:
+        monkeypatch.setattr(link, "_journal", "restored")
+        link._take(Attached(1, stream.id, epoch=1, number=1, checkpointed=0, sequence=1, base_wanted=False))
+        monkeypatch.undo()
+        stream.attached = None
+        told.set()
+
+    link._call(hear)
+    assert told.wait(10)
+    assert (session.durable.journaled, session.durable.checkpointed) == (1, 0)
+    assert stream.sent == 1  # the others go out again, and the whole state behind them
+    assert [type(entry) for entry in entries(session)] == [Update, Update, Update, Base]
+    with pytest.raises(FlushTimeout):
+        session.flush(timeout_s=0)
+
+
+def test_an_outbox_that_cannot_be_read_does_not_end_the_link(
+    client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = threading.Event()
+
+    def broken() -> None:
+        pushed.set()
+        raise OSError(5, "Input/output error")
+
+    link = client._link
+    monkeypatch.setattr(session._stream.outbox, "frame", lambda *_: broken())
+    monkeypatch.setattr(link, "_journal", "j")
+    monkeypatch.setattr(session._stream, "attached", Attached(1, session._stream.id, 1, 0, 0, 0, base_wanted=False))
+    session["a"] = 1
+    assert pushed.wait(10)
+    monkeypatch.undo()
+    called = threading.Event()
+    link._call(called.set)
+    assert called.wait(10)
+    assert link._thread.is_alive()
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------
