@@ -241,12 +241,13 @@ class Attendance:
     def recover(self, session_id: str) -> bool:
         """After a start: bring what the journal has and the files have not into files; return whether that was so.
 
-        A session whose writer is dead is left to its drain, which ends with a checkpoint of its own.
+        A session whose writer is dead is left to its drain, which ends with a checkpoint of its own; a pending point to
+        its timer, since it is a transition and has to be kept like one.
         """
         session = self._open(session_id, None)
         if not session.unsaved:
             return False
-        if not any(files.owner.session_id == session_id for files in self._queue):
+        if session.point is None and not any(files.owner.session_id == session_id for files in self._queue):
             self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
         return True
 

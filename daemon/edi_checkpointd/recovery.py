@@ -33,8 +33,12 @@ def open_journal(paths: Paths) -> tuple[Journal, str | None]:
     Returns it with a sentence on what was wrong, None when nothing was. Raises `VersionMismatch`: a newer version's
     journal is left alone.
     """
+    witness = paths.journal.with_name(paths.journal.name + "-witness")
+    gone = f"{paths.journal} is gone" if witness.exists() and not paths.journal.exists() else None
+    if gone:
+        log.error("journal begun anew: %s; states come from checkpoints and outboxes", gone)
     try:
-        return Journal(paths.journal), None
+        return Journal(paths.journal), gone
     except JournalDamaged as error:
         fault = str(error)
     ensure_private(paths.damaged)

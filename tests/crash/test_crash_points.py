@@ -55,13 +55,13 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
 
     def transition_and_mark(number: int) -> None:
         writer.do(f"session.update(attempt={number})")
-        attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.5)")
+        attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.2)")
 
     for turn in range(TURNS):
         steps = [
             lambda: writer.do("publish(250, padding=5000)"),  # more than the rows that a snapshot is due after
             *(lambda number=turn * 5 + part: transition_and_mark(number) for part in range(5)),
-            lambda: attempt(writer, "session.flush('checkpointed', timeout_s=0.5)"),
+            lambda: attempt(writer, "session.flush('checkpointed', timeout_s=0.2)"),
             other_dies,
             other_dies,  # and goes on with the session of the one before
         ]

@@ -21,7 +21,7 @@ FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.01", "--keep-per-session", "3",
     "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.2",
 )  # fmt: skip
-ROUNDS = 60 if os.environ.get("EDI_TEST_FULL") == "1" else 6
+ROUNDS = 60 if os.environ.get("EDI_TEST_FULL") == "1" else 5
 SESSIONS = ("s0", "s1", "s2")
 LOAD = "[publish(10, pause_s=0.0003, padding={padding}, attempt=turn) for turn in range(10_000)]"
 

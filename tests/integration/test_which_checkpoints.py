@@ -125,3 +125,32 @@ def test_pins_are_kept_besides_the_limit(home: Home) -> None:
     eventually(lambda: len(home.checkpoints("s1")) == KEEP + 3)
     pinned = [header(path)["label"] for path in home.checkpoints("s1") if header(path)["pinned"]]
     assert pinned == ["p0", "p1", "p2"]
+
+
+def test_a_transition_that_is_photographed_is_not_photographed_again_after_a_restart(home: Home) -> None:
+    daemon = home.daemon("--transition-quiet-s", "0.01")
+    publisher = home.publisher("s1")
+    publisher.do("session.transition('analysis')")
+    found = next_checkpoint(home, "s1", [])
+    publisher.do("session.update(progress=1)")
+    publisher.do("session.flush()")
+    daemon.kill()
+    home.daemon("--transition-quiet-s", "0.01")
+    publisher.do("session.update(progress=2)")
+    publisher.do("session.flush(timeout_s=20)")
+    publisher.do("session.transition('refinement')")
+    eventually(lambda: header((found + home.checkpoints("s1"))[-1])["stage"] == "refinement")
+    made = [header(path) for path in home.checkpoints("s1")]
+    assert [one["stage"] for one in made if one["kind"] == "transition"] == ["analysis", "refinement"]
+
+
+def test_a_transition_that_no_file_held_when_the_daemon_died_is_photographed_by_the_next(home: Home) -> None:
+    daemon = home.daemon("--transition-quiet-s", "10", "--transition-max-s", "60")
+    publisher = home.publisher("s1")
+    publisher.do("session.transition('analysis', reason='the picture is read')")
+    publisher.do("session.flush()")
+    daemon.kill()
+    home.daemon("--transition-quiet-s", "0.01")
+    (path,) = next_checkpoint(home, "s1", [])
+    assert header(path)["stage"] == "analysis"
+    assert (header(path)["kind"], header(path)["reason"]) == ("transition", "the picture is read")

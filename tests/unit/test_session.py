@@ -508,15 +508,12 @@ def test_what_waits_in_memory_is_written_on_closing_when_the_disk_takes_it_again
 ) -> None:
     session = client.session()
     with monkeypatch.context() as patch:
-        patch.setattr(session._link, "wake", lambda: None)  # the link does not look meanwhile
+        patch.setattr(session._link, "_push", lambda _: None)  # the link does not try meanwhile
         with monkeypatch.context() as full:
             full.setattr(outbox_module, "os", FullDisk())
             session["a"] = 1
         assert session.durable.spooled == 0
-        wake = threading.Timer(0.05, client._link._wakeup.set)
-        wake.start()
         session.close()
-        wake.join()
     assert loaded(client, session.session_id) == {"a": 1}
 
 
@@ -583,6 +580,8 @@ def test_an_outbox_that_cannot_be_read_does_not_end_the_link(
 
     link = client._link
     monkeypatch.setattr(session._stream.outbox, "frame", lambda *_: broken())
+    monkeypatch.setattr(link._connection, "send", lambda _: True)
+    monkeypatch.setattr(link._connection, "blocked", False)
     monkeypatch.setattr(link, "_journal", "j")
     monkeypatch.setattr(session._stream, "attached", Attached(1, session._stream.id, 1, 0, 0, 0, base_wanted=False))
     session["a"] = 1
