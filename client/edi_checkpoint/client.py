@@ -55,8 +55,14 @@ class Client:
         self._sessions: list[Session] = []
         self._link = Link(self.paths, app=app, version=_version())
         atexit.register(self._at_exit)
-        served = is_held(self.paths.lock) or (autostart and start_daemon(self.paths))
-        self._link.wait_connected(timeout_s if served else 0.0)
+        self._autostart = autostart
+        self._find_daemon()
+
+    def _find_daemon(self) -> None:
+        """Wait for a daemon that runs or is started now, at most the client's timeout; without one, do not wait."""
+        if not self._link.connected:
+            served = is_held(self.paths.lock) or (self._autostart and start_daemon(self.paths))
+            self._link.wait_connected(self._timeout_s if served else 0.0)
 
     def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
@@ -69,6 +75,7 @@ class Client:
         parent = None if parent is None else check_session_id(parent)
         if takeover:
             log.warning("session %s: taking over from a living writer is not there yet; asking as usual", session_id)
+        self._find_daemon()
         outbox = Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent)
         stream = Stream(session_id, parent, outbox)
         try:

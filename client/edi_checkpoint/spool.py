@@ -131,7 +131,11 @@ def remove_stream(files: StreamFiles) -> None:
     """
     for path in (*files.segments, files.lock):
         path.unlink(missing_ok=True)
-    folder = files.lock.parent
+    sweep_folder(files.lock.parent)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove a session's outbox folder if no stream lies there; whoever begins one just now is waited for."""
     with contextlib.suppress(OSError), exclusive(folder):
         if not list_streams(folder):
             for path in folder.glob(".*"):  # `.attach`, and lock files whose makers died before naming them

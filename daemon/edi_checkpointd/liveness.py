@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, try_lock
+from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, sweep_folder, try_lock
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,20 @@ class Liveness:
         """Return the streams whose outboxes lie there, of one session or all, in the order they build on each other."""
         if session_id is not None:
             return list_streams(self._root / session_id)
+        return [files for folder in self._folders() for files in list_streams(folder)]
+
+    def _folders(self) -> list[Path]:
         try:
-            folders = sorted(entry.path for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False))
+            with os.scandir(self._root) as entries:
+                return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             return []
-        return [files for folder in folders for files in list_streams(Path(folder))]
+
+    def sweep(self) -> None:
+        """Remove the folders that a crash left without a stream."""
+        for folder in self._folders():
+            if not list_streams(folder):
+                sweep_folder(folder)
 
     def watch(self, files: StreamFiles, peer_pid: int | None = None) -> None:
         """Watch the living writer of `files`; `peer_pid` is its process by the kernel's word, when it is connected.

@@ -95,6 +95,7 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     attendance = intake.serve(ledger, saving, answer, status)
     rows = journal.read.sessions()
     behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
+    intake.liveness.sweep()
     attendance.look_around()
     recovered = sum([attendance.recover(session_id) for session_id in behind])
     attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])

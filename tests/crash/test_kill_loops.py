@@ -19,7 +19,7 @@ from edi_checkpoint.names import parse_checkpoint_name
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.01", "--keep-per-session", "3",
-    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.2",
+    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.2", "--history-max-bytes", str(1 << 40),
 )  # fmt: skip
 ROUNDS = 60 if os.environ.get("EDI_TEST_FULL") == "1" else 5
 SESSIONS = ("s0", "s1", "s2")

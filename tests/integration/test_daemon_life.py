@@ -120,7 +120,7 @@ def test_a_publisher_sees_no_error_and_no_slower_call_while_the_daemon_is_restar
 
 
 def test_a_daemon_that_a_client_started_leaves_when_nobody_writes(home: Home) -> None:
-    publisher = home.publisher("s1", EDI_CHECKPOINT_AUTOSTART="1", EDI_CHECKPOINT_IDLE_EXIT_S="0.2")
+    publisher = home.publisher("s1", EDI_CHECKPOINT_AUTOSTART="1", EDI_CHECKPOINT_IDLE_EXIT_S="1")
     daemon = os.pidfd_open(json.loads((home.sessions / ".daemon.lock").read_bytes())["pid"])
     try:
         publisher.do("session.update(n=1)")
