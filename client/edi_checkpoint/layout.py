@@ -39,6 +39,7 @@ class Kind(StrEnum):
 
 
 AUTOMATIC: Final = frozenset({Kind.INTERVAL, Kind.SHUTDOWN, Kind.INTERRUPTED, Kind.RECOVERED})
+NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

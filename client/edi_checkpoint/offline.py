@@ -61,7 +61,7 @@ def newest_document(paths: Paths, session_id: str) -> FoundState:
             continue
         if not found.found or loaded.header.sequence > found.sequence:
             found = FoundState(loaded.values, loaded.header.sequence, loaded.header, name, "file", found=True)
-        if loaded.header.kind not in (layout.Kind.REFERENCE, layout.Kind.FOREIGN) and name != _autosave(session_id):
+        if loaded.header.kind not in layout.NOT_OURS and name != _autosave(session_id):
             break  # checkpoints come newest first
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from edi_checkpoint import offline, protocol, values
 from edi_checkpoint.client import Client, connect
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
 from edi_checkpoint.protocol import JsonText
@@ -97,7 +97,7 @@ class StateManager:
             if not session and not found.found:
                 session.close()
                 return False
-            if found.header is not None and found.header.kind in (Kind.REFERENCE, Kind.FOREIGN):
+            if found.header is not None and found.header.kind in NOT_OURS:
                 session._begin_anew(found.state)  # the daemon takes in only what it wrote itself
         if self._session is not None:
             self._session.close()

@@ -26,7 +26,7 @@ from edi_checkpointd.catalog import Catalog
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.fs import sync_folder, write_atomic
+from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.policy import Wish
 from edi_checkpointd.retention import Held, plan
 from edi_checkpointd.state import State
@@ -225,7 +225,6 @@ class Checkpointer:
             log.warning("session file replaced that cannot be read: %s", error)
             return
         self._write_checkpoint(subject, Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program"))
-        sync_folder(self._folder)
 
     def _told(self, written: Written) -> None:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name
 from edi_checkpoint.paths import Paths, ensure_private
@@ -23,8 +23,6 @@ from edi_checkpointd.ledger import Files
 from edi_checkpointd.state import state_of
 
 log = logging.getLogger(__name__)
-
-_NOT_OURS = (Kind.REFERENCE, Kind.FOREIGN)
 
 
 def open_journal(paths: Paths) -> tuple[Journal, str | None]:
@@ -72,12 +70,12 @@ def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:
 
 
 def _own_checkpoints(catalog: Catalog, session_id: str) -> list[CheckpointInfo]:
-    return [info for info in catalog.checkpoints(session_id) if info.kind not in _NOT_OURS]
+    return [info for info in catalog.checkpoints(session_id) if info.kind not in NOT_OURS]
 
 
 def _own_autosave(catalog: Catalog, session_id: str) -> AutosaveInfo | None:
     autosave = catalog.autosave(session_id)
-    return autosave if autosave and autosave.header.kind not in _NOT_OURS else None
+    return autosave if autosave and autosave.header.kind not in NOT_OURS else None
 
 
 def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: int) -> Iterator[Document]:

@@ -7,11 +7,9 @@ what a person did; slots that they do not need are lent to the others. Age decid
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from edi_checkpoint.document import AUTOMATIC, Kind
-
-NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
+from edi_checkpoint.layout import AUTOMATIC, NOT_OURS, Kind
 
 
 class Held(NamedTuple):

@@ -21,7 +21,7 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import Reserve
 from edi_checkpointd.journal import Notes
 from edi_checkpointd.ledger import Ledger, Session, Stream
-from edi_checkpointd.policy import Wish, point_due_s, transition_wish
+from edi_checkpointd.policy import Point, Wish, point_due_s, transition_wish
 from edi_checkpointd.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,10 @@ class Saving:
         if (left_s := due_s - self._clock.monotonic_s()) > 0:
             self._set_timer("point", session, left_s, self._point_due)
             return
-        self.wish(session, transition_wish(session.point, session.state))
+        self._end_point(session, session.point)
+
+    def _end_point(self, session: Session, point: Point) -> None:
+        self.wish(session, transition_wish(point, session.state))
         session.point = None
 
     def _autosave_due(self, session: Session) -> None:
@@ -239,10 +242,9 @@ class Saving:
         """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it anyway."""
         for session in list(self._ledger.sessions.values()):
             if session.point is not None:
-                self.wish(session, transition_wish(session.point, session.state))
-                session.point = None
-            elif session.unasked:
-                self.wish(session, Wish(session.state, Kind.SHUTDOWN, "the daemon was stopped"))
+                self._end_point(session, session.point)
+            else:
+                self.photograph(session, Kind.SHUTDOWN, "the daemon was stopped")
             if session.unsaved:
                 self._checkpointer.autosave(_subject(session), session.state)
 

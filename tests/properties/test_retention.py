@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edi_checkpoint.document import AUTOMATIC, Kind
-from edi_checkpointd.retention import NOT_OURS, Held, plan
+from edi_checkpoint.layout import NOT_OURS
+from edi_checkpointd.retention import Held, plan
 
 NAMES = [f"c{number:02}" for number in range(30)]
 HELD = st.lists(
