@@ -150,6 +150,7 @@ class _Block(msgspec.Struct):
     timestamp: str = ""
     parent_session: str | None = None
     stage: str = "unknown"
+    keep: int | None = None
     integrity: dict[str, str] = {}
 
 
@@ -241,6 +242,7 @@ def _checkpoint_header(members: Mapping[str, msgspec.Raw], block: _Block | None,
         client=block.client,
         streams=block.streams,
         summary=block.summary,
+        keep=block.keep,
     )
 
 
@@ -268,6 +270,7 @@ def _autosave_header(members: Mapping[str, msgspec.Raw], block: _Block | None, n
         client=block.client,
         streams=block.streams,
         summary=block.summary,
+        keep=block.keep,
     )
 
 

@@ -62,13 +62,17 @@ class SessionBusy(EdiCheckpointError):
 
 
 class Fenced(EdiCheckpointError):
-    """Another writer took the session over; what was published since lies in the session `branch` (or None)."""
+    """Another writer took the session over after this one's entry `number`.
+
+    What this one published since is kept in the session `branch`; None: it published nothing.
+    """
 
     code = "fenced"
-    default_hint = "open the session again; what was published meanwhile is kept as a branch"
+    default_hint = "open the session again to follow the new writer; what was published meanwhile is kept as a branch"
 
-    def __init__(self, message: str, *, branch: str | None = None, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, number: int = 0, branch: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
+        self.number = number
         self.branch = branch
 
 
@@ -165,10 +169,12 @@ _BY_CODE: dict[str, type[EdiCheckpointError]] = {
 }  # fmt: skip
 
 
-def from_wire(code: str, message: str, hint: str, *, pid: int = 0, since: str = "") -> EdiCheckpointError:
+def from_wire(
+    code: str, message: str, hint: str, *, pid: int = 0, since: str = "", number: int = 0, branch: str = ""
+) -> EdiCheckpointError:
     """Return the error that a daemon's `Error` message tells of; an unknown code gives the base class."""
     if code == SessionBusy.code:
         return SessionBusy(message, pid=pid, since=since, hint=hint)
     if code == Fenced.code:
-        return Fenced(message, hint=hint)
+        return Fenced(message, number=number, branch=branch or None, hint=hint)
     return _BY_CODE.get(code, EdiCheckpointError)(message, hint=hint)

@@ -46,7 +46,8 @@ NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
 class Header:
     """What a document says besides the state. `timestamp` is aware; `previous` names the checkpoint before this one.
 
-    `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`).
+    `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`),
+    `keep` the session's own number of checkpoints kept, if it has one.
     """
 
     session_id: str
@@ -63,6 +64,7 @@ class Header:
     client: Mapping[str, object] = field(default_factory=dict)
     streams: Mapping[str, int] = field(default_factory=dict)
     summary: Mapping[str, object] = field(default_factory=dict)
+    keep: int | None = None
 
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
@@ -85,6 +87,7 @@ def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> li
                 "client": dict(header.client),
                 "streams": dict(header.streams),
                 "summary": dict(header.summary),
+                **_own_keep(header),
             },
         }
     )
@@ -117,11 +120,16 @@ def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list
         "client": dict(header.client),
         "streams": dict(header.streams),
         "summary": dict(header.summary),
+        **_own_keep(header),
     }
     lines = b'  "_edi_checkpoint": ' + _head(block).replace(b"\n ", b"\n   ")
     integrity = {"state": state.hexdigest(), "header": sha256(lines).hexdigest()}
     end = _pretty({RESERVED: {"integrity": integrity}}).removeprefix(b'{\n  "_edi_checkpoint": {\n')
     return [*parts, lines, end]
+
+
+def _own_keep(header: Header) -> dict[str, object]:
+    return {} if header.keep is None else {"keep": header.keep}
 
 
 def state_info_parts(fragments: Mapping[str, Fragment]) -> list[bytes]:

@@ -58,6 +58,13 @@ class Durable(msgspec.Struct, frozen=True):
     checkpointed: int
 
 
+class Gap(msgspec.Struct, frozen=True):
+    """Entries that were published and never came; `sequence` is that of the entry behind them."""
+
+    sequence: int
+    missing: int
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One journaled entry: `op` is update, base, mark, rollback or pin; `stage` the stage that it set, if any."""
 

@@ -12,7 +12,9 @@ from uuid import uuid4
 
 from edi_checkpoint.errors import SessionIdError
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_ID_MAX = 128
+_ID = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{_ID_MAX - 1}}}")
+_BRANCH, _BRANCH_DIGITS = "-stranded-", 8
 _STAMP = r"[0-9]{8}_[0-9]{6}(?:_[0-9]{6})?"
 # `.tmp` too: the reference class left `<id>_checkpoint_<stamp>.tmp.json` behind, which is no auto-save.
 _ID_LIKE_CHECKPOINT = re.compile(rf".*_checkpoint_{_STAMP}(?:\.tmp)?(?:\.json)?")
@@ -42,6 +44,16 @@ def check_session_id(text: object) -> str:
 def new_session_id() -> str:
     """Return an id that no other session has."""
     return str(uuid4())
+
+
+def branch_id(session_id: str, stream: str) -> str:
+    """Return the id of the session that keeps what a fenced `stream` of `session_id` published: always the same one."""
+    return f"{session_id[: _ID_MAX - len(_BRANCH) - _BRANCH_DIGITS]}{_BRANCH}{stream[:_BRANCH_DIGITS]}"
+
+
+def may_be_branch(session_id: str) -> bool:
+    """Return whether `session_id` reads like one that `branch_id` makes."""
+    return session_id[-_BRANCH_DIGITS - len(_BRANCH) : -_BRANCH_DIGITS] == _BRANCH
 
 
 def checkpoint_name(session_id: str, stamp: datetime) -> str:

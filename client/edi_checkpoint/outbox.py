@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +29,7 @@ from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import HEADER, Record, pack, scan, whole
-from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, list_streams
+from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, last_number, list_streams, sweep_folder
 
 BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
 SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
@@ -57,8 +57,21 @@ class _Cursor:
 class Outbox:
     """The writing side of one stream. Making it takes the session's lock, or raises `SessionBusy`."""
 
-    def __init__(self, root: Path, session_id: str, *, app: str, parent_session: str | None = None) -> None:
-        """Begin a stream of `session_id` below the folder `root` (made, 0700). Raises `SessionBusy`, `OSError`."""
+    def __init__(
+        self,
+        root: Path,
+        session_id: str,
+        *,
+        app: str,
+        parent_session: str | None = None,
+        seen: bool = False,
+        takeover: bool = False,
+    ) -> None:
+        """Begin a stream of `session_id` below the folder `root` (made, 0700).
+
+        `seen`: its writer is shown the state that it continues. `takeover`: a living writer is fenced, and its stream
+        read up to now. Raises `SessionBusy` for one that is not, and `OSError`.
+        """
         self.folder = root / session_id
         ensure_private(root)
         self.lock = threading.Lock()
@@ -70,7 +83,8 @@ class Outbox:
         self._backlog_bytes = 0
         self._cursor = _Cursor(0, 0, 0)
         self._thinned_bytes = 0  # what the last compaction could not do without
-        self._lock_fd = self._take_lock(session_id, app, parent_session)
+        self.fenced: Mapping[str, int] = {}  # streams of living writers, with the highest number each had published
+        self._lock_fd = self._take_lock(session_id, app, parent_session, seen=seen, takeover=takeover)
         self._index = 0
         self._segments: list[_Segment] = []
         try:
@@ -80,21 +94,22 @@ class Outbox:
             raise
         _open_outboxes.add(self)
 
-    def _take_lock(self, session_id: str, app: str, parent_session: str | None) -> int:
-        """Lock a file of our own, unless another stream of the session is held by a living process.
+    def _take_lock(self, session_id: str, app: str, parent_session: str | None, *, seen: bool, takeover: bool) -> int:
+        """Lock a file of our own; another stream of the session held by a living process is fenced, or in the way.
 
         The lock file is locked before it gets its name: nobody ever sees it free while its owner lives.
         """
         with exclusive(self.folder):
             others = list_streams(self.folder)
-            for other in others:
-                if is_held(other.lock):
-                    owner = other.owner
-                    raise SessionBusy(
-                        f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
-                        pid=owner.pid,
-                        since=owner.since,
-                    )
+            living = [other for other in others if is_held(other.lock)]
+            if living and not takeover:
+                owner = living[-1].owner
+                raise SessionBusy(
+                    f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
+                    pid=owner.pid,
+                    since=owner.since,
+                )
+            self.fenced = {other.owner.stream: last_number(other) for other in living}
             owner = Owner(
                 stream=self.stream,
                 session_id=session_id,
@@ -103,6 +118,8 @@ class Outbox:
                 pid=os.getpid(),
                 since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 order=1 + max((other.owner.order for other in others), default=0),
+                seen=seen,
+                fenced=dict(self.fenced),
             )
             temporary = self.folder / f".{self.stream}.lock"
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -326,6 +343,15 @@ class Outbox:
                     if record.number > after:
                         after = record.number
                         yield record
+
+    def abandon(self) -> None:
+        """Close, and leave nothing behind: nobody was let in by this stream, and nothing is published."""
+        files = [self.folder / f"{self.stream}.lock", *(segment.path for segment in self._segments)]
+        with contextlib.suppress(OSError), exclusive(self.folder):
+            for path in files:
+                path.unlink(missing_ok=True)
+        self.close()
+        sweep_folder(self.folder)
 
     def close(self) -> None:
         """Give up the lock and the files; what they hold is the daemon's to drain and unlink."""

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
-from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, Gap, HistoryEntry, SessionInfo
 
 WIRE_VERSION = 1
 _MARK = b"EDIC"
@@ -26,6 +26,7 @@ FRAME_BYTES = 1 << 20  # a frame of entries is at most this, unless one entry al
 WINDOW_BYTES = 4 << 20  # unacknowledged bytes of one stream in flight
 MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # one entry of the greatest size with its envelope
 TEXT_MAX = 1024
+KEEP_MAX = 1000  # checkpoints of one session that may be asked to be kept
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
@@ -61,14 +62,17 @@ class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
 class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
     """A wish for a checkpoint of the state at this number.
 
-    `kind` is `manual`, or `shutdown` for a writer's last entry when it leaves cleanly.
+    `kind` is `manual`; `shutdown` for a writer's last entry when it leaves cleanly; `interrupted` to have what an
+    earlier writer left kept, before its session is begun anew. `keep` says how many checkpoints of the session are to
+    be kept from now on; None leaves that as it is.
     """
 
     time_us: int
-    kind: Annotated[str, Meta(pattern=r"^(manual|shutdown)\Z")]
+    kind: Annotated[str, Meta(pattern=r"^(manual|shutdown|interrupted)\Z")]
     reason: Text
     label: Text | None = None
     pinned: bool = False
+    keep: Annotated[int, Meta(ge=1, le=KEEP_MAX)] | None = None
 
 
 Entry: TypeAlias = Update | Base | Mark
@@ -194,11 +198,33 @@ class Welcome(Struct, tag="welcome", frozen=True):
     journal: Text
 
 
+class Resumed(Struct, frozen=True):
+    """What a writer that is let in continues; see `model.ResumeReport`.
+
+    `left_as` tells how the writer before left: `clean`, `interrupted`, `live` (it was taken over from), or nothing when
+    there was none. `time_us` is the newest entry's time, `first` and `last` are the sequences that the journal still
+    holds, `drained` counts entries taken from outboxes of the dead since a writer was last shown the state, `document`
+    names the file that the state was taken from because the journal did not have it. `short_lives` counts writers in a
+    row that died soon after they were shown the state, and `before` is the newest checkpoint from before that.
+    """
+
+    left_as: Text
+    time_us: int
+    first: Number
+    last: Number
+    drained: Number = 0
+    document: Text | None = None
+    gaps: tuple[Gap, ...] = ()
+    short_lives: Number = 0
+    before: CheckpointInfo | None = None
+
+
 class Attached(Struct, tag="attached", frozen=True):
     """The stream may write.
 
     `number` is its highest committed number, `checkpointed` the highest that a file covers, `epoch` its fencing epoch.
-    `state` is given when wanted. `base_wanted`: entries are missing on this side, the client publishes a `Base`.
+    `state` is given when wanted, with what is known of it. `base_wanted`: entries are missing on this side, the client
+    publishes a `Base`.
     """
 
     request: Number
@@ -210,6 +236,7 @@ class Attached(Struct, tag="attached", frozen=True):
     base_wanted: bool
     parent_session: Text | None = None
     state: dict[str, JsonText] | None = None
+    resumed: Resumed | None = None
 
 
 class Ack(Struct, tag="ack", frozen=True):
@@ -290,7 +317,8 @@ class Status(Struct, tag="status", frozen=True):
 class Error(Struct, tag="error", frozen=True):
     """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
 
-    `code` is the code of an error in `edi_checkpoint.errors`; `pid` and `since` go with `session_busy`.
+    `code` is the code of an error in `edi_checkpoint.errors`; `pid` and `since` go with `session_busy`, `branch` with
+    `fenced`: the session that keeps what the stream published after the entry `number`.
     """
 
     code: str
@@ -301,6 +329,7 @@ class Error(Struct, tag="error", frozen=True):
     number: Number = 0
     pid: int = 0
     since: str = ""
+    branch: str = ""
 
 
 Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | Status

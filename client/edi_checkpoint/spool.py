@@ -30,7 +30,9 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """What a lock file says of the stream's writer.
 
     `order` counts the streams of the session whose outboxes lie there: a later one builds on the earlier ones, so they
-    are drained in this order, never by a clock. `since` is ISO 8601, UTC, for people.
+    are drained in this order, never by a clock. `since` is ISO 8601, UTC, for people. `seen` says that the writer was
+    shown the state it continues; `fenced` names the streams of living writers that it took over from, each with the
+    highest number that its outbox held at that moment.
     """
 
     stream: str
@@ -40,6 +42,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     since: str
     order: int
+    seen: bool = False
+    fenced: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,11 @@ def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]
                     offset += end
         except FileNotFoundError:
             continue  # its owner trimmed it meanwhile: a file covers it
+
+
+def last_number(files: StreamFiles) -> int:
+    """Return the highest number of the whole records in a stream's segments; 0 when there are none."""
+    return max((whole(data)[1] for data in read_records(files)), default=0)
 
 
 def is_held(lock: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Attendance: who writes to which session. Attaching, and the outboxes of those who have left.
+"""Attendance: the outboxes of writers, and above all of those who have left.
 
-A writer is let in only after every earlier stream of its session is drained to its end. What a dead writer left comes
-in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a file covers it, unlinked.
+What a dead writer left comes in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a
+file covers it, unlinked. A session's next writer is let in after that (`admission`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import Fenced, NotFound, ProtocolError, SessionBusy
+from edi_checkpoint.errors import Fenced, ProtocolError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import whole
-from edi_checkpoint.spool import StreamFiles, is_held, remove_stream
+from edi_checkpoint.spool import StreamFiles, is_held, read_records, remove_stream
+from edi_checkpointd.admission import Admission
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.ledger import Ledger, Session, Stream
@@ -28,13 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class Attendance:
-    """Lets writers in and sees them out."""
+    """Sees writers out, and lets the next ones in after them."""
 
     def __init__(
         self,
         ledger: Ledger,
         liveness: Liveness,
         saving: Saving,
+        admission: Admission,
         *,
         commit: Callable[[], None],
         refuse: Callable[[Stream, bytes, ProtocolError], None],
@@ -42,9 +44,10 @@ class Attendance:
     ) -> None:
         """Take the parts; `look_around` finds what was left.
 
-        `commit` commits the ledger's open transaction and does what follows, `refuse` keeps records that were refused
-        and uses up their numbers, `damaged` is the folder for segments that could not be read to their ends.
+        `commit` and `refuse` are as in `Admission`, `damaged` is the folder for segments that could not be read to
+        their ends.
         """
+        self._admission = admission
         self._refuse = refuse
         self._damaged = damaged
         self._spoiled: set[str] = set()  # drained streams whose segments hold more than could be read
@@ -54,9 +57,11 @@ class Attendance:
         self._commit = commit
         self._queue: deque[StreamFiles] = deque()
         self._drain: Drain | None = None
+        self._target: Stream | None = None  # where it goes: the writer's own stream, or its branch
         self._rest: bytes | None = None  # a chunk that the disk refused
-        self._drained: list[StreamFiles] = []  # journaled to their end; unlinked when a file covers them
-        self._leaving: set[str] = set()  # sessions in memory that nobody may write any more
+        self._drained: list[
+            tuple[StreamFiles, str]
+        ] = []  # journaled to the end, into which stream; unlinked when covered
         self._refused: set[str] = set()  # streams that cannot be drained; kept as they are
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -72,7 +77,7 @@ class Attendance:
     def gone(self, files: StreamFiles) -> None:
         """Queue the outbox of a writer that is gone; earlier streams of its session stand before it."""
         stream = files.owner.stream
-        known = {queued.owner.stream for queued in [*self._queue, *self._drained]}
+        known = {queued.owner.stream for queued in [*self._queue, *(files for files, _ in self._drained)]}
         if self._drain is not None:
             known.add(self._drain.files.owner.stream)
         if stream not in known | self._refused:
@@ -93,15 +98,19 @@ class Attendance:
             return
         chunk = self._rest or next(self._drain.chunks, None)
         if chunk is None:
-            self._end(self._drain)
+            assert self._target is not None
+            self._end(self._drain, self._target)
             return
         self._rest = chunk
-        stream = self._ledger.streams[self._drain.files.owner.stream]
+        stream = self._target
+        assert stream is not None
+        before = stream.session.state.sequence
         try:
             self._ledger.accept(stream, chunk)
         except ProtocolError as error:
             self._refuse(stream, chunk, error)
         self._commit()
+        stream.session.drained += stream.session.state.sequence - before
         self._drain.taken_bytes += len(chunk)
         self._rest = None
 
@@ -117,58 +126,74 @@ class Attendance:
         return any(session_id in (None, files.owner.session_id) for files in (*under_way, *self._queue))
 
     def _begin(self, files: StreamFiles) -> None:
+        """Begin to drain the outbox of a dead writer; what it published after it was fenced goes into its branch."""
         drain = self._liveness.begin_drain(files)
         if drain is None:
             return
         owner = drain.files.owner
         try:
-            session = self._open(check_session_id(owner.session_id), owner.parent_session)
-            stream = self._ledger.attach(session, owner.stream)
-        except (Fenced, ProtocolError) as error:
-            if isinstance(error, Fenced) and self._holds_nothing_new(drain):
-                self._drained.append(drain.files)  # drained before the next writer was let in; then we were killed
-            else:
-                log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
-                self._refused.add(owner.stream)
+            session = self._admission.open(check_session_id(owner.session_id), owner.parent_session)
+            stream = self._target_of(session, drain.files)
+        except ProtocolError as error:
+            log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
+            self._refused.add(owner.stream)
             drain.close()
             return
         except BaseException:
             drain.close()
             raise
-        session.app, session.pid = owner.app, owner.pid
-        log.info("draining outbox session=%s stream=%s from=%d", session.session_id, stream.id, stream.number)
-        self._drain = drain
+        if stream is None:
+            self._drained.append((drain.files, owner.stream))
+            drain.close()
+            return
+        log.info("draining outbox session=%s stream=%s from=%d", stream.session.session_id, stream.id, stream.number)
+        self._drain, self._target = drain, stream
 
-    def _holds_nothing_new(self, drain: Drain) -> bool:
-        committed = self._ledger.streams[drain.files.owner.stream].number
-        return all(whole(chunk)[1] <= committed for chunk in drain.chunks)
+    def _target_of(self, session: Session, files: StreamFiles) -> Stream | None:
+        """Return the stream that a dead writer's outbox goes into; None when all of it is journaled already."""
+        try:
+            return self._admission.admit(session, files)
+        except Fenced:
+            stream = self._ledger.streams[files.owner.stream]
+            if all(whole(chunk)[1] <= stream.number for chunk in read_records(files)):
+                return None
+            log.warning("session %s: a fenced writer published on; see its branch", session.session_id)
+            branch = self._ledger.branch(stream)
+            self._admission.leaving.add(branch.session.session_id)
+            branch.session.app, branch.session.pid = files.owner.app, files.owner.pid
+            return branch
 
-    def _end(self, drain: Drain) -> None:
+    def _end(self, drain: Drain, stream: Stream) -> None:
         """Close a drained stream; its writer left cleanly, or the session is interrupted."""
-        stream = self._ledger.streams[drain.files.owner.stream]
-        session = stream.session
-        self._drain = None
+        owner, session = drain.files.owner, stream.session
+        self._drain = self._target = None
         drain.close()
-        self._liveness.unwatch(stream.id)
-        self._drained.append(drain.files)
+        self._liveness.unwatch(owner.stream)
+        self._drained.append((drain.files, stream.id))
         if drain.left_bytes:
             log.warning("outbox not readable to its end session=%s bytes=%d", session.session_id, drain.left_bytes)
-            self._spoiled.add(stream.id)
+            self._spoiled.add(owner.stream)
         reached(CrashPoint.OUTBOX_DRAINED)
         if stream.epoch == session.epoch and session.left_as == "live":
-            self._ledger.left(session, cleanly=stream.left_cleanly)
-            if not stream.left_cleanly:
+            stranded = stream.id != owner.stream
+            cleanly = stream.left_cleanly and not stranded  # whoever was fenced has not finished here
+            self._ledger.left(session, cleanly=cleanly)
+            if not cleanly:
                 log.info("session interrupted session=%s sequence=%d", session.session_id, session.state.sequence)
-                self._saving.photograph(session, Kind.INTERRUPTED, "its writer died")
+                self._saving.photograph(
+                    session,
+                    Kind.STRANDED if stranded else Kind.INTERRUPTED,
+                    f"published after {owner.session_id} was taken over" if stranded else "its writer died",
+                )
         if session.unsaved:
             self._saving.save_now(stream)
 
     def unlink_covered(self) -> None:
         """Unlink the outboxes that a file covers, and let go of sessions that nobody writes and that are in files."""
-        if not self._drained and not self._leaving:
+        if not self._drained and not self._admission.leaving:
             return
-        for files in list(self._drained):
-            stream = self._ledger.streams.get(files.owner.stream)
+        for files, target in list(self._drained):
+            stream = self._ledger.streams.get(target)
             if stream is not None and stream.session.uncovered:
                 continue
             if files.owner.stream in self._spoiled:
@@ -178,15 +203,16 @@ class Attendance:
                     set_aside(segment, self._damaged)
             remove_stream(files)
             reached(CrashPoint.STREAM_CLOSED)
-            if stream is not None:
-                self._ledger.forget_stream(stream)
-                self._leaving.add(stream.session.session_id)
-            self._drained.remove(files)
-        for session_id in list(self._leaving):
+            for stream_id in {target, files.owner.stream}:
+                if stream := self._ledger.streams.get(stream_id):
+                    self._ledger.forget_stream(stream)
+                    self._admission.leaving.add(stream.session.session_id)
+            self._drained.remove((files, target))
+        for session_id in list(self._admission.leaving):
             session = self._ledger.sessions.get(session_id)
             if session is not None and self._saving.busy(session):
                 continue
-            self._leaving.discard(session_id)
+            self._admission.leaving.discard(session_id)
             if session is not None:
                 self._let_go(session)
 
@@ -201,42 +227,12 @@ class Attendance:
     # -- attaching ---------------------------------------------------------------------------------------------------
 
     def attach(self, message: protocol.Attach, peer_pid: int | None) -> protocol.Attached:
-        """Let a writer in. Raises `SessionIdError`, `SessionBusy`, `Fenced`, `ProtocolError`, `NotFound`."""
+        """Let a writer in, after all that dead ones left of its session. Raises as `Admission.attach` does."""
         session_id = check_session_id(message.session_id)
+        for files in self._admission.stranded_in(session_id):
+            self.finish_drains(files.owner.session_id)
         self.finish_drains(session_id)
-        outboxes = {files.owner.stream: files for files in self._liveness.outboxes(session_id)}
-        files = outboxes.get(message.stream)
-        if files is None:
-            raise NotFound(f"stream {message.stream}: no outbox below this daemon's state folder")
-        session = self._open(session_id, message.parent_session)
-        for other in outboxes.values():
-            if other is not files and is_held(other.lock) and other.owner.order < files.owner.order:
-                raise SessionBusy(
-                    f"session {session_id}: process {other.owner.pid} writes to it", pid=other.owner.pid,
-                    since=other.owner.since,
-                )  # fmt: skip
-        stream = self._ledger.attach(session, message.stream)
-        session.app, session.pid = files.owner.app, files.owner.pid
-        self._liveness.watch(files, peer_pid)
-        return protocol.Attached(
-            request=message.request,
-            stream=stream.id,
-            epoch=stream.epoch,
-            number=stream.number,
-            checkpointed=session.covered_number(stream),
-            sequence=session.state.sequence,
-            base_wanted=message.first > stream.number + 1,
-            parent_session=session.parent_session,
-            state={key: value.text for key, value in session.state.fragments.items()} if message.want_state else None,
-        )
-
-    def _open(self, session_id: str, parent_session: str | None) -> Session:
-        session, wishes = self._ledger.open(session_id, parent_session)
-        self._leaving.add(session_id)  # until it has a stream
-        for wish in wishes:
-            self._saving.wish(session, wish)
-        self._saving.changed(session)
-        return session
+        return self._admission.attach(message, peer_pid)
 
     def recover(self, session_id: str) -> bool:
         """After a start: bring what the journal has and the files have not into files; return whether that was so.
@@ -244,7 +240,7 @@ class Attendance:
         A session whose writer is dead is left to its drain, which ends with a checkpoint of its own; a pending point to
         its timer, since it is a transition and has to be kept like one.
         """
-        session = self._open(session_id, None)
+        session = self._admission.open(session_id, None)
         if not session.unsaved:
             return False
         if session.point is None and not any(files.owner.session_id == session_id for files in self._queue):
@@ -255,7 +251,7 @@ class Attendance:
         """After a start: sessions whose writer is gone without an outbox count as interrupted."""
         for session_id in session_ids:
             if not self._liveness.outboxes(session_id):
-                session = self._open(session_id, None)
+                session = self._admission.open(session_id, None)
                 if session.left_as == "live":
                     self._ledger.left(session, cleanly=False)
                 for stream in list(session.streams.values()):

@@ -41,7 +41,8 @@ class Subject(NamedTuple):
     parent_session: str | None
     app: str
     pid: int
-    interrupted: bool  # nobody has attached since its writer died: that checkpoint is unseen
+    seen: int  # the newest sequence shown to a writer that attached: `interrupted` checkpoints behind it are unseen
+    keep: int | None  # the session's own number of checkpoints kept; None: the setting's
 
 
 class Written(NamedTuple):
@@ -81,7 +82,7 @@ class Checkpointer:
             waiting = self._waiting.setdefault(subject.session_id, deque())
             waiting.append((subject, wish))
             transitions = [item for item in waiting if item[1].kind == Kind.TRANSITION]
-            if len(transitions) > self.config.keep_per_session:
+            if len(transitions) > (subject.keep or self.config.keep_per_session):
                 waiting.remove(transitions[0])
                 return False
         self._submit(self._next_checkpoint, subject.session_id)
@@ -102,6 +103,11 @@ class Checkpointer:
     def checkpoint_at(self, session_id: str, sequence: int) -> CheckpointInfo | None:
         """Return the newest checkpoint of the state at exactly `sequence`, None when there is none."""
         found = [info for info in self._catalog.checkpoints(session_id) if info.sequence == sequence]
+        return found[-1] if found else None
+
+    def newest_before(self, session_id: str, sequence: int) -> CheckpointInfo | None:
+        """Return the newest checkpoint of a state older than `sequence`, None when there is none."""
+        found = [info for info in self._catalog.checkpoints(session_id) if 0 < info.sequence < sequence]
         return found[-1] if found else None
 
     def close(self, within_s: float | None = None) -> None:
@@ -166,6 +172,7 @@ class Checkpointer:
             client={"app": subject.app, "pid": subject.pid},
             streams=state.streams,
             summary=summarise(state.fragments),
+            keep=subject.keep,
         )
 
     def _keep_within_limits(self, subject: Subject) -> None:
@@ -174,12 +181,13 @@ class Checkpointer:
             Held(info.name, info.sequence, info.kind, info.pinned)
             for info in self._catalog.checkpoints(subject.session_id)
         ]
-        interrupted = [one.name for one in held if one.kind == Kind.INTERRUPTED]
+        keep = subject.keep or self.config.keep_per_session
+        unseen = [one.name for one in held if one.kind == Kind.INTERRUPTED and one.sequence > subject.seen]
         dropped = plan(
             held,
-            keep=self.config.keep_per_session,
+            keep=keep,
             keep_automatic=self.config.keep_automatic,
-            unseen=interrupted[-1:] if subject.interrupted else (),
+            unseen=unseen[-keep:],  # a writer that dies again and again unseen fills no disk
         ).drop
         for name, rule in dropped:
             try:

@@ -26,7 +26,9 @@ class CrashPoint(Enum):
     SNAPSHOT_WRITTEN = "snapshot committed, rows before the window not trimmed"
     OUTBOX_DRAINED = "dead outbox journaled, its files not unlinked"
     STREAM_CLOSED = "outbox unlinked, stream's row not removed"
+    FENCED_READ = "what a fenced writer had published is journaled, epoch not raised"
     EPOCH_RAISED = "new stream committed, its writer not told"
+    BRANCH_BEGUN = "a fenced writer's branch has its first state, nothing of what was published since"
     JOURNAL_SET_ASIDE = "damaged journal moved, no new one made"
     RECOVERED = "sessions recovered, socket not bound"
 

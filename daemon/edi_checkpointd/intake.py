@@ -21,11 +21,12 @@ from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.records import whole
 from edi_checkpoint.wakeup import Wakeup
+from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.journal import JournalRefused
-from edi_checkpointd.ledger import Ledger, Stream
+from edi_checkpointd.ledger import Ledger, Stream, fenced_error
 from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving, acknowledgement
@@ -82,8 +83,11 @@ class Intake:
         self._saving = saving
         self._answer = answer
         self._status = status
+        admission = Admission(
+            ledger, self.liveness, saving, commit=self.commit, refuse=self.refuse_entries, fenced=self._fence
+        )
         self.attendance = Attendance(
-            ledger, self.liveness, saving,
+            ledger, self.liveness, saving, admission,
             commit=self.commit, refuse=self.refuse_entries, damaged=self._paths.damaged,
         )  # fmt: skip
         return self.attendance
@@ -169,6 +173,9 @@ class Intake:
 
     def _accept(self, routing_id: bytes, message: protocol.Entries) -> None:
         stream = self._ledger.streams.get(message.stream)
+        if stream is not None and stream.fenced:
+            self._refuse(routing_id, fenced_error(stream), message)
+            return
         if stream is None or self._routes.get(message.stream) != routing_id:
             self._refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached on this connection"))
             return
@@ -258,6 +265,11 @@ class Intake:
         except OSError as error:
             self._disk_refuses(error)
             self._refuse(routing_id, EdiCheckpointError(str(error)), message)
+
+    def _fence(self, stream: Stream) -> None:
+        """Tell a writer that another has taken over; nothing more is taken from it."""
+        self.notify(stream.id, _error(fenced_error(stream), stream=stream.id))
+        self._routes.pop(stream.id, None)
 
     def _stream_left(self, stream_id: str) -> None:
         self._routes.pop(stream_id, None)
@@ -376,5 +388,6 @@ class Intake:
 def _error(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:
     return protocol.Error(
         error.code, str(error), error.hint, request=request, stream=stream,
-        pid=getattr(error, "pid", 0), since=getattr(error, "since", ""),
+        number=getattr(error, "number", 0), pid=getattr(error, "pid", 0), since=getattr(error, "since", ""),
+        branch=getattr(error, "branch", None) or "",
     )  # fmt: skip

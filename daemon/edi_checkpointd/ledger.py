@@ -10,25 +10,28 @@ Owned by the intake thread. Others are handed `State` values, which never change
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from types import MappingProxyType
 from typing import NamedTuple
 
 from edi_checkpoint.errors import Fenced, ProtocolError
 from edi_checkpoint.layout import Kind
-from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
+from edi_checkpoint.names import branch_id
+from edi_checkpoint.protocol import Base, Entry, Mark, Resumed, Update, decode_entry
 from edi_checkpoint.records import scan_all
 from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.journal import Frame, Gap, Journal, Notes, SessionRow, Transaction
+from edi_checkpointd.journal import Fence, Frame, Gap, Journal, Notes, SessionRow, Shown, Transaction
 from edi_checkpointd.policy import Point, Wish, decide
 from edi_checkpointd.state import Prepared, State, fold, read, snapshot_of, state_at
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_MIN_BYTES = 1 << 20
+SHORT_LIFE_S = 60.0  # a writer that dies within it after it was shown the state may have died of that
 
 
 @dataclass(slots=True)
@@ -41,6 +44,11 @@ class Stream:
     number: int
     expected: int
     left_cleanly: bool = False
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another writer has followed this one."""
+        return 0 < self.epoch < self.session.epoch
 
     def note_last(self, entry: Entry) -> None:
         """Note the stream's newest entry: a writer that leaves cleanly ends with a mark."""
@@ -59,6 +67,11 @@ class Session:
     saved: int
     checkpointed: int
     left_as: str
+    seen: int  # the newest sequence that a writer was shown when it attached
+    keep: int | None  # the session's own number of checkpoints kept; None: the setting's
+    resumed_us: int  # when the last writer was shown the state; 0: it was not
+    resumed_at: int  # the sequence shown to the first of those that died soon
+    short_lives: int
     state: State
     asked: int = 0  # the newest sequence that a checkpoint, written or not, was asked for
     sequence: int = 0  # after the open transaction
@@ -70,6 +83,9 @@ class Session:
     bytes_since_snapshot: int = 0
     app: str = "edi"
     pid: int = 0
+    drained: int = 0  # entries that came from outboxes of the dead since a writer was last shown the state
+    document: str | None = None  # the file that the state was taken from, because the journal did not have it
+    resumed: Resumed | None = None  # what the writer that is attached was told of what it continues
 
     @property
     def unsaved(self) -> bool:
@@ -100,11 +116,21 @@ class Session:
         return self.autosaved.get(stream.id, 0) if self.unsaved else stream.number
 
 
+def fenced_error(stream: Stream) -> Fenced:
+    """Return what the writer of the fenced `stream` is told."""
+    session_id = stream.session.session_id
+    return Fenced(
+        f"session {session_id}: another writer has taken it over", number=stream.number,
+        branch=branch_id(session_id, stream.id),
+    )  # fmt: skip
+
+
 class Files(NamedTuple):
     """What a session's documents tell: sequences of the auto-save and of the newest checkpoint, and what the newest
     of them contains of each stream.
 
-    `ahead` is the newest valid state when it is newer than what the journal knows.
+    `ahead` is the newest valid state, from the file `document`, when it is newer than what the journal knows; `keep`
+    the session's own number of checkpoints kept, as that file has it.
     """
 
     saved: int = 0
@@ -112,6 +138,8 @@ class Files(NamedTuple):
     streams: Mapping[str, int] = MappingProxyType({})
     parent_session: str | None = None
     ahead: State | None = None
+    document: str | None = None
+    keep: int | None = None
 
 
 class Committed(NamedTuple):
@@ -163,6 +191,9 @@ class Ledger:
         stream.expected = new[-1].number
         self._open.frames.append(Frame(session.key, first, session.sequence, stream.id, now_us, kept))
         self._open.numbers[stream.id] = stream.expected
+        for _, entry, _ in entries:
+            if isinstance(entry, Mark) and entry.keep is not None:
+                self._open.keeps[session.key] = entry.keep
         self._accepted.append(_Accepted(stream, entries, len(kept)))
         return True
 
@@ -207,6 +238,7 @@ class Ledger:
             session = stream.session
             session.bytes_since_snapshot += size
             wishes += [(session, wish) for wish in self._fold(session, stream.id, entries)]
+            session.keep = transaction.keeps.get(session.key, session.keep)
             stream.note_last(entries[-1].entry)
         return Committed(moved, wishes)
 
@@ -237,7 +269,8 @@ class Ledger:
         if files.ahead is not None:
             log.warning("files ahead session=%s journal=%d files=%d", session_id, last, files.ahead.sequence)
             notes = Notes(files.saved, files.checkpointed)
-            self.journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes)
+            self.journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes, files.keep)
+            row = row._replace(keep=files.keep if row.keep is None else row.keep)
         return self._load(row, files)
 
     def _load(self, row: SessionRow, files: Files) -> tuple[Session, list[Wish]]:
@@ -253,7 +286,8 @@ class Ledger:
         state = state_at(read_journal.snapshot(row.key, upto=checkpointed))
         session = Session(
             row.key, row.session_id, row.parent_session, row.epoch, row.started_us, max(row.saved, files.saved),
-            checkpointed, row.left_as, state, sequence=last, covered=dict(files.streams),
+            checkpointed, row.left_as, row.seen, row.keep, row.resumed_us, row.resumed_at, row.short_lives, state,
+            sequence=last, covered=dict(files.streams), document=files.document,
         )  # fmt: skip
         for stream_id, (epoch, number) in read_journal.streams(row.key).items():
             session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
@@ -275,25 +309,59 @@ class Ledger:
         self.sessions[row.session_id] = session
         return session, [wish for wish in wishes if wish.state.sequence > checkpointed]
 
-    def attach(self, session: Session, stream_id: str) -> Stream:
+    def attach(self, session: Session, stream_id: str, *, seen: bool = False, fences: Collection[str] = ()) -> Stream:
         """Let a stream write to `session`: a new one raises the epoch and so fences the one before.
 
-        Raises `Fenced` for a stream that another has followed, `ProtocolError` for one of another session.
+        `seen`: its writer is shown the state. `fences`: streams of living writers that it takes over from; what these
+        have published is committed. Raises `Fenced` for a stream that another has followed, `ProtocolError` for one of
+        another session.
         """
         stream = self.streams.get(stream_id)
         if stream and stream.session is not session:
             raise ProtocolError(f"stream {stream_id} belongs to session {stream.session.session_id}")
-        if stream and 0 < stream.epoch < session.epoch:
-            raise Fenced(f"session {session.session_id}: another writer followed this one")
+        if stream and stream.fenced:
+            raise fenced_error(stream)
         if stream is None or stream.epoch == 0:  # new, or known from a file only
             number = stream.number if stream else 0
-            self.journal.attach(session.key, stream_id, session.epoch + 1, number)
-            reached(CrashPoint.EPOCH_RAISED)
-            session.epoch += 1
+            self._raise_epoch(session, stream_id, number, seen=seen, fences=fences)
             stream = Stream(stream_id, session, session.epoch, number, number)
             session.streams[stream_id] = self.streams[stream_id] = stream
         session.left_as = "live"
         return stream
+
+    def _raise_epoch(
+        self, session: Session, stream_id: str, number: int, *, seen: bool, fences: Collection[str]
+    ) -> None:
+        state, now_us = session.state, to_us(self._clock.now())
+        shown = Shown()
+        if seen:
+            shown = Shown(state.sequence, now_us, session.resumed_at if session.short_lives else state.changed)
+        fence = Fence(state.sequence, snapshot_of(state), now_us, tuple(fences)) if fences else None
+        self.journal.attach(session.key, stream_id, session.epoch + 1, number, shown, fence)
+        reached(CrashPoint.EPOCH_RAISED)
+        session.epoch += 1
+        session.seen = max(session.seen, shown.seen)
+        session.resumed_us, session.resumed_at = shown.resumed_us, shown.resumed_at
+
+    def branch(self, stream: Stream) -> Stream:
+        """Return the stream that takes what the writer of the fenced `stream` published after that, in a session of its
+        own: it begins, as its first entry, with the state as it was then. Both ids follow from the stream's, so that a
+        branch cut short by a crash is gone on with.
+        """
+        parent = stream.session
+        session_id = branch_id(parent.session_id, stream.id)
+        stream_id = sha256(stream.id.encode()).hexdigest()[: len(stream.id)]
+        session, _ = self.open(session_id, parent.session_id)
+        if stream_id not in session.streams:
+            fenced_at = self.journal.read.fenced_at(stream.id)
+            begun = self.journal.read.snapshot(parent.key, upto=parent.sequence if fenced_at is None else fenced_at)
+            base = replace(state_at(begun), sequence=1, changed=1, streams={stream_id: stream.number})
+            now_us = to_us(self._clock.now())
+            self.journal.adopt(session.key, 1, snapshot_of(base), now_us, Notes(0, 0), parent.keep)
+            reached(CrashPoint.BRANCH_BEGUN)
+            self.evict(session)
+            session, _ = self.open(session_id)
+        return self.attach(session, stream_id)
 
     def sequence_of(self, stream: Stream, number: int) -> int | None:
         """Return the sequence that the entry `number` of a stream got, None when the journal no longer holds it."""
@@ -305,9 +373,12 @@ class Ledger:
         return None
 
     def left(self, session: Session, *, cleanly: bool) -> None:
-        """Note that the session's writer is gone."""
+        """Note that the session's writer is gone, and whether it died soon after it was shown the state."""
+        lived_s = (to_us(self._clock.now()) - session.resumed_us) / 1_000_000
+        died_soon = not cleanly and session.resumed_at > 0 and 0 <= lived_s < SHORT_LIFE_S
+        session.short_lives = session.short_lives + 1 if died_soon else 0
         session.left_as = "clean" if cleanly else "interrupted"
-        self.journal.leave(session.key, session.left_as)
+        self.journal.leave(session.key, session.left_as, session.short_lives)
 
     def forget_stream(self, stream: Stream) -> None:
         """Drop a stream whose outbox is unlinked."""

@@ -57,9 +57,10 @@ def decide(
                 if mark.kind == Kind.MANUAL:
                     wishes.append(Wish(state, Kind.MANUAL, mark.reason, mark.label, mark.pinned, number))
                 elif state.changed > max([checkpointed, *(wish.state.sequence for wish in wishes)]):
-                    wishes.append(
-                        transition_wish(point, state) if point else Wish(state, Kind.SHUTDOWN, mark.reason, mark=number)
-                    )
+                    if point and mark.kind == Kind.SHUTDOWN:
+                        wishes.append(transition_wish(point, state))
+                    else:
+                        wishes.append(Wish(state, Kind(mark.kind), mark.reason, mark=number))
                 point = None
             case Transition(before, rule, reason, time_us):
                 if point and time_us - point.opened_us > quiet_s * 1_000_000:

@@ -59,11 +59,13 @@ def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:
         if max(saved, checkpointed) <= sequence:
             covered = autosave.header.streams if autosave and saved >= checkpointed else {}
             return Files(saved, checkpointed, covered)
-        for document in _valid_documents(paths, catalog, session_id, than=sequence):
+        for name, document in _valid_documents(paths, catalog, session_id, than=sequence):
             header = document.header
-            ahead = state_of(document)
             found = header.sequence  # what was said to be newer was damaged
-            return Files(min(saved, found), min(checkpointed, found), header.streams, header.parent_session, ahead)
+            return Files(
+                min(saved, found), min(checkpointed, found), header.streams, header.parent_session,
+                state_of(document), name, header.keep,
+            )  # fmt: skip
         return Files(min(saved, sequence), min(checkpointed, sequence))
 
     return files_of
@@ -78,8 +80,11 @@ def _own_autosave(catalog: Catalog, session_id: str) -> AutosaveInfo | None:
     return autosave if autosave and autosave.header.kind not in NOT_OURS else None
 
 
-def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: int) -> Iterator[Document]:
-    """Yield the session's valid documents of a sequence above `than`, newest first; damaged ones are set aside."""
+def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: int) -> Iterator[tuple[str, Document]]:
+    """Yield the session's valid documents of a sequence above `than`, with their names, newest first.
+
+    Damaged ones are set aside.
+    """
     found = [(info.sequence, info.name) for info in _own_checkpoints(catalog, session_id)]
     if autosave := _own_autosave(catalog, session_id):
         found.append((autosave.header.sequence, autosave_name(session_id)))
@@ -89,7 +94,8 @@ def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: i
         path = paths.sessions / name
         try:
             data = path.read_bytes()
-            yield parse_autosave(data, name) if name == autosave_name(session_id) else parse_checkpoint(data, name)
+            parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint
+            yield name, parse(data, name)
         except FileNotFoundError:
             catalog.remove(name)
         except DocumentDamaged as error:

@@ -196,6 +196,10 @@ class Saving:
         """Return the checkpoint that the entry `sequence` asked for, when it is written."""
         return self._checkpointer.checkpoint_at(session.session_id, sequence)
 
+    def checkpoint_before(self, session: Session, sequence: int) -> CheckpointInfo | None:
+        """Return the session's newest checkpoint of a state older than `sequence`, None when there is none."""
+        return self._checkpointer.newest_before(session.session_id, sequence)
+
     def busy(self, session: Session) -> bool:
         """Whether files of the session are still to be written."""
         return session.unsaved or session.session_id in self._under_way
@@ -264,6 +268,4 @@ def acknowledgement(stream: Stream, probe: int = 0) -> protocol.Ack:
 
 
 def _subject(session: Session) -> Subject:
-    return Subject(
-        session.session_id, session.parent_session, session.app, session.pid, session.left_as == "interrupted"
-    )
+    return Subject(session.session_id, session.parent_session, session.app, session.pid, session.seen, session.keep)

@@ -131,7 +131,7 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 def newer_journal(path: Path) -> None:
     filled(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=2")
+        db.execute("PRAGMA user_version=3")
     db.close()
 
 
@@ -144,7 +144,7 @@ def foreign_database(path: Path) -> None:
 def foreign_database_of_our_version(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE frames (id)")
-        db.execute("PRAGMA user_version=1")
+        db.execute("PRAGMA user_version=2")
     db.close()
 
 
@@ -170,7 +170,7 @@ def zeroed(path: Path) -> None:
 def without_tables(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA application_id={0x45444943}")
-        db.execute("PRAGMA user_version=1")
+        db.execute("PRAGMA user_version=2")
     db.close()
 
 
@@ -183,10 +183,10 @@ def test_a_newer_journal_is_refused_by_its_number_and_left_as_it_is(tmp_path: Pa
     path = tmp_path / "journal.sqlite"
     newer_journal(path)
     before = bytes_below(tmp_path)
-    with pytest.raises(VersionMismatch, match="journal format 2; this software knows 1"):
+    with pytest.raises(VersionMismatch, match="journal format 3; this software knows 2"):
         Journal(path)
     assert bytes_below(tmp_path) == before
-    with pytest.raises(VersionMismatch, match="journal format 2; this software knows 1"):
+    with pytest.raises(VersionMismatch, match="journal format 3; this software knows 2"):
         Reader.open(path)
     assert path.read_bytes() == before[path.name]
 
@@ -394,7 +394,7 @@ def test_of_a_commit_that_the_disk_refuses_nothing_is_there_and_the_journal_goes
     [
         lambda journal: journal.begin_session("new", None, 0),
         lambda journal: journal.attach(1, OTHER, 2, 0),
-        lambda journal: journal.leave(1, "clean"),
+        lambda journal: journal.leave(1, "clean", 0),
         lambda journal: journal.forget_stream(STREAM),
         lambda journal: journal.note({1: Notes(3, 3)}),
         lambda journal: journal.add_snapshot(1, 3, Snapshot(3, 3, {"n": b"3"}, {STREAM: 3}), 9),

@@ -12,12 +12,14 @@ SQLite's own words are said with "SQLite" or "WAL": a *checkpoint* is EDI's file
 """
 
 from edi_checkpointd.journal.reader import Reader as Reader
+from edi_checkpointd.journal.tables import Fence as Fence
 from edi_checkpointd.journal.tables import Frame as Frame
 from edi_checkpointd.journal.tables import Gap as Gap
 from edi_checkpointd.journal.tables import JournalDamaged as JournalDamaged
 from edi_checkpointd.journal.tables import JournalRefused as JournalRefused
 from edi_checkpointd.journal.tables import Notes as Notes
 from edi_checkpointd.journal.tables import SessionRow as SessionRow
+from edi_checkpointd.journal.tables import Shown as Shown
 from edi_checkpointd.journal.tables import check_sqlite as check_sqlite
 from edi_checkpointd.journal.writer import Journal as Journal
 from edi_checkpointd.journal.writer import Transaction as Transaction

@@ -9,7 +9,8 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from edi_checkpointd.journal.tables import Frame, Gap, SessionRow, check_format, named_damage
+from edi_checkpoint.errors import VersionMismatch
+from edi_checkpointd.journal.tables import FORMAT, Frame, Gap, SessionRow, check_format, named_damage
 from edi_checkpointd.state import Snapshot
 
 
@@ -22,12 +23,15 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path) -> Reader:
-        """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch`."""
+        """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch` (also for an older one)."""
         with named_damage(path):
             db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
                 db.set_busy_timeout(2000)
-                check_format(db, path)
+                if (version := check_format(db, path)) != FORMAT:
+                    raise VersionMismatch(
+                        f"{path}: journal format {version} is brought to {FORMAT} by the daemon's start"
+                    )
             except BaseException:
                 db.close()
                 raise
@@ -68,6 +72,11 @@ class Reader:
         """Return epoch and highest committed number of each stream of a session."""
         rows = self._db.execute("SELECT stream, epoch, number FROM streams WHERE session = ?", (key,))
         return {stream: (epoch, number) for stream, epoch, number in rows}
+
+    def fenced_at(self, stream: str) -> int | None:
+        """Return the sequence at which the writer of `stream` was taken over from, None if it was not."""
+        found = self._db.execute("SELECT fenced_at FROM streams WHERE stream = ?", (stream,)).get
+        return None if found is None else int(found)
 
     def session_of(self, stream: str) -> str | None:
         """Return the id of the session that `stream` belongs to."""

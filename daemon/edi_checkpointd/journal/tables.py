@@ -10,8 +10,9 @@ from typing import NamedTuple
 import apsw
 
 from edi_checkpoint.errors import EdiCheckpointError, VersionMismatch
+from edi_checkpointd.state import Snapshot
 
-FORMAT = 1  # PRAGMA user_version
+FORMAT = 2  # PRAGMA user_version
 APPLICATION_ID = 0x45444943  # "EDIC"
 
 SCHEMA = """
@@ -24,13 +25,19 @@ CREATE TABLE sessions (
     started_us INTEGER NOT NULL,
     saved INTEGER NOT NULL,          -- the newest sequence in the auto-save
     checkpointed INTEGER NOT NULL,   -- the newest sequence in a checkpoint
-    left_as TEXT NOT NULL            -- how the last writer left: live, clean, interrupted
+    left_as TEXT NOT NULL,           -- how the last writer left: live, clean, interrupted
+    seen INTEGER NOT NULL DEFAULT 0,         -- the newest sequence that a writer was shown when it attached
+    keep INTEGER,                            -- the session's own number of checkpoints kept; NULL: the setting's
+    resumed_us INTEGER NOT NULL DEFAULT 0,   -- when the last writer was shown the state; 0: it was not
+    resumed_at INTEGER NOT NULL DEFAULT 0,   -- the sequence shown to the first of those that died soon
+    short_lives INTEGER NOT NULL DEFAULT 0   -- how many writers in a row died soon after they were shown it
 ) STRICT;
 CREATE TABLE streams (
     stream TEXT PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES sessions (key),
     epoch INTEGER NOT NULL,
-    number INTEGER NOT NULL          -- the highest committed; written in the transaction of its entries
+    number INTEGER NOT NULL,         -- the highest committed; written in the transaction of its entries
+    fenced_at INTEGER                -- the session's sequence when a living writer was taken over from
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE frames (
     id INTEGER PRIMARY KEY,
@@ -58,6 +65,18 @@ CREATE TABLE gaps (
     noticed_us INTEGER NOT NULL
 ) STRICT;
 """
+
+# From the format before to the next, each in one transaction.
+MIGRATIONS = {
+    1: """
+ALTER TABLE sessions ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN keep INTEGER;
+ALTER TABLE sessions ADD COLUMN resumed_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN resumed_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN short_lives INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE streams ADD COLUMN fenced_at INTEGER;
+""",
+}
 
 
 class JournalDamaged(EdiCheckpointError):
@@ -107,6 +126,34 @@ class SessionRow(NamedTuple):
     saved: int
     checkpointed: int
     left_as: str
+    seen: int
+    keep: int | None
+    resumed_us: int
+    resumed_at: int
+    short_lives: int
+
+
+class Shown(NamedTuple):
+    """What a session's row says of a writer that was shown its state: see the columns of the same names.
+
+    The defaults are those of one which was not.
+    """
+
+    seen: int = 0
+    resumed_us: int = 0
+    resumed_at: int = 0
+
+
+NOT_SHOWN = Shown()
+
+
+class Fence(NamedTuple):
+    """The moment at which living writers, by their `streams`, were taken over from, with the state as it was then."""
+
+    sequence: int
+    snapshot: Snapshot
+    taken_us: int
+    streams: tuple[str, ...]
 
 
 class Notes(NamedTuple):
@@ -140,13 +187,17 @@ def check_is_sqlite(path: Path) -> None:
             raise JournalDamaged(f"{path}: no SQLite database")
 
 
-def check_format(db: apsw.Connection, path: Path) -> None:
-    """Refuse a database that is no journal (`JournalDamaged`) or one of another format (`VersionMismatch`)."""
+def check_format(db: apsw.Connection, path: Path) -> int:
+    """Return the format of a journal that this software reads or can bring to its own (`MIGRATIONS`).
+
+    Raises `JournalDamaged` for a database that is no journal, `VersionMismatch` for one of a newer format.
+    """
     if db.pragma("application_id") != APPLICATION_ID:
         raise JournalDamaged(f"{path}: a database, but no journal of edi-checkpoint")
-    version = db.pragma("user_version")
-    if version != FORMAT:
+    version = int(db.pragma("user_version"))
+    if version not in (FORMAT, *MIGRATIONS):
         raise VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
+    return version
 
 
 @contextlib.contextmanager

@@ -17,13 +17,17 @@ from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
     APPLICATION_ID,
     FORMAT,
+    MIGRATIONS,
+    NOT_SHOWN,
     SCHEMA,
+    Fence,
     Frame,
     Gap,
     JournalDamaged,
     JournalRefused,
     Notes,
     SessionRow,
+    Shown,
     check_format,
     check_is_sqlite,
     check_sqlite,
@@ -43,6 +47,7 @@ class Transaction:
     frames: list[Frame] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
+    keeps: dict[int, int] = field(default_factory=dict)  # by session: how many checkpoints its writer wants kept
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
@@ -87,8 +92,7 @@ class Journal:
         """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
         self._db.set_busy_timeout(5000)
         new = self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get
-        if not new:
-            check_format(self._db, path)
+        version = FORMAT if new else check_format(self._db, path)
         path.chmod(0o600)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "fullfsync=ON"):
             self._db.execute(f"PRAGMA {pragma}").fetchall()
@@ -96,6 +100,11 @@ class Journal:
             self._make()
             # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        while version < FORMAT:
+            with self._transaction():
+                self._db.execute(MIGRATIONS[version])
+                version += 1
+                self._db.execute(f"PRAGMA user_version={version}")
 
     def _make(self) -> None:
         with self._transaction():
@@ -147,6 +156,8 @@ class Journal:
             )
             if transaction.gaps:
                 self._db.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", transaction.gaps)
+            if transaction.keeps:
+                self._db.executemany("UPDATE sessions SET keep = ?2 WHERE key = ?1", list(transaction.keeps.items()))
         self._rows += len(transaction.frames)
         self._witness.note(self._rows)
         if self._wal_pages >= _WAL_FORCED_PAGES:
@@ -166,30 +177,54 @@ class Journal:
         assert row is not None
         return row
 
-    def adopt(self, key: int, sequence: int, snapshot: Snapshot, taken_us: int, notes: Notes) -> None:
-        """Take the state of a file as the session's newest: it is ahead of, or all that is left of, the journal."""
+    def adopt(
+        self, key: int, sequence: int, snapshot: Snapshot, taken_us: int, notes: Notes, keep: int | None = None
+    ) -> None:
+        """Take a state from elsewhere as the session's newest: a file is ahead of, or all that is left of, the journal;
+        or the session is a branch of another. With it goes `keep`, unless the session has one.
+        """
         with self._transaction():
             self._insert_snapshot(key, sequence, snapshot, taken_us)
             self._db.executemany(
-                "INSERT INTO streams VALUES (?1, ?2, 0, ?3)"
+                "INSERT INTO streams (stream, session, epoch, number) VALUES (?1, ?2, 0, ?3)"
                 " ON CONFLICT (stream) DO UPDATE SET number = max(number, ?3)",
                 [(stream, key, number) for stream, number in snapshot.streams.items()],
             )
+            self._db.execute("UPDATE sessions SET keep = ifnull(keep, ?) WHERE key = ?", (keep, key))
             self._note(key, notes)
 
-    def attach(self, key: int, stream: str, epoch: int, number: int) -> None:
-        """Raise the session's epoch for a new writer and begin (or continue) its stream at `number`."""
+    def attach(
+        self, key: int, stream: str, epoch: int, number: int, shown: Shown = NOT_SHOWN, fence: Fence | None = None
+    ) -> None:
+        """Raise the session's epoch for a new writer and begin (or continue) its stream at `number`.
+
+        `fence` closes the streams of living writers that it takes over from: what they publish from now on is theirs
+        alone, and begins with the state as it is now, which is kept until their streams are forgotten.
+        """
         with self._transaction():
-            self._db.execute("UPDATE sessions SET epoch = ?, left_as = 'live' WHERE key = ?", (epoch, key))
             self._db.execute(
-                "INSERT INTO streams VALUES (?1, ?2, ?3, ?4) ON CONFLICT (stream) DO UPDATE SET epoch = ?3",
+                "UPDATE sessions SET epoch = ?, left_as = 'live', seen = max(seen, ?), resumed_us = ?, resumed_at = ?"
+                " WHERE key = ?",
+                (epoch, *shown, key),
+            )
+            self._db.execute(
+                "INSERT INTO streams (stream, session, epoch, number) VALUES (?1, ?2, ?3, ?4)"
+                " ON CONFLICT (stream) DO UPDATE SET epoch = ?3",
                 (stream, key, epoch, number),
             )
+            if fence is not None:
+                self._insert_snapshot(key, fence.sequence, fence.snapshot, fence.taken_us)
+                self._db.executemany(
+                    "UPDATE streams SET fenced_at = ? WHERE stream = ? AND fenced_at IS NULL",
+                    [(fence.sequence, fenced) for fenced in fence.streams],
+                )
 
-    def leave(self, key: int, left_as: str) -> None:
-        """Note how the session's last writer left: `clean` or `interrupted`."""
+    def leave(self, key: int, left_as: str, short_lives: int) -> None:
+        """Note how the session's last writer left, `clean` or `interrupted`, and how many in a row died soon."""
         with self._transaction():
-            self._db.execute("UPDATE sessions SET left_as = ? WHERE key = ?", (left_as, key))
+            self._db.execute(
+                "UPDATE sessions SET left_as = ?, short_lives = ? WHERE key = ?", (left_as, short_lives, key)
+            )
 
     def forget_stream(self, stream: str) -> None:
         """Remove the row of a stream whose outbox is gone."""
@@ -238,7 +273,11 @@ class Journal:
                 (key, base, limit),
             )  # the newest row of all stays: the witness counts by it
             deleted = self._db.changes()
-            self._db.execute("DELETE FROM snapshots WHERE session = ? AND sequence < ?", (key, base))
+            self._db.execute(
+                "DELETE FROM snapshots WHERE session = ?1 AND sequence < ?2 AND sequence NOT IN"
+                " (SELECT fenced_at FROM streams WHERE session = ?1 AND fenced_at IS NOT NULL)",
+                (key, base),
+            )
         return deleted
 
     @property

@@ -1,0 +1,161 @@
+"""Admission: who may write to a session. Opening it, letting a stream in, and taking over from one that lives.
+
+A stream is let in once those before it are in the journal to their ends; a living writer that is taken over from, up to
+that moment: reading its outbox needs no lock. From then on it is fenced, and what it still publishes is its own branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import Fenced, NotFound, ProtocolError, SessionBusy
+from edi_checkpoint.model import Gap
+from edi_checkpoint.names import branch_id, may_be_branch
+from edi_checkpoint.records import scan
+from edi_checkpoint.spool import StreamFiles, is_held, read_records
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.ledger import Ledger, Session, Stream
+from edi_checkpointd.liveness import Liveness
+from edi_checkpointd.saving import Saving
+
+GAPS_TOLD = 100  # to a writer that resumes; the journal has them all
+
+
+class Admission:
+    """Lets writers in. `leaving` holds the sessions in memory that nobody may write any more."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        liveness: Liveness,
+        saving: Saving,
+        *,
+        commit: Callable[[], None],
+        refuse: Callable[[Stream, bytes, ProtocolError], None],
+        fenced: Callable[[Stream], None],
+    ) -> None:
+        """Take the parts.
+
+        `commit` commits the ledger's open transaction and does what follows, `refuse` keeps records that were refused
+        and uses up their numbers, `fenced` tells a stream's client that another writer has taken over.
+        """
+        self._ledger = ledger
+        self._liveness = liveness
+        self._saving = saving
+        self._commit = commit
+        self._refuse = refuse
+        self._fenced = fenced
+        self.leaving: set[str] = set()
+
+    def open(self, session_id: str, parent_session: str | None) -> Session:
+        """Return a session, begun if there is none; have those checkpoints written that a crash left undone."""
+        session, wishes = self._ledger.open(session_id, parent_session)
+        self.leaving.add(session_id)  # until it has a stream
+        for wish in wishes:
+            self._saving.wish(session, wish)
+        self._saving.changed(session)
+        return session
+
+    def attach(self, message: protocol.Attach, peer_pid: int | None) -> protocol.Attached:
+        """Let a writer in; what dead ones left of the session is drained.
+
+        Raises `SessionIdError`, `SessionBusy`, `Fenced`, `ProtocolError`, `NotFound`, `JournalRefused`.
+        """
+        outboxes = {files.owner.stream: files for files in self._liveness.outboxes(message.session_id)}
+        files = outboxes.get(message.stream)
+        if files is None:
+            raise NotFound(f"stream {message.stream}: no outbox below this daemon's state folder")
+        for other in outboxes.values():
+            earlier = other.owner.order < files.owner.order and other.owner.stream not in files.owner.fenced
+            if earlier and is_held(other.lock):
+                raise SessionBusy(
+                    f"session {message.session_id}: process {other.owner.pid} writes to it",
+                    pid=other.owner.pid, since=other.owner.since,
+                )  # fmt: skip
+        session = self.open(message.session_id, message.parent_session)
+        stream = self.admit(session, files)
+        self._liveness.watch(files, peer_pid)
+        return protocol.Attached(
+            request=message.request,
+            stream=stream.id,
+            epoch=stream.epoch,
+            number=stream.number,
+            checkpointed=session.covered_number(stream),
+            sequence=session.state.sequence,
+            base_wanted=message.first > stream.number + 1,
+            parent_session=session.parent_session,
+            state={key: value.text for key, value in session.state.fragments.items()} if message.want_state else None,
+            resumed=session.resumed if message.want_state else None,
+        )
+
+    def admit(self, session: Session, files: StreamFiles) -> Stream:
+        """Let the stream of `files` write to its session. Raises `Fenced` when another has followed it."""
+        owner = files.owner
+        outboxes = self._liveness.outboxes(session.session_id)
+        for other in outboxes:
+            if owner.stream in other.owner.fenced:  # it was taken over from, maybe while no daemon ran
+                self.admit(session, other)
+        known = self._ledger.streams.get(owner.stream)
+        if known is None or known.epoch == 0:
+            fences = [other for other in outboxes if other.owner.stream in owner.fenced]
+            for other in fences:
+                self._take_until_fence(session, other, owner.fenced[other.owner.stream])
+            resumed = self._resumed(session, by_takeover=bool(fences))
+            fenced = [other.owner.stream for other in fences]
+            stream = self._ledger.attach(session, owner.stream, seen=owner.seen, fences=fenced)
+            session.resumed = resumed
+            if owner.seen:
+                session.drained, session.document = 0, None
+            for stream_id in fenced:
+                self._fenced(self._ledger.streams[stream_id])
+        else:
+            stream = self._ledger.attach(session, owner.stream)
+        session.app, session.pid = owner.app, owner.pid
+        return stream
+
+    def _take_until_fence(self, session: Session, files: StreamFiles, upto: int) -> None:
+        """Journal what the living writer of `files` had published when it was taken over from."""
+        try:
+            stream = self.admit(session, files)
+        except Fenced:  # by an earlier one
+            return
+        for chunk in read_records(files):
+            records = scan(chunk)
+            taken = [record for record in records if record.number <= upto]
+            if taken and taken[-1].number > stream.number:
+                part = chunk[: taken[-1].end]
+                try:
+                    self._ledger.accept(stream, part)
+                except ProtocolError as error:
+                    self._refuse(stream, part, error)
+                self._commit()
+            if len(taken) < len(records):
+                break
+        reached(CrashPoint.FENCED_READ)
+
+    def _resumed(self, session: Session, *, by_takeover: bool) -> protocol.Resumed:
+        read = self._ledger.journal.read
+        first, last = read.span(session.key)
+        gaps = tuple(Gap(gap.sequence, gap.last - gap.first + 1) for gap in read.gaps(session.key)[-GAPS_TOLD:])
+        return protocol.Resumed(
+            left_as="live" if by_takeover else session.left_as if session.epoch else "",
+            time_us=session.state.time_us,
+            first=first,
+            last=last,
+            drained=session.drained,
+            document=session.document,
+            gaps=gaps,
+            short_lives=session.short_lives,
+            before=self._saving.checkpoint_before(session, session.resumed_at) if session.short_lives else None,
+        )
+
+    def stranded_in(self, session_id: str) -> list[StreamFiles]:
+        """Return the outboxes whose last entries go into `session_id`, the branch of a fenced writer, if it is one."""
+        if not may_be_branch(session_id):
+            return []
+        return [
+            files
+            for files in self._liveness.outboxes()
+            if branch_id(files.owner.session_id, files.owner.stream) == session_id
+        ]
