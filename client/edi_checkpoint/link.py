@@ -298,8 +298,8 @@ class Link:
         with stream.news:
             stream.attached = message
         stream.acknowledge(message.number, message.checkpointed)
-        for number, outcome in list(stream.marks.items()):
-            if outcome is None and number <= message.number:
+        for number in list(stream.marks):
+            if number <= message.number:
                 self._connection.send(protocol.AskMark(stream=stream.id, number=number))
 
     def _acknowledged(self, message: protocol.Ack) -> None:

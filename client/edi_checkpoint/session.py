@@ -11,20 +11,14 @@ import logging
 import os
 import time
 from collections.abc import Iterator, MutableMapping
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Literal
 
 import msgspec
 
 from edi_checkpoint import protocol, values
-from edi_checkpoint.errors import (
-    CheckpointFailed,
-    FlushTimeout,
-    OutboxFull,
-    SessionClosed,
-    SessionForked,
-    StateValueError,
-)
+from edi_checkpoint.errors import FlushTimeout, OutboxFull, SessionClosed, SessionForked, StateValueError
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable
 from edi_checkpoint.protocol import Base, JsonText, Mark, Update, encode_entry
@@ -165,14 +159,12 @@ class Session(MutableMapping[str, object]):
             self._state_bytes = _size(state)
         self._link.wake()
 
-    def _publish_mark(self, mark: Mark, *, awaited: bool) -> int:
+    def _publish_mark(self, mark: Mark) -> Future[CheckpointInfo]:
         entry = encode_entry(mark)
-        with self._stream.outbox.lock:
-            number = self._stream.outbox.append(entry)
-            if awaited:
-                self._stream.marks[number] = None
+        with self._stream.outbox.lock:  # the link cannot have sent it before it is known that somebody waits
+            future = self._stream.when_marked(self._stream.outbox.append(entry))
         self._link.wake()
-        return number
+        return future
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -196,40 +188,52 @@ class Session(MutableMapping[str, object]):
         Raises `CheckpointFailed` when told that it could not be written, and `FlushTimeout` when nothing was heard
         within `timeout_s`: then the wish is in the outbox, fsynced, and the file follows.
         """
+        asked = self._ask_checkpoint(reason, label, pin=pin)
+        wait([asked], timeout_s)
+        return self._checkpoint_heard(asked, timeout_s)
+
+    def _ask_checkpoint(self, reason: str, label: str | None, *, pin: bool) -> Future[CheckpointInfo]:
+        """Publish a mark; return the future of its checkpoint, for `_checkpoint_heard`."""
         self._check_usable()
-        stream = self._stream
-        number = self._publish_mark(
-            Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin), awaited=True
-        )
-        told = stream.wait_for(lambda: stream.marks[number] is not None, timeout_s)
-        outcome = stream.marks.pop(number)
+        return self._publish_mark(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin))
+
+    def _checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
+        """Return or raise what was heard within `timeout_s`, which are over; bring an unheard wish onto the disk."""
+        silent = asked.cancel()
         self._stream.raise_failure()
-        if isinstance(outcome, CheckpointFailed):
-            raise outcome
-        if not told or outcome is None:
-            stream.outbox.sync()
+        if silent:
+            self._stream.outbox.sync()
             raise FlushTimeout(f"session {self.session_id}: no checkpoint heard of within {timeout_s:g} s")
-        return outcome
+        return asked.result()
 
     def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
 
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
+        asked = self._ask_flush(level)
+        wait([asked], timeout_s)
+        self._flush_heard(asked, level, timeout_s)
+
+    def _ask_flush(self, level: Literal["journaled", "checkpointed"]) -> Future[None]:
+        """Ask for what `flush` waits for; return its future, for `_flush_heard`."""
         self._check_usable()
-        stream, number = self._stream, self._stream.outbox.published
+        number = self._stream.outbox.published
         if level == "checkpointed":
-            stream.save_wanted = number
+            self._stream.save_wanted = number
         self._link.wake()
+        return self._stream.when(lambda: self._reached(level) >= number)
 
-        def reached() -> int:
-            return stream.journaled if level == "journaled" else stream.saved
+    def _reached(self, level: str) -> int:
+        return self._stream.journaled if level == "journaled" else self._stream.saved
 
-        if not stream.wait_for(lambda: reached() >= number, timeout_s):
+    def _flush_heard(self, asked: Future[None], level: str, timeout_s: float) -> None:
+        """Raise unless all was heard of within `timeout_s`, which are over."""
+        if asked.cancel():
             self._stream.raise_failure()
-            raise FlushTimeout(
-                f"session {self.session_id}: {reached()} of {number} entries {level} within {timeout_s:g} s"
-            )
+            done = f"{self._reached(level)} of {self._stream.outbox.published} entries {level}"
+            raise FlushTimeout(f"session {self.session_id}: {done} within {timeout_s:g} s")
+        asked.result()
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
@@ -256,7 +260,7 @@ class Session(MutableMapping[str, object]):
         stream = self._stream
         if cleanly and stream.fenced is None:
             with contextlib.suppress(OSError, OutboxFull):
-                self._publish_mark(Mark(_now_us(), "shutdown", "closed"), awaited=False)
+                self._publish_mark(Mark(_now_us(), "shutdown", "closed")).cancel()
         self._closed = True
         if self._link.connected:
             stream.wait_for(lambda: stream.journaled >= stream.outbox.published, timeout_s)

@@ -1,7 +1,7 @@
 """A stream as its publisher sees it: what is published, sent, acknowledged and in files, and who waits for that.
 
-The outbox holds the entries; the link moves them. Both sides meet here under one condition variable, which publishing
-never takes.
+The outbox holds the entries; the link moves them. Both sides meet here under one lock, which publishing never takes.
+Who waits holds a future that the link settles: a thread waits for it, an event loop awaits it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, Durable
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.protocol import Attached
+
+_T = TypeVar("_T")
 
 
 class Stream:
@@ -30,13 +34,14 @@ class Stream:
         self.outbox = outbox
         self.id = outbox.stream
         self.publish_base: Callable[[], int] = lambda: outbox.published
-        self.news = threading.Condition()  # notified by the link whenever one of the fields below changes
+        self.news = threading.Lock()  # held while the link changes one of the fields below and tells who waits for it
+        self._awaited: list[tuple[Callable[[], bool], Future[None]]] = []
         self.attached: Attached | None = None  # the answer of the daemon now connected
         self.journal: str | None = None  # the journal that gave `journaled`
         self.journaled = 0
         self.checkpointed = 0  # in a checkpoint or the auto-save
         self.saved = 0  # in the auto-save
-        self.marks: dict[int, CheckpointInfo | CheckpointFailed | None] = {}  # None: awaited
+        self.marks: dict[int, Future[CheckpointInfo]] = {}  # those that are waited for
         self.save_wanted = 0  # bring entries up to this number into a file
         self.failed: EdiCheckpointError | None = None  # raised at the next call
         self.fenced: EdiCheckpointError | None = None  # raised at every call from now on
@@ -65,11 +70,48 @@ class Stream:
             checkpointed=self.checkpointed,
         )
 
-    def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `reached()`, at most `timeout_s`, or until the stream fails; return whether it is reached."""
+    def when(self, reached: Callable[[], bool]) -> Future[None]:
+        """Return a future that is done once `reached()`, which is looked at whenever the link has news.
+
+        It fails with what fences the stream. Cancel it to give up.
+        """
+        future: Future[None] = Future()
         with self.news:
-            self.news.wait_for(lambda: reached() or self.fenced is not None, timeout_s)
-            return reached()
+            self._awaited.append((reached, future))
+            self._tell()
+        return future
+
+    def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `reached()`, at most `timeout_s`, or until the stream is fenced; return whether it is reached."""
+        future = self.when(reached)
+        wait([future], timeout_s)
+        future.cancel()
+        return reached()
+
+    def when_marked(self, number: int) -> Future[CheckpointInfo]:
+        """Return a future of the checkpoint that the mark under `number` asks for.
+
+        It fails with `CheckpointFailed`, and with what fences the stream. Cancel it to give up.
+        """
+        future: Future[CheckpointInfo] = Future()
+        future.add_done_callback(lambda _: self.marks.pop(number, None))
+        with self.news:
+            self.marks[number] = future
+            self._tell()
+        return future
+
+    def _tell(self) -> None:
+        """Settle what has come, and drop what was given up; `news` is held."""
+        still = []
+        for reached, future in self._awaited:
+            if self.fenced is not None or reached():
+                _settle(future, self.fenced)
+            elif not future.cancelled():
+                still.append((reached, future))
+        self._awaited = still
+        if self.fenced is not None:
+            for mark in list(self.marks.values()):
+                _settle(mark, self.fenced)
 
     def raise_failure(self) -> None:
         """Raise what the daemon refused since the last call: once, or for ever when the stream is fenced."""
@@ -90,7 +132,7 @@ class Stream:
             self.journaled = max(self.journaled, number)
             self.checkpointed = max(self.checkpointed, checkpointed)
             self.saved = max(self.saved, saved)
-            self.news.notify_all()
+            self._tell()
         self.outbox.trim(checkpointed)
 
     def forget_acknowledged(self) -> None:
@@ -108,10 +150,8 @@ class Stream:
 
     def settle_mark(self, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
         """Hand the outcome of a mark to whoever waits for it; nobody may."""
-        with self.news:
-            if number in self.marks:
-                self.marks[number] = outcome
-                self.news.notify_all()
+        if future := self.marks.get(number):
+            _settle(future, outcome)
 
     def refuse(self, error: EdiCheckpointError, *, for_ever: bool) -> None:
         """Note an error that the publisher's next call raises."""
@@ -120,4 +160,14 @@ class Stream:
                 self.fenced = error
             else:
                 self.failed = error
-            self.news.notify_all()
+            self._tell()
+
+
+def _settle(future: Future[_T], outcome: _T | EdiCheckpointError) -> None:
+    """Let `future` end with `outcome`, which may be an error, unless whoever waited has given up."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, EdiCheckpointError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
