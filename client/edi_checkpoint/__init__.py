@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from edi_checkpoint.errors import WrongFolder as WrongFolder
     from edi_checkpoint.model import CheckpointInfo as CheckpointInfo
     from edi_checkpoint.model import Durable as Durable
+    from edi_checkpoint.model import Gap as Gap
+    from edi_checkpoint.model import ResumeReport as ResumeReport
     from edi_checkpoint.model import SessionInfo as SessionInfo
     from edi_checkpoint.session import Session as Session
     from edi_checkpoint.state_manager import StateManager as StateManager
@@ -46,7 +48,7 @@ _HOME = {
         "OutboxFull", "ProtocolError", "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError",
         "StateValueError", "VersionMismatch", "WrongFolder",
     ),
-    "model": ("CheckpointInfo", "Durable", "SessionInfo"),
+    "model": ("CheckpointInfo", "Durable", "Gap", "ResumeReport", "SessionInfo"),
     "session": ("Session",),
     "state_manager": ("StateManager",),
 }  # fmt: skip

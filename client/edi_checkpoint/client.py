@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 
@@ -22,6 +23,8 @@ from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
+from edi_checkpoint.protocol import Resumed
+from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session
 from edi_checkpoint.spool import is_held
 from edi_checkpoint.stream import Stream
@@ -68,29 +71,38 @@ class Client:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
 
         Without a daemon the state is the newest valid file with all outboxes on top. Raises `SessionIdError`, and
-        `SessionBusy` while another writer is attached.
+        `SessionBusy` while another writer is attached. `takeover` fences that one instead: what it has published is
+        here, what it publishes from now on goes into a branch, and its next call raises `Fenced`.
         """
         self._check_usable()
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         parent = None if parent is None else check_session_id(parent)
-        if takeover:
-            log.warning("session %s: taking over from a living writer is not there yet; asking as usual", session_id)
+        return self._attach(session_id, parent, seen=True, takeover=takeover)
+
+    def _attach(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool = False) -> Session:
+        """Attach; `seen` says that whoever asked is going to look at the state, not to replace it."""
         self._find_daemon()
-        outbox = Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent)
+        outbox = Outbox(
+            self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover
+        )
         stream = Stream(session_id, parent, outbox)
         try:
             timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
             attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
         except EdiCheckpointError:
-            self._link.detach(stream)
+            self._link.detach(stream, unused=True)
             raise
         if attached is not None and attached.state is not None:
-            state = attached.state
             stream.parent_session = attached.parent_session
+            state, sequence, told = attached.state, attached.sequence, attached.resumed or Resumed("", 0, 1, 0)
         else:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
-            state = offline.load_state(self.paths, session_id).state
-        session = Session(self._link, stream, state)
+            found = offline.load_state(self.paths, session_id)
+            state, sequence, told = found.state, found.sequence, told_by_files(found)
+        session = Session(self._link, stream, state, report(session_id, state, sequence, told, datetime.now(UTC)))
+        if outbox.fenced:
+            session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
+            self._link.wake()
         self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 

@@ -29,6 +29,7 @@ class Change(Enum):
 
     UP = "a daemon is connected: say hello"
     DOWN = "it is gone"
+    ABSENT = "none answers; it is tried again"
 
 
 class Connection:
@@ -108,6 +109,7 @@ class Connection:
                     yield Change.DOWN
                     self.connect()
                 case zmq.EVENT_CONNECT_RETRIED:
+                    yield Change.ABSENT
                     self.connect()
 
     def _receive(self) -> Iterator[protocol.DaemonMessage]:

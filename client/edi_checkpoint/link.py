@@ -22,13 +22,18 @@ from edi_checkpoint.connection import Change, Connection
 from edi_checkpoint.errors import (
     CheckpointFailed,
     DaemonUnavailable,
+    EdiCheckpointError,
+    Fenced,
     FolderError,
     OutboxFull,
+    SessionBusy,
     SessionClosed,
     from_wire,
 )
 from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.names import branch_id
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.spool import list_streams
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.wakeup import Wakeup
 
@@ -112,27 +117,35 @@ class Link:
             return None
         return answer if isinstance(answer, protocol.Attached) else None
 
-    def detach(self, stream: Stream) -> None:
+    def detach(self, stream: Stream, *, unused: bool = False) -> None:
         """Take a stream out of the link, close its outbox and tell the daemon, which drains and unlinks that.
 
-        The link thread closes it: it may be reading the files just now.
+        `unused`: it was not let in, nothing was published, and nothing of it stays. The link thread closes it: it may
+        be reading the files just now.
         """
         closed = threading.Event()
 
         def remove() -> None:
-            self._streams.pop(stream.id, None)
-            if not stream.outbox.spool():
-                log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
-            stream.outbox.close()
+            self._release(stream, unused=unused)
             closed.set()
-            if self.connected:
-                self._connection.send(protocol.Close(stream=stream.id))
 
         self._call(remove)
         while not closed.wait(_STOPPED_S):
             if not self._thread.is_alive():
                 stream.outbox.close()
                 return
+
+    def _release(self, stream: Stream, *, unused: bool = False) -> None:
+        """Let go of a stream's outbox, in the link thread: whoever may take it finds its lock free."""
+        self._streams.pop(stream.id, None)
+        if unused:
+            stream.outbox.abandon()
+        elif not stream.outbox.spool():
+            log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
+        with stream.outbox.lock:  # no append is under way
+            stream.outbox.close()
+        if self.connected:
+            self._connection.send(protocol.Close(stream=stream.id))
 
     def close(self) -> None:
         """End the thread; streams must be detached before."""
@@ -191,10 +204,13 @@ class Link:
         while self._calls:
             self._calls.popleft()()
         for change in changes:
-            if change is Change.UP:
-                self._connection.send(self._hello)
-            else:
-                self._lost()
+            match change:
+                case Change.UP:
+                    self._connection.send(self._hello)
+                case Change.DOWN:
+                    self._lost()
+                case Change.ABSENT:
+                    self._look_for_fences()
         for message in messages:
             self._take(message)
         if self._retry_at_s is not None and time.monotonic() >= self._retry_at_s:
@@ -324,16 +340,42 @@ class Link:
             future.set_result(message)
 
     def _refused(self, message: protocol.Error) -> None:
-        error = from_wire(message.code, message.message, message.hint, pid=message.pid, since=message.since)
+        error = from_wire(
+            message.code, message.message, message.hint,
+            pid=message.pid, since=message.since, number=message.number, branch=message.branch,
+        )  # fmt: skip
         if message.request:
             _, future = self._asked.pop(message.request, (None, None))
             if future is not None and not future.done():
                 future.set_exception(error)
         if stream := self._streams.get(message.stream):
-            stream.refuse(error, for_ever=message.code in ("fenced", "session_busy"))
+            self._refuse(stream, error, asked=bool(message.request))
         elif not message.request and not message.stream:  # not late news of a stream that has left
             log.warning("the daemon on %s refused this client: %s (%s)", self._connection.endpoint, error, error.hint)
             self._give_up_for_now()
+
+    def _refuse(self, stream: Stream, error: EdiCheckpointError, *, asked: bool) -> None:
+        """Let a stream's publisher know; one that is fenced lets go of its outbox, so that the rest is kept elsewhere.
+
+        `asked`: the publisher waits for the answer to its first attach, and sees to that itself.
+        """
+        if isinstance(error, Fenced) and stream.outbox.published <= error.number:
+            error.branch = None
+        stream.refuse(error, for_ever=isinstance(error, Fenced | SessionBusy))
+        if isinstance(error, Fenced) and not asked:
+            log.warning("session %s: %s", stream.session_id, error)
+            self._release(stream)
+
+    def _look_for_fences(self) -> None:
+        """Without a daemon, a writer that has taken over has said so in its own lock file alone."""
+        for stream in list(self._streams.values()):
+            for other in list_streams(stream.outbox.folder):
+                if (number := other.owner.fenced.get(stream.id)) is not None:
+                    session_id = stream.session_id
+                    told = f"session {session_id}: process {other.owner.pid} has taken it over"
+                    error = Fenced(told, number=number, branch=branch_id(session_id, stream.id))
+                    self._refuse(stream, error, asked=False)
+                    break
 
     def _give_up_for_now(self) -> None:
         """Treat the daemon as absent: it serves another folder, or speaks another version."""

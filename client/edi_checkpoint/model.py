@@ -65,6 +65,76 @@ class Gap(msgspec.Struct, frozen=True):
     missing: int
 
 
+class ResumeReport(msgspec.Struct, frozen=True):
+    """What a writer that resumes a session is told of it; `str` says it in words.
+
+    resumed         whether there was anything to continue
+    left_as         how the writer before left: clean, interrupted, or live (it was taken over from); None: not known
+    stage, status   EDI's own values
+    sequence        the newest entry that the state contains
+    updated, age_s  when that was published, and how long ago
+    sources         where the state came from: journal, file, outbox (entries that no daemon had taken yet)
+    document        the file's name, if it came from one
+    from_outbox     how many entries came from outboxes of writers that had died
+    journal_first   the oldest and the newest entry that can still be gone back to one by one; None: none
+    journal_last
+    gaps            entries that were lost before they were acknowledged, or with a journal
+    work_s          the seconds that the state's own `stage_timings` add up to
+    short_lives     how many writers in a row died within a minute after they had resumed it
+    offered         a checkpoint from before the state that they died of, from the third on
+    """
+
+    session_id: str
+    resumed: bool
+    left_as: str | None
+    stage: str
+    status: str | None
+    sequence: int
+    updated: datetime | None
+    age_s: float | None
+    sources: tuple[str, ...]
+    document: str | None
+    from_outbox: int
+    journal_first: int | None
+    journal_last: int | None
+    gaps: tuple[Gap, ...]
+    work_s: float
+    short_lives: int
+    offered: CheckpointInfo | None
+
+    def __str__(self) -> str:
+        """Say it in sentences, for a person who decides whether to go on."""
+        if not self.resumed:
+            return f"Session {self.session_id} is new."
+        how = {"interrupted": "interrupted", "live": "taken over", "clean": "left"}.get(self.left_as or "", "left")
+        ago = "" if self.age_s is None else f" {_spoken(self.age_s)} ago"
+        parts = [
+            f"Session {self.session_id} was {how}{ago} in stage {self.stage}; all up to entry {self.sequence} is back"
+        ]
+        if self.work_s:
+            parts.append(f", with {_spoken(self.work_s)} of work")
+        parts.append(".")
+        if self.from_outbox:
+            parts.append(f" {self.from_outbox} entries came from the outbox of a writer that had died.")
+        if self.document:
+            parts.append(f" It was taken from {self.document}.")
+        if missing := sum(gap.missing for gap in self.gaps):
+            parts.append(f" {missing} entries are missing.")
+        if self.offered:
+            parts.append(
+                f" EDI died {self.short_lives} times within a minute of resuming it: the point before is"
+                f" {self.offered.name}."
+            )
+        return "".join(parts)
+
+
+def _spoken(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One journaled entry: `op` is update, base, mark, rollback or pin; `stage` the stage that it set, if any."""
 

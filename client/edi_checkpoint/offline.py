@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class FoundState:
     """What was found: the state (key to JSON text), the sequence it would have, and where it came from.
 
-    `source` is `file` or `outbox` (entries that no file holds yet were added), `name` the document's file name.
+    `source` is `file` or `outbox` (entries that no file holds yet were added: `from_outbox` of them, the newest one's
+    time being `time_us`), `name` the document's file name.
     """
 
     state: dict[str, JsonText] = field(default_factory=dict)
@@ -32,6 +33,8 @@ class FoundState:
     name: str | None = None
     source: str = "file"
     found: bool = False
+    from_outbox: int = 0
+    time_us: int = 0
 
 
 def load_state(paths: Paths, session_id: str) -> FoundState:
@@ -84,7 +87,10 @@ def _autosave(session_id: str) -> str:
 
 
 def _apply(found: FoundState, entry_bytes: bytes) -> None:
-    match decode_entry(entry_bytes):
+    entry = decode_entry(entry_bytes)
+    found.from_outbox += 1
+    found.time_us = max(found.time_us, entry.time_us)
+    match entry:
         case Update(changed=changed, removed=removed):
             for key in removed:
                 found.state.pop(key, None)

@@ -20,13 +20,14 @@ import msgspec
 from edi_checkpoint import protocol, values
 from edi_checkpoint.errors import FlushTimeout, OutboxFull, SessionClosed, SessionForked, StateValueError
 from edi_checkpoint.link import Link
-from edi_checkpoint.model import CheckpointInfo, Durable
+from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.protocol import Base, JsonText, Mark, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
 
+ENDED = ("completed", "failed")  # the values of EDI's `status` that end a session
 STATE_MAX_BYTES = 63 << 20  # a whole state must fit into one entry (a base)
 _REQUEST_TIMEOUT_S = 5.0
 
@@ -41,7 +42,7 @@ class Session(MutableMapping[str, object]):
     `SessionClosed`, `OutboxFull`, and once whatever the daemon refused of an earlier call.
     """
 
-    def __init__(self, link: Link, stream: Stream, state: dict[str, JsonText]) -> None:
+    def __init__(self, link: Link, stream: Stream, state: dict[str, JsonText], resumed: ResumeReport) -> None:
         """Continue from `state` (key to JSON text); the stream is attached to the link already."""
         self.session_id = stream.session_id
         self.parent_session = stream.parent_session
@@ -51,6 +52,7 @@ class Session(MutableMapping[str, object]):
         self._state_bytes = _size(self._values)
         self._pid = os.getpid()
         self._closed = False
+        self._resumed = resumed
         stream.publish_base = self._publish_base
 
     # -- the mapping -------------------------------------------------------------------------------------------------
@@ -138,23 +140,36 @@ class Session(MutableMapping[str, object]):
                 raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
             if len(entry) > ENTRY_MAX_BYTES:  # a reader would stop there, and miss what follows
                 raise StateValueError(f"{len(entry)} bytes in one entry; at most {ENTRY_MAX_BYTES} are stored")
-            self._stream.outbox.append(entry)
+            self._append(entry)
             for key in removed:
                 held.pop(key, None)
             held.update(changed)
             self._state_bytes += grown
         self._link.wake()
 
+    def _append(self, entry: bytes) -> int:
+        """Append to the outbox, whose lock is held: under it, it is known whether another writer has taken over."""
+        if self._stream.fenced is not None:
+            raise self._stream.fenced
+        return self._stream.outbox.append(entry)
+
     def _publish_base(self) -> int:
         with self._stream.outbox.lock:
-            return self._stream.outbox.append(encode_entry(Base(_now_us(), dict(self._values))))
+            return self._append(encode_entry(Base(_now_us(), dict(self._values))))
 
-    def _begin_anew(self, state: dict[str, JsonText]) -> None:
+    def _begin_anew(self) -> None:
+        """Publish an empty state; what an earlier writer left is kept as a checkpoint, unless it is in one."""
+        if self._values:
+            self._check_usable()
+            self._publish_mark(Mark(_now_us(), "interrupted", "begun anew")).cancel()
+            self._replace({})
+
+    def _replace(self, state: dict[str, JsonText]) -> None:
         """Publish `state` in the place of whatever the session held."""
         self._check_usable()
         state = _compact(state)
         with self._stream.outbox.lock:
-            self._stream.outbox.append(encode_entry(Base(_now_us(), state)))
+            self._append(encode_entry(Base(_now_us(), state)))
             self._values = dict(state)
             self._state_bytes = _size(state)
         self._link.wake()
@@ -162,7 +177,7 @@ class Session(MutableMapping[str, object]):
     def _publish_mark(self, mark: Mark) -> Future[CheckpointInfo]:
         entry = encode_entry(mark)
         with self._stream.outbox.lock:  # the link cannot have sent it before it is known that somebody waits
-            future = self._stream.when_marked(self._stream.outbox.append(entry))
+            future = self._stream.when_marked(self._append(entry))
         self._link.wake()
         return future
 
@@ -188,14 +203,22 @@ class Session(MutableMapping[str, object]):
         Raises `CheckpointFailed` when told that it could not be written, and `FlushTimeout` when nothing was heard
         within `timeout_s`: then the wish is in the outbox, fsynced, and the file follows.
         """
-        asked = self._ask_checkpoint(reason, label, pin=pin)
+        return self._checkpoint(reason, label, pin=pin, timeout_s=timeout_s)
+
+    def _checkpoint(
+        self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None, timeout_s: float
+    ) -> CheckpointInfo:
+        """As `checkpoint`; `keep` says how many checkpoints of the session are kept from now on."""
+        asked = self._ask_checkpoint(reason, label, pin=pin, keep=keep)
         wait([asked], timeout_s)
         return self._checkpoint_heard(asked, timeout_s)
 
-    def _ask_checkpoint(self, reason: str, label: str | None, *, pin: bool) -> Future[CheckpointInfo]:
+    def _ask_checkpoint(
+        self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None
+    ) -> Future[CheckpointInfo]:
         """Publish a mark; return the future of its checkpoint, for `_checkpoint_heard`."""
         self._check_usable()
-        return self._publish_mark(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin))
+        return self._publish_mark(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin, keep))
 
     def _checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
         """Return or raise what was heard within `timeout_s`, which are over; bring an unheard wish onto the disk."""
@@ -240,12 +263,34 @@ class Session(MutableMapping[str, object]):
         answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
         return answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
 
+    def resume_report(self) -> ResumeReport:
+        """Return what was resumed when this session was opened: from where, how it was left, what is missing."""
+        return self._resumed
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
 
+    @property
+    def stream(self) -> str:
+        """The id of this attachment."""
+        return self._stream.id
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be written: open, of this process, and not taken over by another writer."""
+        return not self._closed and self._stream.fenced is None and os.getpid() == self._pid
+
     # -- leaving -----------------------------------------------------------------------------------------------------
+
+    def end(self, status: str | None = None) -> None:
+        """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""
+        if status is None:
+            status = "completed" if self.get("status") not in ENDED else None
+        if status is not None:
+            self["status"] = status
+        self.close()
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock.

@@ -90,35 +90,41 @@ class Admission:
         )
 
     def admit(self, session: Session, files: StreamFiles) -> Stream:
-        """Let the stream of `files` write to its session. Raises `Fenced` when another has followed it."""
+        """Let the stream of `files` write to its session, after those that have taken over from it, if there are any.
+
+        Raises `Fenced` when another has followed it.
+        """
+        for other in self._liveness.outboxes(session.session_id):
+            if files.owner.stream in other.owner.fenced:  # it may have happened while no daemon ran
+                self._let_in(session, other)
+        return self._let_in(session, files)
+
+    def _let_in(self, session: Session, files: StreamFiles) -> Stream:
         owner = files.owner
-        outboxes = self._liveness.outboxes(session.session_id)
-        for other in outboxes:
-            if owner.stream in other.owner.fenced:  # it was taken over from, maybe while no daemon ran
-                self.admit(session, other)
         known = self._ledger.streams.get(owner.stream)
-        if known is None or known.epoch == 0:
+        if known is not None and known.epoch > 0:
+            stream = self._ledger.attach(session, owner.stream)
+        else:
+            outboxes = self._liveness.outboxes(session.session_id)
             fences = [other for other in outboxes if other.owner.stream in owner.fenced]
-            for other in fences:
+            for other in reversed(fences):  # the latest has fenced the earlier ones at its own moment
                 self._take_until_fence(session, other, owner.fenced[other.owner.stream])
-            resumed = self._resumed(session, by_takeover=bool(fences))
             fenced = [other.owner.stream for other in fences]
+            resumed = self._resumed(session, by_takeover=bool(fenced))
             stream = self._ledger.attach(session, owner.stream, seen=owner.seen, fences=fenced)
             session.resumed = resumed
             if owner.seen:
                 session.drained, session.document = 0, None
             for stream_id in fenced:
                 self._fenced(self._ledger.streams[stream_id])
-        else:
-            stream = self._ledger.attach(session, owner.stream)
         session.app, session.pid = owner.app, owner.pid
         return stream
 
     def _take_until_fence(self, session: Session, files: StreamFiles, upto: int) -> None:
         """Journal what the living writer of `files` had published when it was taken over from."""
         try:
-            stream = self.admit(session, files)
-        except Fenced:  # by an earlier one
+            stream = self._let_in(session, files)
+        except Fenced:
             return
         for chunk in read_records(files):
             records = scan(chunk)

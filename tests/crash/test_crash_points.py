@@ -57,6 +57,19 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
         writer.do(f"session.update(attempt={number})")
         attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.2)")
 
+    def fought_over() -> None:
+        """A writer that hears nothing is taken over, and publishes on before it dies."""
+        hung, taker = home.publisher("fought"), home.publisher()
+        hung.do("publish(20)")
+        hung.do("session._link._turn = lambda: time.sleep(0.01)")
+        hung.do("session._link.wake()")
+        taker.do("session = client.session('fought', takeover=True)")
+        taker.do("session.update(taken=True)")
+        hung.do("publish(10)")
+        hung.kill()
+        eventually(lambda: stranded(home) or daemon.popen.poll() is not None)
+        taker.kill()
+
     for turn in range(TURNS):
         steps = [
             lambda: writer.do("publish(250, padding=5000)"),  # more than the rows that a snapshot is due after
@@ -64,6 +77,7 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
             lambda: attempt(writer, "session.flush('checkpointed', timeout_s=0.2)"),
             other_dies,
             other_dies,  # and goes on with the session of the one before
+            fought_over,
         ]
         for step in steps:
             step()
@@ -75,6 +89,25 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
     if not others:
         other_dies()
     return others
+
+
+def stranded(home: Home) -> list[Path]:
+    """The checkpoints of branches."""
+    return [path for path in home.sessions.glob("fought-stranded-*_checkpoint_*.json") if not path.name.startswith(".")]
+
+
+def assert_nothing_is_lost_on_either_side(home: Home) -> None:
+    """Of each fight over a session: it has what was published before, its branch what was published after."""
+    parsed = [parse_checkpoint(path.read_bytes(), path.name) for path in stranded(home)]
+    branches = {document.header.session_id: document for document in parsed if document.header.kind == "stranded"}
+    for session_id, document in branches.items():
+        assert document.header.parent_session == "fought"
+        assert numbers(home.journaled(session_id)[session_id]) == list(range(21, 31))
+        assert document.values["n"] == b"30"
+    if branches:
+        held = numbers(home.journaled("fought")["fought"])
+        assert sorted(held) == sorted(list(range(1, 21)) * (len(held) // 20))
+        assert home.json("show", "fought")["state_info"]["n"] == 20
 
 
 def assert_no_file_is_torn(home: Home) -> None:
@@ -146,6 +179,8 @@ def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, 
     assert document.values["n"] == str(published).encode()
     writer.do("client.close()")
     eventually(lambda: list((home.state / "outbox").iterdir()) == [] and temporaries(home.sessions) == [])
+    if not set_aside:
+        assert_nothing_is_lost_on_either_side(home)
     rows = {row["session_id"]: row for row in home.json("sessions")["sessions"]}
     assert rows["s1"]["condition"] == "unfinished"
     if held["other"]:  # else it was killed before it had published anything

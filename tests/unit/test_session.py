@@ -604,7 +604,7 @@ PUBLISHING: dict[str, Callable[[Session], object]] = {
     "transition": lambda s: s.transition("next"),
     "checkpoint": lambda s: s.checkpoint(timeout_s=0),
     "flush": lambda s: s.flush(timeout_s=0),
-    "begin anew": lambda s: s._begin_anew({}),
+    "begin anew": lambda s: s._begin_anew(),
 }
 
 
@@ -673,7 +673,7 @@ def test_closing_the_client_closes_its_sessions(home: Path) -> None:
 
 def test_beginning_anew_replaces_all_by_one_entry(client: Client, session: Session) -> None:
     session.update(a=1, b=2)
-    session._begin_anew({"c": b'{ "x" : [1, 2] }'})
+    session._replace({"c": b'{ "x" : [1, 2] }'})
     assert dict(session) == {"c": {"x": [1, 2]}}
     base = entries(session)[-1]
     assert isinstance(base, Base)
@@ -901,11 +901,53 @@ class TestStateManager:
         assert other._session is not None
         assert one._session._link is other._session._link
 
-    def test_two_managers_of_one_session_do_not_both_write(self) -> None:
+    def test_a_second_manager_of_a_session_continues_what_the_first_published(self, client: Client) -> None:
         one, other = StateManager("shared"), StateManager("shared")
         one.set_state(a=1)
-        with pytest.raises(SessionBusy):
-            other.set_state(a=2)
-        with pytest.raises(SessionBusy):
-            other.load_state()
-        one.set_state(a=3)
+        assert other.load_state()
+        assert other.state_data == {"a": 1}
+        other.set_state(b=2)
+        assert loaded(client, "shared") == {"a": 1, "b": 2}
+
+    def test_each_of_two_managers_of_a_session_saves_what_it_holds(self, client: Client) -> None:
+        one, other = StateManager("apart"), StateManager("apart")
+        one.set_state(a=1, b=1)
+        other.set_state(c=2)
+        assert loaded(client, "apart") == {"c": 2}
+        one.save_state()
+        assert loaded(client, "apart") == {"a": 1, "b": 1}
+        other.save_state()
+        assert loaded(client, "apart") == {"c": 2}
+
+    def test_a_session_is_free_when_the_last_manager_turns_away_from_it(self) -> None:
+        one, other = StateManager("left"), StateManager("left")
+        one.set_state(a=1)
+        assert other.load_state()
+        StateManager("elsewhere").set_state(a=2)
+        assert one.load_state("elsewhere")
+        other.set_state(b=2)
+        session = other._session
+        assert session is not None
+        assert other.load_state("elsewhere")
+        assert session.closed
+        assert one._session is other._session
+
+    def test_documented_fields_are_attributes_and_none_while_they_are_not_set(self, client: Client) -> None:
+        manager = StateManager()
+        assert (manager.current_stage, manager.prompts, manager.validation_results) == (None, None, None)
+        manager.current_stage = "analysis"
+        manager.set_state("own_field", [1])
+        assert (manager.current_stage, manager.own_field) == ("analysis", [1])
+        assert loaded(client, manager.session_id) == {"current_stage": "analysis", "own_field": [1]}
+        with pytest.raises(AttributeError, match="no attribute 'stage'"):
+            _ = manager.stage
+        with pytest.raises(StateValueError, match=r"intent\.confidence: NaN"):
+            manager.intent = {"confidence": float("nan")}
+        assert manager.intent is None
+
+    @pytest.mark.parametrize("limit", [0, 1001, 2.5, True, "10"])
+    def test_a_checkpoint_limit_that_cannot_be_is_refused(self, limit: object) -> None:
+        manager = StateManager()
+        with pytest.raises(ValueError, match="checkpoint_limit"):
+            manager.checkpoint_limit = limit
+        assert manager.checkpoint_limit == 10
