@@ -114,7 +114,7 @@ class Admission:
             stream = self._ledger.attach(session, owner.stream, seen=owner.seen, fences=fenced)
             session.resumed = resumed
             if owner.seen:
-                session.drained, session.document = 0, None
+                session.document = None
             for stream_id in fenced:
                 self._fenced(self._ledger.streams[stream_id])
         session.app, session.pid = owner.app, owner.pid

@@ -72,6 +72,7 @@ class Session:
     resumed_us: int  # when the last writer was shown the state; 0: it was not
     resumed_at: int  # the sequence shown to the first of those that died soon
     short_lives: int
+    drained: int  # entries from outboxes of the dead since a writer was last shown the state
     state: State
     asked: int = 0  # the newest sequence that a checkpoint, written or not, was asked for
     sequence: int = 0  # after the open transaction
@@ -83,7 +84,6 @@ class Session:
     bytes_since_snapshot: int = 0
     app: str = "edi"
     pid: int = 0
-    drained: int = 0  # entries that came from outboxes of the dead since a writer was last shown the state
     document: str | None = None  # the file that the state was taken from, because the journal did not have it
     resumed: Resumed | None = None  # what the writer that is attached was told of what it continues
 
@@ -284,11 +284,10 @@ class Ledger:
         last = read_journal.last_sequence(row.key)
         checkpointed = min(max(row.checkpointed, files.checkpointed), last)
         state = state_at(read_journal.snapshot(row.key, upto=checkpointed))
+        row = row._replace(saved=max(row.saved, files.saved), checkpointed=checkpointed)
         session = Session(
-            row.key, row.session_id, row.parent_session, row.epoch, row.started_us, max(row.saved, files.saved),
-            checkpointed, row.left_as, row.seen, row.keep, row.resumed_us, row.resumed_at, row.short_lives, state,
-            sequence=last, covered=dict(files.streams), document=files.document,
-        )  # fmt: skip
+            **row._asdict(), state=state, sequence=last, covered=dict(files.streams), document=files.document
+        )
         for stream_id, (epoch, number) in read_journal.streams(row.key).items():
             session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
         wishes: list[Wish] = []
@@ -333,7 +332,7 @@ class Ledger:
         self, session: Session, stream_id: str, number: int, *, seen: bool, fences: Collection[str]
     ) -> None:
         state, now_us = session.state, to_us(self._clock.now())
-        shown = Shown()
+        shown = Shown(drained=session.drained)
         if seen:
             shown = Shown(state.sequence, now_us, session.resumed_at if session.short_lives else state.changed)
         fence = Fence(state.sequence, snapshot_of(state), now_us, tuple(fences)) if fences else None
@@ -341,7 +340,7 @@ class Ledger:
         reached(CrashPoint.EPOCH_RAISED)
         session.epoch += 1
         session.seen = max(session.seen, shown.seen)
-        session.resumed_us, session.resumed_at = shown.resumed_us, shown.resumed_at
+        session.resumed_us, session.resumed_at, session.drained = shown.resumed_us, shown.resumed_at, shown.drained
 
     def branch(self, stream: Stream) -> Stream:
         """Return the stream that takes what the writer of the fenced `stream` published after that, in a session of its
@@ -378,7 +377,7 @@ class Ledger:
         died_soon = not cleanly and session.resumed_at > 0 and 0 <= lived_s < SHORT_LIFE_S
         session.short_lives = session.short_lives + 1 if died_soon else 0
         session.left_as = "clean" if cleanly else "interrupted"
-        self.journal.leave(session.key, session.left_as, session.short_lives)
+        self.journal.leave(session.key, session.left_as, session.short_lives, session.drained)
 
     def forget_stream(self, stream: Stream) -> None:
         """Drop a stream whose outbox is unlinked."""

@@ -230,6 +230,7 @@ def test_a_session_begun_anew_keeps_what_nobody_has_seen(home: Home, daemon: boo
     for number in range(8):
         second.do(f"manager.set_state(n={number}, current_stage='{number}')")
         second.do("manager.checkpoint()")
+    eventually(lambda: len(home.checkpoints("s1")) == 4)  # three, and the one that nobody has seen
     rows = home.json("log", "s1")["checkpoints"]
     states = [json.loads((home.sessions / row["name"]).read_bytes())["state_info"] for row in rows]
     assert {"answers": "typed for ten minutes"} in states

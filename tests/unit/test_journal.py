@@ -394,7 +394,7 @@ def test_of_a_commit_that_the_disk_refuses_nothing_is_there_and_the_journal_goes
     [
         lambda journal: journal.begin_session("new", None, 0),
         lambda journal: journal.attach(1, OTHER, 2, 0),
-        lambda journal: journal.leave(1, "clean", 0),
+        lambda journal: journal.leave(1, "clean"),
         lambda journal: journal.forget_stream(STREAM),
         lambda journal: journal.note({1: Notes(3, 3)}),
         lambda journal: journal.add_snapshot(1, 3, Snapshot(3, 3, {"n": b"3"}, {STREAM: 3}), 9),
@@ -772,3 +772,75 @@ def test_a_reader_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(apsw.ReadOnlyError):
             reader._db.execute("DELETE FROM frames")
         reader.close()
+
+
+FIRST_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+CREATE TABLE sessions (
+    key INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, parent_session TEXT, epoch INTEGER NOT NULL,
+    started_us INTEGER NOT NULL, saved INTEGER NOT NULL, checkpointed INTEGER NOT NULL, left_as TEXT NOT NULL
+) STRICT;
+CREATE TABLE streams (
+    stream TEXT PRIMARY KEY, session INTEGER NOT NULL REFERENCES sessions (key), epoch INTEGER NOT NULL,
+    number INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE frames (
+    id INTEGER PRIMARY KEY, session INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    stream TEXT NOT NULL, received_us INTEGER NOT NULL, records BLOB NOT NULL
+) STRICT;
+CREATE INDEX frames_by_session ON frames (session, first);
+CREATE TABLE snapshots (
+    session INTEGER NOT NULL, sequence INTEGER NOT NULL, taken_us INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (session, sequence)
+) STRICT;
+CREATE TABLE gaps (
+    session INTEGER NOT NULL, sequence INTEGER NOT NULL, stream TEXT NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL, noticed_us INTEGER NOT NULL
+) STRICT;
+"""
+
+
+def first_format(path: Path) -> None:
+    """A journal as the first format had it, with an entry of a session that was interrupted."""
+    with sqlite3.connect(path) as db:
+        db.executescript(FIRST_SCHEMA)
+        db.execute("INSERT INTO meta VALUES ('id', ?)", ("ab" * 16,))
+        db.execute("INSERT INTO sessions VALUES (1, 's', NULL, 1, 5, 1, 0, 'interrupted')")
+        db.execute("INSERT INTO streams VALUES (?, 1, 1, 1)", (STREAM,))
+        db.execute("INSERT INTO frames VALUES (1, 1, 1, 1, ?, 7, x'00')", (STREAM,))
+        db.execute(f"PRAGMA application_id={0x45444943}")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+
+
+def test_a_journal_of_the_first_format_is_brought_to_this_one_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    first_format(path)
+    with pytest.raises(VersionMismatch, match="journal format 1 is brought to 2 by the daemon's start"):
+        Reader.open(path)
+    with closing(Journal(path)) as journal:
+        row = journal.read.session("s")
+        assert row is not None
+        assert (row.key, row.epoch, row.started_us, row.left_as) == (1, 1, 5, "interrupted")
+        assert (row.seen, row.keep, row.resumed_us, row.short_lives, row.drained) == (0, None, 0, 0, 0)
+        assert journal.read.streams(1) == {STREAM: (1, 1)}
+        assert [frame.records for frame in journal.read.frames(1, after=0)] == [b"\0"]
+        assert journal.id == "ab" * 16
+    with closing(Reader.open(path)) as reader:
+        assert reader.session("s") == row
+
+
+def test_a_migrated_journal_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    first_format(tmp_path / "old.sqlite")
+    found = []
+    for name in ("old.sqlite", "new.sqlite"):
+        Journal(tmp_path / name).close()
+        with sqlite3.connect(tmp_path / name) as db:
+            tables = [
+                name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+            ]
+            columns = {table: db.execute(f"SELECT name, type, dflt_value FROM pragma_table_info('{table}')").fetchall()
+                       for table in tables}  # fmt: skip
+        db.close()
+        found.append(columns)
+    assert found[0] == found[1]

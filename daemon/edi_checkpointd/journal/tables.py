@@ -30,7 +30,8 @@ CREATE TABLE sessions (
     keep INTEGER,                            -- the session's own number of checkpoints kept; NULL: the setting's
     resumed_us INTEGER NOT NULL DEFAULT 0,   -- when the last writer was shown the state; 0: it was not
     resumed_at INTEGER NOT NULL DEFAULT 0,   -- the sequence shown to the first of those that died soon
-    short_lives INTEGER NOT NULL DEFAULT 0   -- how many writers in a row died soon after they were shown it
+    short_lives INTEGER NOT NULL DEFAULT 0,  -- how many writers in a row died soon after they were shown it
+    drained INTEGER NOT NULL DEFAULT 0       -- entries from outboxes of the dead since a writer was shown the state
 ) STRICT;
 CREATE TABLE streams (
     stream TEXT PRIMARY KEY,
@@ -74,6 +75,7 @@ ALTER TABLE sessions ADD COLUMN keep INTEGER;
 ALTER TABLE sessions ADD COLUMN resumed_us INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN resumed_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN short_lives INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE streams ADD COLUMN fenced_at INTEGER;
 """,
 }
@@ -131,6 +133,7 @@ class SessionRow(NamedTuple):
     resumed_us: int
     resumed_at: int
     short_lives: int
+    drained: int
 
 
 class Shown(NamedTuple):
@@ -142,6 +145,7 @@ class Shown(NamedTuple):
     seen: int = 0
     resumed_us: int = 0
     resumed_at: int = 0
+    drained: int = 0
 
 
 NOT_SHOWN = Shown()

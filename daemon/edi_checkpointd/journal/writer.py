@@ -203,8 +203,8 @@ class Journal:
         """
         with self._transaction():
             self._db.execute(
-                "UPDATE sessions SET epoch = ?, left_as = 'live', seen = max(seen, ?), resumed_us = ?, resumed_at = ?"
-                " WHERE key = ?",
+                "UPDATE sessions SET epoch = ?, left_as = 'live', seen = max(seen, ?), resumed_us = ?, resumed_at = ?,"
+                " drained = ? WHERE key = ?",
                 (epoch, *shown, key),
             )
             self._db.execute(
@@ -219,11 +219,14 @@ class Journal:
                     [(fence.sequence, fenced) for fenced in fence.streams],
                 )
 
-    def leave(self, key: int, left_as: str, short_lives: int) -> None:
-        """Note how the session's last writer left, `clean` or `interrupted`, and how many in a row died soon."""
+    def leave(self, key: int, left_as: str, short_lives: int = 0, drained: int = 0) -> None:
+        """Note how the session's last writer left, `clean` or `interrupted`, how many in a row died soon, and how many
+        entries came from the outboxes of the dead.
+        """
         with self._transaction():
             self._db.execute(
-                "UPDATE sessions SET left_as = ?, short_lives = ? WHERE key = ?", (left_as, short_lives, key)
+                "UPDATE sessions SET left_as = ?, short_lives = ?, drained = ? WHERE key = ?",
+                (left_as, short_lives, drained, key),
             )
 
     def forget_stream(self, stream: str) -> None:
