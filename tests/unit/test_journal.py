@@ -836,11 +836,9 @@ def test_a_migrated_journal_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
     for name in ("old.sqlite", "new.sqlite"):
         Journal(tmp_path / name).close()
         with sqlite3.connect(tmp_path / name) as db:
-            tables = [
-                name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
-            ]
-            columns = {table: db.execute(f"SELECT name, type, dflt_value FROM pragma_table_info('{table}')").fetchall()
-                       for table in tables}  # fmt: skip
+            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")]
+            described = "SELECT name, type, dflt_value FROM pragma_table_info(?)"
+            columns = {table: db.execute(described, (table,)).fetchall() for table in tables}
         db.close()
         found.append(columns)
     assert found[0] == found[1]
