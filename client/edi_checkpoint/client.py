@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ class Client:
         self._pid = os.getpid()
         self._closed = False
         self._sessions: list[Session] = []
+        self._lock = threading.Lock()  # of that list
         self._link = Link(self.paths, app=app, version=_version())
         atexit.register(self._at_exit)
         self._autostart = autostart
@@ -103,7 +105,8 @@ class Client:
         if outbox.fenced:
             session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
             self._link.wake()
-        self._sessions = [*(other for other in self._sessions if not other.closed), session]
+        with self._lock:
+            self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 
     def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:

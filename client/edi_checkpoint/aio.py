@@ -1,0 +1,261 @@
+"""The same for asyncio: what waits is a coroutine, the mapping stays plain and publishes at once.
+
+    from edi_checkpoint.aio import connect
+
+    async with await connect() as client, await client.session() as session:
+        session.transition("analysis", image_path="roof.jpg")  # as without asyncio: never waits
+        await session.checkpoint("workflow_transition")  # of the state as it is at this moment
+
+A `Client` or `Session` here wraps one of `edi_checkpoint`, behaves as it does and raises what it raises. It belongs to
+no loop: loops of one process may use it one after the other.
+
+What is published is published in the loop's thread, before any other coroutine runs. Waiting for a checkpoint or a
+flush holds no thread: the link settles a future. What may touch the disk or start a daemon goes to threads of our own,
+never to asyncio's default executor, which EDI's work may fill. A coroutine that is cancelled only stops waiting: what
+it has published stays published, and what it was about to be given is closed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from edi_checkpoint import client as threads_client
+from edi_checkpoint import session as threads_session
+from edi_checkpoint.model import CheckpointInfo, Durable, SessionInfo
+
+__all__ = ["Client", "Session", "connect"]
+
+_T = TypeVar("_T")
+
+_THREADS = 4  # a client's questions and openings under way; others wait for these
+_PREFIX = "edi-checkpoint-aio"
+
+
+async def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
+    """Return a client, as `edi_checkpoint.connect` does, without blocking the loop."""
+    made = _apart(partial(threads_client.connect, app=app, autostart=autostart, timeout_s=timeout_s))
+    return Client(await _given(made, undo=threads_client.Client.close))
+
+
+class Client:
+    """A `edi_checkpoint.Client` for coroutines. Close it, or use `async with`."""
+
+    def __init__(self, client: threads_client.Client) -> None:
+        """Wrap `client`; see `connect`."""
+        self._client = client
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
+
+    async def session(
+        self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False
+    ) -> Session:
+        """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
+
+        When this is cancelled the session is closed again, as soon as it is open.
+        """
+        opening = self._submit(partial(self._client.session, session_id, parent=parent, takeover=takeover))
+        return Session(self, await _given(opening, undo=threads_session.Session.close))
+
+    async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
+        """Return the newest sessions, of one condition or of all."""
+        return await self._aside(partial(self._client.sessions, condition=condition, limit=limit))
+
+    async def interrupted(self) -> list[SessionInfo]:
+        """Return the sessions whose writer died, newest first."""
+        return await self._aside(self._client.interrupted)
+
+    async def status(self) -> dict[str, object]:
+        """Return how the daemon is, as `edi-checkpoint status --json` tells it."""
+        return await self._aside(self._client.status)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a daemon is connected just now."""
+        return self._client.connected
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Close all sessions cleanly, then the connection; waits for acknowledgements at most `timeout_s`."""
+        await self._leave(partial(self._client.close, timeout_s))
+
+    async def __aenter__(self) -> Client:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception, a cancellation too, the sessions count as interrupted."""
+        await self._leave(partial(self._client.__exit__, kind, error, trace))
+
+    async def _leave(self, call: Callable[[], None]) -> None:
+        await _given(_apart(call))
+        self._pool.shutdown(wait=False)
+
+    def _submit(self, call: Callable[[], _T]) -> Future[_T]:
+        self._client._check_usable()  # no thread of the pool lives on in a forked child
+        return self._pool.submit(call)
+
+    async def _aside(self, call: Callable[[], _T]) -> _T:
+        return await _given(self._submit(call))
+
+
+class Session(MutableMapping[str, object]):
+    """A `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
+
+    def __init__(self, client: Client, session: threads_session.Session) -> None:
+        """Wrap `session`, whose `client` lends its threads."""
+        self._client = client
+        self._session = session
+        self.session_id = session.session_id
+        self.parent_session = session.parent_session
+
+    # -- the mapping: nothing here waits -----------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> object:
+        """Return a copy of the value of `key`, in the form a restore gives."""
+        return self._session[key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Publish `key` with `value`."""
+        self._session[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        """Publish that `key` is gone; raises KeyError when it is not there."""
+        del self._session[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys as they are now."""
+        return iter(self._session)
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._session)
+
+    def __repr__(self) -> str:
+        """Name the session and what is durable; no content, which may be private."""
+        return repr(self._session)
+
+    def update(self, *args: Any, **fields: object) -> None:
+        """Publish several keys as one entry; takes what `dict.update` takes."""
+        self._session.update(*args, **fields)
+
+    def pop(self, key: str, *default: object) -> object:
+        """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
+        return self._session.pop(key, *default)
+
+    def clear(self) -> None:
+        """Publish that all keys are gone, as one entry."""
+        self._session.clear()
+
+    def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
+        """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
+        self._session.transition(stage, reason=reason, **fields)
+
+    def edit(self, key: str) -> contextlib.AbstractContextManager[object]:
+        """Give a copy of the value of `key` to change in place; publishes it on exit, not on an exception."""
+        return self._session.edit(key)
+
+    @property
+    def durable(self) -> Durable:
+        """How far this stream's entries have come: published, in the outbox file, acknowledged, in a file."""
+        return self._session.durable
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._session.closed
+
+    # -- what waits --------------------------------------------------------------------------------------------------
+
+    async def checkpoint(
+        self, reason: str = "manual", *, label: str | None = None, pin: bool = False, timeout_s: float = 2.0
+    ) -> CheckpointInfo:
+        """Ask for a checkpoint of the state as it is now and wait for its file.
+
+        Raises `CheckpointFailed` and `FlushTimeout`, as without asyncio. When this is cancelled the checkpoint is made.
+        """
+        asked = self._session._ask_checkpoint(reason, label=label, pin=pin)
+        await _settled(asked, timeout_s)
+        if asked.done():
+            return self._session._checkpoint_heard(asked, timeout_s)
+        return await self._client._aside(
+            partial(self._session._checkpoint_heard, asked, timeout_s)
+        )  # which syncs files
+
+    async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
+        """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
+
+        Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
+        """
+        asked = self._session._ask_flush(level)
+        await _settled(asked, timeout_s)
+        self._session._flush_heard(asked, level, timeout_s)
+
+    async def checkpoints(self) -> list[CheckpointInfo]:
+        """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
+        return await self._client._aside(self._session.checkpoints)
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock."""
+        await _given(_apart(partial(self._session.close, timeout_s)))
+
+    async def __aenter__(self) -> Session:
+        """Return the session itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception, a cancellation too, the session counts as interrupted."""
+        await _given(_apart(partial(self._session.__exit__, kind, error, trace)))
+
+
+def _apart(call: Callable[[], _T]) -> Future[_T]:
+    """Make `call` in a thread of its own: leaving must not queue behind questions that nobody answers."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
+    future = pool.submit(call)
+    pool.shutdown(wait=False)
+    return future
+
+
+async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None) -> _T:
+    """Return what a thread's `future` gives. When this is cancelled, `undo` gets what nobody takes any more."""
+    try:
+        await _settled(future)
+    except asyncio.CancelledError:
+        if undo is not None:
+            future.add_done_callback(partial(_undo, undo))
+        raise
+    return future.result()
+
+
+def _undo(undo: Callable[[_T], object], future: Future[_T]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        _apart(partial(undo, future.result()))
+
+
+async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
+    """Wait until another thread has settled `future`, at most `timeout_s`. When this is cancelled, `future` is too.
+
+    Not `asyncio.wrap_future`: that logs an error of a future that settles after its loop was closed.
+    """
+    loop = asyncio.get_running_loop()
+    settled = asyncio.Event()
+
+    def tell(_: Future[_T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settled.set)
+
+    future.add_done_callback(tell)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await settled.wait()
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
