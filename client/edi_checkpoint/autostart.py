@@ -1,65 +1,141 @@
-"""Starts the daemon when a client finds none: by this interpreter, detached, never by a name looked up in PATH."""
+"""Starts the daemon when a client finds none; at most one try in 10 s by all clients together.
+
+By the user's service manager where our unit is installed, else by this interpreter, detached. Never by a name looked
+up in PATH. What a daemon would inherit is cut off on both sides: here descriptors, environment, folder, session; by
+`edi_checkpointd.detach` signals, umask and parent.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import logging
 import os
+import site
+import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
-from edi_checkpoint.paths import Paths
+from edi_checkpoint.paths import Paths, locate
 
 log = logging.getLogger(__name__)
 
-_PAUSE_S = 10.0  # at most one try in so long, by all clients together
-_KEPT = ("HOME", "USER", "LOGNAME", "PATH", "LANG", "TZ", "TMPDIR")
+_PAUSE_S = 10.0
+_TRIED, _FAILED = b"1", b"0"  # what the stamp file says of the last try
+_KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
+_SYSTEMCTL = Path("/usr/bin/systemctl")
+_SYSTEMCTL_S = 1.5  # a service manager that hangs is passed over
+_UNIT = "edi-checkpointd.service"
+_UNIT_FOLDERS = (  # beside those of the user's own, systemd.unit(5)
+    "/etc/systemd/user",
+    "/run/systemd/user",
+    "/usr/local/lib/systemd/user",
+    "/usr/local/share/systemd/user",
+    "/usr/lib/systemd/user",
+    "/usr/share/systemd/user",
+)
 
 
-def start_daemon(paths: Paths) -> bool:
-    """Start `edi_checkpointd run --detached` unless that was tried within 10 s; return whether one is on its way.
+def is_listened_to(paths: Paths) -> bool:
+    """Whether somebody listens on the socket: a daemon, or the service manager, which starts one for who connects."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(paths.socket))
+        except BlockingIOError:  # so many wait that there is no room for another
+            return True
+        except OSError:
+            return False
+    return True
 
-    False when EDI_CHECKPOINT_AUTOSTART=0, or when the daemon is not installed here. The child has its own session, the
-    folder `/`, no descriptor of ours and only the variables it needs.
+
+def start_daemon(paths: Paths, timeout_s: float) -> bool:
+    """Start a daemon unless that was tried within 10 s; return whether one may be on its way.
+
+    False when EDI_CHECKPOINT_AUTOSTART=0, and when the last try failed. Waits at most `timeout_s` to hear whether the
+    daemon can run at all, and 1.5 s for the service manager. Never raises for want of a daemon.
     """
-    if os.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0" or importlib.util.find_spec("edi_checkpointd") is None:
+    if os.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0":
         return False
-    if not _first_in_a_while(paths):
-        return True
+    try:
+        fd = os.open(paths.state / ".autostart", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if (last := _claim(fd)) is not None:
+                return last != _FAILED
+            begun = _by_service_manager(paths) or _by_this_interpreter(timeout_s)
+            if not begun:
+                os.pwrite(fd, _FAILED, 0)
+            return begun
+        finally:
+            os.close(fd)
+    except OSError as error:
+        log.warning("the daemon could not be started: %s", error)
+        return False
+
+
+def _claim(fd: int) -> bytes | None:
+    """Claim the right to try; None when it is ours, else what the last try came to. The file's time is its time."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        last = os.pread(fd, 1, 0)
+        if last and 0 <= time.time_ns() - os.fstat(fd).st_mtime_ns < _PAUSE_S * 1e9:
+            return last
+        os.pwrite(fd, _TRIED, 0)
+        os.utime(fd)
+        return None
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _by_service_manager(paths: Paths) -> bool:
+    """Have systemd start our unit. It serves the places that it finds by itself: others are not for it."""
+    runtime = str(paths.runtime.parent)
+    home = os.environ.get("HOME", "")
+    if paths != locate({"HOME": home, "XDG_RUNTIME_DIR": runtime}) or not _unit_is_installed(home):
+        return False
+    try:
+        done = subprocess.run(
+            [_SYSTEMCTL, "--user", "--quiet", "start", _UNIT],
+            cwd="/", env={"HOME": home, "XDG_RUNTIME_DIR": runtime}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_SYSTEMCTL_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s was not started by systemd: %s", _UNIT, error)
+        return False
+    return done.returncode == 0
+
+
+def _unit_is_installed(home: str) -> bool:
+    config = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    data = os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share"
+    return any(
+        Path(folder, _UNIT).exists() for folder in (f"{config}/systemd/user", f"{data}/systemd/user", *_UNIT_FOLDERS)
+    )
+
+
+def _by_this_interpreter(timeout_s: float) -> bool:
+    """Run `edi_checkpointd run --detached`, whose first process ends when it knows that the daemon can run."""
+    if not sys.executable:
+        return False
+    # -I hides what lies in the user's own site-packages; where we lie there, so does the daemon.
+    ours = site.ENABLE_USER_SITE and Path(__file__).is_relative_to(site.getusersitepackages())
     environment = {
         name: text
         for name, text in os.environ.items()
         if name in _KEPT or name.startswith(("EDI_CHECKPOINT_", "XDG_", "LC_"))
     }
+    process = subprocess.Popen(
+        [sys.executable, "-EP" if ours else "-I", "-m", "edi_checkpointd", "run", "--detached"],
+        cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True, close_fds=True,
+    )  # fmt: skip
     try:
-        subprocess.Popen(
-            [sys.executable, "-I", "-m", "edi_checkpointd", "run", "--detached"],
-            cwd="/",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            close_fds=True,
-        )
-    except OSError as error:
-        log.warning("the daemon could not be started: %s", error)
-        return False
-    return True
-
-
-def _first_in_a_while(paths: Paths) -> bool:
-    """Claim the right to start a daemon; the stamp file's time is the last claim."""
-    fd = os.open(paths.state / ".autostart", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        age_s = (time.time_ns() - os.fstat(fd).st_mtime_ns) / 1e9
-        if os.fstat(fd).st_size and 0 <= age_s < _PAUSE_S:
-            return False
-        os.pwrite(fd, b"1", 0)
-        os.utime(fd)
+        _, said = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        threading.Thread(target=process.communicate, name="edi-checkpoint-autostart", daemon=True).start()
         return True
-    finally:
-        os.close(fd)
+    if process.returncode:
+        log.warning("the daemon could not be started: %s", said.decode(errors="replace").strip())
+    return process.returncode == 0

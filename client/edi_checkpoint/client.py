@@ -17,7 +17,7 @@ from types import TracebackType
 import msgspec
 
 from edi_checkpoint import offline, protocol
-from edi_checkpoint.autostart import start_daemon
+from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.errors import EdiCheckpointError, SessionClosed, SessionForked
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Python prints warnings over EDI's screen
 
 _REQUEST_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 0.25
 
 
 def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
@@ -64,10 +65,22 @@ class Client:
         self._find_daemon()
 
     def _find_daemon(self) -> None:
-        """Wait for a daemon that runs or is started now, at most the client's timeout; without one, do not wait."""
-        if not self._link.connected:
-            served = is_held(self.paths.lock) or (self._autostart and start_daemon(self.paths))
-            self._link.wait_connected(self._timeout_s if served else 0.0)
+        """Wait for a daemon that runs or is started now, at most the client's timeout; without one, do not wait.
+
+        Looks again until then: the one that was there may have been leaving.
+        """
+        deadline_s = time.monotonic() + self._timeout_s
+        while not self._link.connected:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            if not self._is_served(left_s) or not left_s:
+                return
+            self._link.wait_connected(min(left_s, _LOOK_AGAIN_S))
+
+    def _is_served(self, timeout_s: float) -> bool:
+        """Return whether a daemon is there or on its way, if need be because it is started now."""
+        if is_held(self.paths.lock) or is_listened_to(self.paths):
+            return True
+        return self._autostart and start_daemon(self.paths, timeout_s)
 
     def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
@@ -83,14 +96,12 @@ class Client:
 
     def _attach(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool = False) -> Session:
         """Attach; `seen` says that whoever asked is going to look at the state, not to replace it."""
-        self._find_daemon()
         outbox = Outbox(
             self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover
         )
         stream = Stream(session_id, parent, outbox)
         try:
-            timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
-            attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
+            attached = self._attach_stream(stream)
         except EdiCheckpointError:
             self._link.detach(stream, unused=True)
             raise
@@ -108,6 +119,16 @@ class Client:
         with self._lock:
             self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
+
+    def _attach_stream(self, stream: Stream) -> protocol.Attached | None:
+        """Attach `stream`; None without a daemon. One that leaves meanwhile is followed by another."""
+        deadline_s = time.monotonic() + _REQUEST_TIMEOUT_S
+        while True:
+            self._find_daemon()
+            timeout_s = max(0.0, deadline_s - time.monotonic()) if self._link.connected else 0.0
+            attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
+            if attached is not None or not timeout_s:
+                return attached
 
     def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all. Raises `DaemonUnavailable`."""

@@ -95,7 +95,8 @@ class Link:
     def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached | None:
         """Take `stream` into the link and wait for the daemon's answer, at most `timeout_s`.
 
-        None when no daemon answered: the stream stays and is attached when one comes. Raises the daemon's refusal.
+        None when no daemon answered, or it was lost: the stream stays and is attached when one comes. Raises the
+        daemon's refusal.
         """
         request = next(self._requests)
         message = protocol.Attach(
@@ -240,6 +241,11 @@ class Link:
         for stream in self._streams.values():
             stream.attached = None
             stream.rewind(stream.journaled)
+        for request, (asked, future) in list(self._asked.items()):
+            if isinstance(asked, protocol.Attach):  # whoever waits for it looks for another daemon
+                del self._asked[request]
+                if not future.done():
+                    future.set_exception(DaemonUnavailable("the daemon left"))
         with self.changed:
             self.changed.notify_all()
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import logging.handlers
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, locate
+
+log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
 STOP_TIMEOUT_S = 15.0
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return the exit code of interfaces.md: 0, 1 failed, 2 usage, 5 busy."""
     try:
         from edi_checkpointd import config
+        from edi_checkpointd.detach import detach
         from edi_checkpointd.lock import DaemonRuns
         from edi_checkpointd.service import run
     except ModuleNotFoundError as error:
@@ -31,21 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     config.add_flags(parser.run_parser)
     arguments = parser.parse_args(argv)
+    detached = getattr(arguments, "detached", False)
     try:
         paths = locate()
         if arguments.command == "stop":
             return _stop(paths)
         settings = config.load(paths, os.environ, config.flags_of(arguments))
-        _log_to(paths if arguments.detached else None)
+        if detached:
+            ensure_private(paths.state)
+            detach()  # whoever started us hears of what is wrong up to here; the log tells the rest
+        _log_to(paths if detached else None)
         for warning in settings.warnings:
-            logging.getLogger(__name__).warning(warning)
-        run(paths, settings, idle_exit=arguments.detached)
+            log.warning(warning)
+        run(paths, settings, idle_exit=detached)
     except DaemonRuns as error:
-        return _fail(error, EXIT_BUSY)
+        return _fail(error, EXIT_BUSY, detached=detached)
     except EdiCheckpointError as error:
-        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED)
+        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED, detached=detached)
     except OSError as error:
-        return _fail(EdiCheckpointError(str(error), hint="see that the folder can be written"), EXIT_FAILED)
+        failure = EdiCheckpointError(str(error), hint="see that the folder can be written")
+        return _fail(failure, EXIT_FAILED, detached=detached)
     return 0
 
 
@@ -66,7 +72,9 @@ def _parser() -> _Parser:
         description="Serve in the foreground until SIGTERM. Prints one line on stderr when entries are taken.",
     )
     parser.run_parser.add_argument(
-        "--detached", action="store_true", help="as a client starts it: log to a file, leave when unused (idle_exit_s)"
+        "--detached",
+        action="store_true",
+        help="as a client starts it: in the background, log to a file, leave when unused (idle_exit_s)",
     )
     commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
     return parser
@@ -76,7 +84,6 @@ def _log_to(paths: Paths | None) -> None:
     """Log to stderr, or into the state folder's `daemon.log` (bounded) when nobody reads stderr."""
     handler: logging.Handler = logging.StreamHandler()
     if paths is not None:
-        ensure_private(paths.state)
         handler = logging.handlers.RotatingFileHandler(paths.log, maxBytes=LOG_BYTES, backupCount=1)
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -85,14 +92,10 @@ def _log_to(paths: Paths | None) -> None:
 
 
 def _stop(paths: Paths) -> int:
-    from edi_checkpointd.lock import running, wait_released
+    from edi_checkpointd.lock import end, running
 
     holder = running(paths.lock)
-    if holder is None:
-        return 0
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(holder.pid, signal.SIGTERM)
-    if wait_released(paths.lock, STOP_TIMEOUT_S):
+    if holder is None or end(paths.lock, holder, STOP_TIMEOUT_S):
         return 0
     return _fail(
         EdiCheckpointError(f"process {holder.pid} has not left within {STOP_TIMEOUT_S:g} s", hint="see its log"),
@@ -100,7 +103,9 @@ def _stop(paths: Paths) -> int:
     )
 
 
-def _fail(error: EdiCheckpointError, code: int) -> int:
+def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False) -> int:
+    if detached and log.hasHandlers():
+        log.error("%s; %s", error, error.hint)
     print(f"edi-checkpointd: {error}\n  {error.hint}", file=sys.stderr)
     return code
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import random
+import select
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +16,8 @@ import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
 
-_LOOK_S = 0.1
+_PATIENCE_S = 0.1  # with a daemon that is leaving
+_LOOKERS_S = 10.0  # with those who only look: hundreds of clients may, on a machine that is busy with their starts
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -54,17 +59,24 @@ def acquire(path: Path, socket: str, version: str) -> int:
 
 
 def _lock(fd: int) -> bool:
-    """Try for a moment: somebody who only looks whether a daemon runs holds the lock for microseconds."""
-    deadline_s = time.monotonic() + _LOOK_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline_s:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
+    """Take the lock, unless a daemon holds it: whoever only looks whether one does shares the lock for a moment."""
+    begun_s = time.monotonic()
+    while not _flock(fd, fcntl.LOCK_EX):
+        shared = _flock(fd, fcntl.LOCK_SH)
+        if shared:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        if time.monotonic() - begun_s >= (_LOOKERS_S if shared else _PATIENCE_S):
+            return False
+        time.sleep(random.uniform(0.005, 0.015))  # another that starts must not meet our own look each time
+    return True
+
+
+def _flock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -90,11 +102,20 @@ def running(path: Path) -> Holder | None:
     return None
 
 
-def wait_released(path: Path, timeout_s: float) -> bool:
-    """Wait until no daemon holds the lock, at most `timeout_s`; return whether that is so."""
-    deadline_s = time.monotonic() + timeout_s
-    while running(path) is not None:
-        if time.monotonic() >= deadline_s:
-            return False
-        time.sleep(0.01)  # flock has no wait with a deadline
-    return True
+def end(path: Path, holder: Holder, timeout_s: float) -> bool:
+    """Tell the daemon that holds the lock to leave, and wait until its process is gone; return whether it is.
+
+    The lock alone would not do: it is given up a moment before the end.
+    """
+    try:
+        process = os.pidfd_open(holder.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if running(path) != holder:  # it has left, and the number may be another process's by now
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        return bool(select.select([process], [], [], timeout_s)[0])
+    finally:
+        os.close(process)

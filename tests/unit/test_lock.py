@@ -3,18 +3,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from edi_checkpointd.lock import DaemonRuns, acquire, read_holder, running, wait_released
+from edi_checkpointd.lock import DaemonRuns, acquire, end, read_holder, running
 
 HOLD = """
 import sys
@@ -108,7 +108,6 @@ def test_a_lock_file_that_says_nothing_is_no_hindrance(path: Path, content: byte
 def test_without_a_lock_file_no_daemon_runs(path: Path) -> None:
     assert running(path) is None
     assert read_holder(path) is None
-    assert wait_released(path, 0.0)
     assert not path.exists()
 
 
@@ -135,17 +134,26 @@ def test_a_folder_that_was_removed_and_made_again_gets_a_lock_of_its_own(tmp_pat
     os.close(new)
 
 
-def test_waiting_ends_when_the_daemon_does(path: Path) -> None:
+def test_ending_a_daemon_returns_when_its_process_is_gone(path: Path) -> None:
     with held_by_another_process(path) as child:
-        assert not wait_released(path, 0.05)
-        threading.Timer(0.1, child.kill).start()
-        began_s = time.monotonic()
-        assert wait_released(path, 20.0)
-        assert time.monotonic() - began_s < 10.0
+        holder = running(path)
+        assert holder is not None
+        assert end(path, holder, 20.0)
+        assert child.wait(0.1) == -signal.SIGTERM
+        assert end(path, holder, 0.0)  # gone already
+
+
+def test_a_process_that_got_the_number_of_a_daemon_that_left_is_not_ended(path: Path) -> None:
+    with held_by_another_process(path) as child:
+        holder = running(path)
+        assert holder is not None
+        path.unlink()
+        assert end(path, holder, 5.0)
+        assert child.poll() is None
 
 
 def test_who_only_looks_keeps_no_daemon_from_starting(path: Path) -> None:
-    """`stop` looks every 10 ms whether a daemon still runs; the next daemon starts meanwhile."""
+    """Hundreds of clients may look, one of them stopped by the kernel while it does."""
     os.close(acquire(path, "/s", "1"))
     stop = threading.Event()
 
