@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 
 from edi_checkpoint import client as threads_client
 from edi_checkpoint import session as threads_session
-from edi_checkpoint.model import CheckpointInfo, Durable, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
 
 __all__ = ["Client", "Session", "connect"]
 
@@ -170,6 +170,10 @@ class Session(MutableMapping[str, object]):
         """Whether `close` was called."""
         return self._session.closed
 
+    def resume_report(self) -> ResumeReport:
+        """Return what was resumed when this session was opened: from where, how it was left, what is missing."""
+        return self._session.resume_report()
+
     # -- what waits --------------------------------------------------------------------------------------------------
 
     async def checkpoint(
@@ -199,6 +203,10 @@ class Session(MutableMapping[str, object]):
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
         return await self._client._aside(self._session.checkpoints)
+
+    async def end(self, status: str | None = None) -> None:
+        """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""
+        await _given(_apart(partial(self._session.end, status)))
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock."""

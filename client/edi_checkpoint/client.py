@@ -18,6 +18,7 @@ import msgspec
 
 from edi_checkpoint import offline, protocol
 from edi_checkpoint.autostart import is_listened_to, start_daemon
+from edi_checkpoint.disabled import NullLink, NullOutbox, is_disabled
 from edi_checkpoint.errors import EdiCheckpointError, SessionClosed, SessionForked
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
@@ -26,7 +27,7 @@ from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
 from edi_checkpoint.protocol import Resumed
 from edi_checkpoint.resume import report, told_by_files
-from edi_checkpoint.session import Session
+from edi_checkpoint.session import Session, ended_well
 from edi_checkpoint.spool import is_held
 from edi_checkpoint.stream import Stream
 
@@ -51,17 +52,21 @@ class Client:
 
     def __init__(self, *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> None:
         """See `connect`. Raises `FolderError` or `ConfigError` when our folders cannot be used."""
-        self.paths = locate()
-        ensure_private(self.paths.state)
+        self.disabled = is_disabled()
         self._app = app
         self._timeout_s = timeout_s
         self._pid = os.getpid()
         self._closed = False
         self._sessions: list[Session] = []
         self._lock = threading.Lock()  # of that list
+        self._autostart = autostart
+        if self.disabled:
+            self._link: Link = NullLink()
+            return
+        self.paths = locate()
+        ensure_private(self.paths.state)
         self._link = Link(self.paths, app=app, version=_version())
         atexit.register(self._at_exit)
-        self._autostart = autostart
         self._find_daemon()
 
     def _find_daemon(self) -> None:
@@ -96,9 +101,7 @@ class Client:
 
     def _attach(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool = False) -> Session:
         """Attach; `seen` says that whoever asked is going to look at the state, not to replace it."""
-        outbox = Outbox(
-            self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover
-        )
+        outbox = NullOutbox() if self.disabled else self._outbox(session_id, parent, seen=seen, takeover=takeover)
         stream = Stream(session_id, parent, outbox)
         try:
             attached = self._attach_stream(stream)
@@ -119,6 +122,9 @@ class Client:
         with self._lock:
             self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
+
+    def _outbox(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool) -> Outbox:
+        return Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover)
 
     def _attach_stream(self, stream: Stream) -> protocol.Attached | None:
         """Attach `stream`; None without a daemon. One that leaves meanwhile is followed by another."""
@@ -176,8 +182,10 @@ class Client:
 
     def _at_exit(self) -> None:
         """Leave at interpreter exit; after an unhandled exception the sessions count as interrupted."""
+        unhandled = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # the first since Python 3.12
+        interactive = hasattr(sys, "ps1")  # there, it was only the last mistake that somebody typed
         with contextlib.suppress(EdiCheckpointError, OSError):
-            self._leave(cleanly=getattr(sys, "last_value", None) is None, timeout_s=2.0)
+            self._leave(cleanly=unhandled is None or interactive, timeout_s=2.0)
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -192,8 +200,8 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception the sessions count as interrupted."""
-        self._leave(cleanly=kind is None, timeout_s=2.0)
+        """Close; after an exception other than `sys.exit()` the sessions count as interrupted."""
+        self._leave(cleanly=ended_well(error), timeout_s=2.0)
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import Future, wait
@@ -185,6 +186,8 @@ class Session(MutableMapping[str, object]):
         if os.getpid() != self._pid:
             raise SessionForked(f"session {self.session_id} was opened in process {self._pid}")
         if self._closed:
+            if threading.current_thread().daemon and not threading.main_thread().is_alive():
+                raise SystemExit  # the interpreter is leaving and stops this thread anyway: without a word
             raise SessionClosed(f"session {self.session_id} is closed")
         self._stream.raise_failure()
 
@@ -321,8 +324,13 @@ class Session(MutableMapping[str, object]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception the session counts as interrupted."""
-        self._leave(cleanly=kind is None, timeout_s=2.0)
+        """Close; after an exception other than `sys.exit()` the session counts as interrupted."""
+        self._leave(cleanly=ended_well(error), timeout_s=2.0)
+
+
+def ended_well(error: BaseException | None) -> bool:
+    """Whether a block that was left by `error` came to its end: by none, or by `sys.exit()` with success."""
+    return error is None or (isinstance(error, SystemExit) and not error.code)
 
 
 def _compact(state: dict[str, JsonText]) -> dict[str, JsonText]:

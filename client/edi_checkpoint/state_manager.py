@@ -187,6 +187,8 @@ def _resume(session_id: str) -> Session | None:
     Asking whether there is leaves no trace, attaching would begin it.
     """
     client = _process_client()
+    if client.disabled:
+        return None
     found = None if _is_held_by_daemon(client, session_id) else offline.load_state(locate(), session_id)
     if found is not None and (not found.found or _names_no_session(found)):
         return None

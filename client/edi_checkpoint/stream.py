@@ -150,8 +150,9 @@ class Stream:
 
     def settle_mark(self, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
         """Hand the outcome of a mark to whoever waits for it; nobody may."""
-        if future := self.marks.get(number):
-            _settle(future, outcome)
+        with self.news:
+            if future := self.marks.get(number):
+                _settle(future, outcome)
 
     def refuse(self, error: EdiCheckpointError, *, for_ever: bool) -> None:
         """Note an error that the publisher's next call raises."""

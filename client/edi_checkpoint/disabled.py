@@ -1,0 +1,114 @@
+"""EDI_CHECKPOINT_DISABLE: a link and an outbox that keep nothing, behind the same client and sessions.
+
+Every entry counts as taken, journaled and saved the moment it is published; a checkpoint is told of as made, under no
+name. No file, socket or thread is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import msgspec
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import DaemonUnavailable
+from edi_checkpoint.link import Link
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.stream import Stream
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "EDI_CHECKPOINT_DISABLE"
+_said = threading.Lock()  # never released: once in a process
+
+
+def is_disabled() -> bool:
+    """Whether this process is to remember nothing; said once, in the log."""
+    if os.environ.get(VARIABLE, "") in ("", "0"):
+        return False
+    if _said.acquire(blocking=False):
+        log.warning("%s is set: nothing of this process is remembered", VARIABLE)
+    return True
+
+
+class NullOutbox(Outbox):
+    """Numbers entries and keeps none."""
+
+    def __init__(self) -> None:
+        """Begin a stream of nothing; it has no lock file, so that nobody is ever busy."""
+        self.lock = threading.Lock()
+        self.stream = uuid4().hex
+        self.published = self.spooled = 0
+        self.fenced = {}
+
+    def append(self, entry: bytes) -> int:
+        """Number `entry`."""
+        self.published = self.spooled = self.published + 1
+        return self.published
+
+    def acknowledged(self, number: int) -> None:
+        """Keep nothing."""
+
+    def trim(self, covered: int) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Keep nothing."""
+
+
+class NullLink(Link):
+    """Answers at once what a daemon would that has nothing."""
+
+    def __init__(self) -> None:
+        """Start no thread."""
+        self._streams: dict[str, Stream] = {}
+        self._taking = threading.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Nobody need wait for a daemon."""
+        return True
+
+    def wake(self) -> None:
+        """Take all that is published, in the publisher's own thread."""
+        with self._taking:
+            for stream in list(self._streams.values()):
+                for number in list(stream.marks):
+                    stream.settle_mark(number, _made(stream, number))
+                stream.acknowledge(*[stream.outbox.published] * 3)
+
+    def ask(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
+        """Answer that there is nothing. Raises `DaemonUnavailable` to what needs something."""
+        match question(0):
+            case protocol.ListSessions():
+                return protocol.Sessions(0, [])
+            case protocol.ListCheckpoints():
+                return protocol.Checkpoints(0, [])
+            case protocol.GetStatus():
+                told = {"disabled": True, "safe": False, "daemon": {"running": False}}
+                return protocol.Status(0, msgspec.json.encode(told))
+        raise DaemonUnavailable("nothing is remembered", hint=f"unset {VARIABLE}")
+
+    def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached:
+        """Let a stream begin with nothing."""
+        self._streams[stream.id] = stream
+        return protocol.Attached(0, stream.id, 0, 0, 0, 0, base_wanted=False, state={})
+
+    def detach(self, stream: Stream, *, unused: bool = False) -> None:
+        """Forget a stream."""
+        self._streams.pop(stream.id, None)
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+def _made(stream: Stream, number: int) -> CheckpointInfo:
+    return CheckpointInfo(
+        "", stream.session_id, number, datetime.now(UTC), "manual", "", "unknown", None, pinned=False, size_bytes=0
+    )
