@@ -149,14 +149,19 @@ class Session(MutableMapping[str, object]):
         self._link.wake()
 
     def _append(self, entry: bytes) -> int:
-        """Append to the outbox, whose lock is held: under it, it is known whether another writer has taken over."""
+        """Append to the outbox, whose lock is held: under it, it is known whether we left or another has taken over."""
+        if self._closed:
+            self._check_usable()
         if self._stream.fenced is not None:
             raise self._stream.fenced
         return self._stream.outbox.append(entry)
 
     def _publish_base(self) -> int:
+        """Publish the whole state, as the link does when the daemon lacks entries, also while we wait to leave."""
         with self._stream.outbox.lock:
-            return self._append(encode_entry(Base(_now_us(), dict(self._values))))
+            if self._stream.fenced is not None:
+                raise self._stream.fenced
+            return self._stream.outbox.append(encode_entry(Base(_now_us(), dict(self._values))))
 
     def _begin_anew(self) -> None:
         """Publish an empty state; what an earlier writer left is kept as a checkpoint, unless it is in one."""
@@ -306,10 +311,12 @@ class Session(MutableMapping[str, object]):
         if self._closed or os.getpid() != self._pid:
             return
         stream = self._stream
-        if cleanly and stream.fenced is None:
-            with contextlib.suppress(OSError, OutboxFull):
-                self._publish_mark(Mark(_now_us(), "shutdown", "closed")).cancel()
-        self._closed = True
+        with stream.outbox.lock:  # nothing follows the mark: what other threads publish is before it, or refused
+            if cleanly and stream.fenced is None:
+                with contextlib.suppress(OSError, OutboxFull):
+                    stream.outbox.append(encode_entry(Mark(_now_us(), "shutdown", "closed")))
+            self._closed = True
+        self._link.wake()
         if self._link.connected:
             stream.wait_for(lambda: stream.journaled >= stream.outbox.published, timeout_s)
         elif stream.outbox.published:
