@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -203,6 +204,31 @@ class Session(MutableMapping[str, object]):
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
         return await self._client._aside(self._session.checkpoints)
+
+    async def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:
+        """Return the state as it was after the entry `sequence`, or at `time` (naive: local)."""
+        return await self._client._aside(partial(self._session.at, sequence=sequence, time=time))
+
+    async def rollback(
+        self,
+        to: CheckpointInfo | str | None = None,
+        *,
+        sequence: int | None = None,
+        time: datetime | None = None,
+        keys: Collection[str] | None = None,
+    ) -> CheckpointInfo:
+        """Go back to a checkpoint, a sequence or a time; return its `rollback` checkpoint.
+
+        When this is cancelled it may have gone back all the same; the mapping tells.
+        """
+        back = partial(self._session.rollback, to, sequence=sequence, time=time, keys=keys)
+        return await self._client._aside(back)
+
+    async def fork(
+        self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
+    ) -> str:
+        """Begin a session of its own with the state of now, of a checkpoint or of a sequence; return its id."""
+        return await self._client._aside(partial(self._session.fork, to, sequence=sequence, session_id=session_id))
 
     async def end(self, status: str | None = None) -> None:
         """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""

@@ -19,12 +19,21 @@ import msgspec
 from edi_checkpoint import offline, protocol
 from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.disabled import NullLink, NullOutbox, is_disabled
-from edi_checkpoint.errors import EdiCheckpointError, SessionClosed, SessionForked
+from edi_checkpoint.errors import (
+    DaemonUnavailable,
+    EdiCheckpointError,
+    FlushTimeout,
+    NotFound,
+    SessionClosed,
+    SessionForked,
+    SessionIdError,
+)
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
+from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Resumed
 from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session, ended_well
@@ -115,7 +124,8 @@ class Client:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
             found = offline.load_state(self.paths, session_id)
             state, sequence, told = found.state, found.sequence, told_by_files(found)
-        session = Session(self._link, stream, state, report(session_id, state, sequence, told, datetime.now(UTC)))
+        resumed = report(session_id, state, sequence, told, datetime.now(UTC))
+        session = Session(self._link, stream, state, resumed, self._fork)
         if outbox.fenced:
             session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
             self._link.wake()
@@ -135,6 +145,27 @@ class Client:
             attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
             if attached is not None or not timeout_s:
                 return attached
+
+    def _fork(self, parent: str, point: Point, session_id: str | None = None) -> str:
+        """Begin a session with the state of `point` of the session `parent`; return its id."""
+        session_id = new_session_id() if session_id is None else check_session_id(session_id)
+        if self._knows(session_id):
+            raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
+        with self._attach(session_id, parent, seen=False) as fork:
+            fork._replace(point.state)
+            with contextlib.suppress(FlushTimeout):  # it is in the outbox
+                fork.checkpoint(f"forked from {parent}, {point.said}")
+        return session_id
+
+    def _knows(self, session_id: str) -> bool:
+        """Return whether there is anything of a session. Asking leaves no trace, attaching would begin it."""
+        try:
+            self.ask(lambda n: protocol.ListCheckpoints(n, session_id))
+        except NotFound:
+            return False
+        except DaemonUnavailable:
+            return offline.load_state(self.paths, session_id).found
+        return True
 
     def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all. Raises `DaemonUnavailable`."""

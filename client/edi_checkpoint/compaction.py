@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from edi_checkpoint.protocol import Base, JsonText, Mark, Update, decode_entry, encode_entry
+from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry, encode_entry
 from edi_checkpoint.records import Record, pack
 
 TRANSITION_KEYS = frozenset({"current_stage", "status", "current_iteration", "attempt"})
@@ -19,7 +19,7 @@ def compact(records: Iterable[Record]) -> Iterator[bytes]:
     run = _Run()
     for number, data, _ in records:
         entry = decode_entry(data)
-        if isinstance(entry, Mark):
+        if isinstance(entry, Mark | Rollback | Pin):
             yield from run.end()
             yield pack(number, data)
             continue

@@ -53,7 +53,7 @@ class Link:
 
     def __init__(self, paths: Paths, *, app: str, version: str) -> None:
         """Start the thread; the daemon need not be there."""
-        self._paths = paths
+        self.paths = paths
         self._hello = protocol.Hello(app=app, version=version, sessions_dir=str(paths.sessions))
         self._streams: dict[str, Stream] = {}
         self._calls: deque[Callable[[], None]] = deque()
@@ -184,7 +184,7 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self._connection = Connection(self._paths, self._wakeup.fd, queue_frames=2 * _FRAMES_IN_FLIGHT)
+            self._connection = Connection(self.paths, self._wakeup.fd, queue_frames=2 * _FRAMES_IN_FLIGHT)
             while not self._closing:
                 self._turn()
             self._connection.close(farewell=self.connected)

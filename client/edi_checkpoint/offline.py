@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edi_checkpoint import document, layout, names
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, JsonText, Update, decode_entry
+from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import list_streams, read_records
 
@@ -95,7 +95,7 @@ def _apply(found: FoundState, entry_bytes: bytes) -> None:
             for key in removed:
                 found.state.pop(key, None)
             found.state.update(changed)
-        case Base(state=state):
+        case Base(state=state) | Rollback(state=state):
             found.state = dict(state)
         case _:  # a mark says nothing of a state: who only looked leaves one
             found.sequence += 1

@@ -1,8 +1,8 @@
 """The wire and the entries: typed messages, encode, decode, version. No I/O and no clock.
 
 `docs/protocol.md` is normative. A message is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. What
-changes a session is always an entry of a stream (`Update`, `Base`, `Mark`), numbered and kept in records
-(`edi_checkpoint.records`); all else asks, answers or tells how far things have come.
+changes a session is always an entry of a stream (`Update`, `Base`, `Mark`, `Rollback`, `Pin`), numbered and kept in
+records (`edi_checkpoint.records`); all else asks, answers or tells how far things have come.
 
 Unknown fields are ignored, an unknown version is refused by name, and any bytes at all give a message or one
 `ProtocolError`.
@@ -75,7 +75,29 @@ class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
     keep: Annotated[int, Meta(ge=1, le=KEEP_MAX)] | None = None
 
 
-Entry: TypeAlias = Update | Base | Mark
+class Rollback(Struct, tag="rollback", array_like=True, frozen=True, gc=False):
+    """The return to an earlier state, which is given whole; what stood before is photographed first, then this.
+
+    `to` is the sequence that was gone back to (0: of a file that says none), `reason` says it in words.
+    """
+
+    time_us: int
+    state: dict[str, JsonText]
+    to: Number
+    reason: Text
+
+
+class Pin(Struct, tag="pin", array_like=True, frozen=True, gc=False):
+    """What a person notes at a checkpoint, by its file's name; None leaves as it is, an empty text removes."""
+
+    time_us: int
+    checkpoint: Text
+    pinned: bool | None = None
+    label: Text | None = None
+    note: Text | None = None
+
+
+Entry: TypeAlias = Update | Base | Mark | Rollback | Pin
 
 
 # -- from the client -------------------------------------------------------------------------------------------------

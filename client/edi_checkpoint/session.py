@@ -11,18 +11,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from concurrent.futures import Future, wait
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal
 
-import msgspec
-
-from edi_checkpoint import protocol, values
-from edi_checkpoint.errors import FlushTimeout, OutboxFull, SessionClosed, SessionForked, StateValueError
+from edi_checkpoint import points, protocol, values
+from edi_checkpoint.errors import FlushTimeout, NotFound, OutboxFull, SessionClosed, SessionForked, StateValueError
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
-from edi_checkpoint.protocol import Base, JsonText, Mark, Update, encode_entry
+from edi_checkpoint.points import Point
+from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
 from edi_checkpoint.stream import Stream
 
@@ -43,17 +43,28 @@ class Session(MutableMapping[str, object]):
     `SessionClosed`, `OutboxFull`, and once whatever the daemon refused of an earlier call.
     """
 
-    def __init__(self, link: Link, stream: Stream, state: dict[str, JsonText], resumed: ResumeReport) -> None:
-        """Continue from `state` (key to JSON text); the stream is attached to the link already."""
+    def __init__(
+        self,
+        link: Link,
+        stream: Stream,
+        state: dict[str, JsonText],
+        resumed: ResumeReport,
+        fork: Callable[[str, Point, str | None], str],
+    ) -> None:
+        """Continue from `state` (key to JSON text); the stream is attached to the link already.
+
+        `fork` begins another session, as `Client._fork`.
+        """
         self.session_id = stream.session_id
         self.parent_session = stream.parent_session
         self._link = link
         self._stream = stream
-        self._values = _compact(state)
+        self._values = points.compact(state)
         self._state_bytes = _size(self._values)
         self._pid = os.getpid()
         self._closed = False
         self._resumed = resumed
+        self._fork = fork
         stream.publish_base = self._publish_base
 
     # -- the mapping -------------------------------------------------------------------------------------------------
@@ -167,20 +178,20 @@ class Session(MutableMapping[str, object]):
         """Publish an empty state; what an earlier writer left is kept as a checkpoint, unless it is in one."""
         if self._values:
             self._check_usable()
-            self._publish_mark(Mark(_now_us(), "interrupted", "begun anew")).cancel()
+            self._publish_marked(Mark(_now_us(), "interrupted", "begun anew")).cancel()
             self._replace({})
 
     def _replace(self, state: dict[str, JsonText]) -> None:
         """Publish `state` in the place of whatever the session held."""
         self._check_usable()
-        state = _compact(state)
+        state = points.compact(state)
         with self._stream.outbox.lock:
             self._append(encode_entry(Base(_now_us(), state)))
             self._values = dict(state)
             self._state_bytes = _size(state)
         self._link.wake()
 
-    def _publish_mark(self, mark: Mark) -> Future[CheckpointInfo]:
+    def _publish_marked(self, mark: Mark | Pin) -> Future[CheckpointInfo]:
         entry = encode_entry(mark)
         with self._stream.outbox.lock:  # the link cannot have sent it before it is known that somebody waits
             future = self._stream.when_marked(self._append(entry))
@@ -226,7 +237,7 @@ class Session(MutableMapping[str, object]):
     ) -> Future[CheckpointInfo]:
         """Publish a mark; return the future of its checkpoint, for `_checkpoint_heard`."""
         self._check_usable()
-        return self._publish_mark(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin, keep))
+        return self._publish_marked(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin, keep))
 
     def _checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
         """Return or raise what was heard within `timeout_s`, which are over; bring an unheard wish onto the disk."""
@@ -270,6 +281,88 @@ class Session(MutableMapping[str, object]):
         """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
         answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
         return answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
+
+    # -- going back --------------------------------------------------------------------------------------------------
+
+    def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:
+        """Return the state as it was after the entry `sequence`, or at `time` (naive: local).
+
+        Raises `NotFound` outside the journal's window, and `DaemonUnavailable`.
+        """
+        point = points.find(self._link, self.session_id, sequence=sequence, time=time)
+        return {key: values.decode(text) for key, text in point.state.items()}
+
+    def rollback(
+        self,
+        to: CheckpointInfo | str | None = None,
+        *,
+        sequence: int | None = None,
+        time: datetime | None = None,
+        keys: Collection[str] | None = None,
+    ) -> CheckpointInfo:
+        """Go back to a checkpoint (its row or file name), a sequence or a time; return its `rollback` checkpoint.
+
+        Without any: to the newest checkpoint that is intact, not failed, and differs from now. `keys`: only these go
+        back. The present is kept as a checkpoint of kind `before_rollback` and as history, so going back can itself be
+        gone back on. The mapping has followed when this returns, or raises `FlushTimeout`: then the files follow.
+
+        Raises `NotFound`, `DocumentDamaged`, `DaemonUnavailable`, `CheckpointFailed` (the state is back, its file is
+        not there), and what publishing raises.
+        """
+        return self._heard(self._ask_rollback(self._point(to, sequence, time), keys))
+
+    def _point(self, to: CheckpointInfo | str | None, sequence: int | None, time: datetime | None) -> Point:
+        self._check_usable()
+        if to is None and sequence is None and time is None:
+            return points.last_good(self._link, self.session_id, self.checkpoints(), self._values)
+        return points.find(self._link, self.session_id, to, sequence, time)
+
+    def _ask_rollback(self, point: Point, keys: Collection[str] | None) -> Future[CheckpointInfo]:
+        """Publish the return to `point` as one entry; the mapping follows at once."""
+        self._check_usable()
+        with self._stream.outbox.lock:
+            state, reason = point.state, f"back to {point.said}"
+            if keys is not None:
+                if unknown := [key for key in keys if key not in state and key not in self._values]:
+                    raise NotFound(f"{', '.join(unknown)}: neither in the state of now nor in {point.said}")
+                kept = {key: text for key, text in self._values.items() if key not in keys}
+                state = kept | {key: state[key] for key in keys if key in state}
+                reason = f"{reason}, {', '.join(keys)} alone"
+            if (size := _size(state)) > STATE_MAX_BYTES:
+                raise StateValueError(f"{point.said}: {size} bytes; a state has at most {STATE_MAX_BYTES}")
+            entry = encode_entry(Rollback(_now_us(), state, point.sequence, reason[: protocol.TEXT_MAX]))
+            future = self._stream.when_marked(self._append(entry))
+            self._values, self._state_bytes = dict(state), size
+        self._link.wake()
+        return future
+
+    def fork(
+        self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
+    ) -> str:
+        """Begin a session of its own with the state of now, of a checkpoint or of a sequence; return its id.
+
+        It is not attached. Raises `NotFound`, `SessionIdError` (also for an id that is taken), `SessionBusy`.
+        """
+        self._check_usable()
+        if to is None and sequence is None:
+            with self._stream.outbox.lock:
+                point = Point(dict(self._values), 0, "now")
+        else:
+            point = points.find(self._link, self.session_id, to, sequence)
+        return self._fork(self.session_id, point, session_id)
+
+    def _amend(
+        self, name: str, *, pinned: bool | None = None, label: str | None = None, note: str | None = None
+    ) -> CheckpointInfo:
+        """Have a checkpoint pinned, labelled or noted at; None leaves as it is, an empty text removes."""
+        self._check_usable()
+        return self._heard(self._publish_marked(Pin(_now_us(), name, pinned, _text(label), _text(note))))
+
+    def _heard(self, asked: Future[CheckpointInfo]) -> CheckpointInfo:
+        """Wait for what a daemon answers, if there is one."""
+        timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
+        wait([asked], timeout_s)
+        return self._checkpoint_heard(asked, timeout_s)
 
     def resume_report(self) -> ResumeReport:
         """Return what was resumed when this session was opened: from where, how it was left, what is missing."""
@@ -338,11 +431,6 @@ class Session(MutableMapping[str, object]):
 def ended_well(error: BaseException | None) -> bool:
     """Whether a block that was left by `error` came to its end: by none, or by `sys.exit()` with success."""
     return error is None or (isinstance(error, SystemExit) and not error.code)
-
-
-def _compact(state: dict[str, JsonText]) -> dict[str, JsonText]:
-    """Return `state` as `values.encode` writes it, so that a value set again to what it is is known to be the same."""
-    return {key: msgspec.json.format(text, indent=-1) for key, text in state.items()}
 
 
 def _size(state: dict[str, JsonText]) -> int:

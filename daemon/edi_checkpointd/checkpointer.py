@@ -12,14 +12,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from edi_checkpoint.document import parse_autosave
-from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.fragments import fragment, parent_of, stage_of, summarise
-from edi_checkpoint.layout import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document
+from msgspec import structs
+
+from edi_checkpoint.document import parse_autosave, parse_checkpoint
+from edi_checkpoint.errors import EdiCheckpointError, NotFound
+from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, summarise
+from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
 from edi_checkpointd.catalog import Catalog
@@ -27,7 +30,7 @@ from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import write_atomic
-from edi_checkpointd.policy import Wish
+from edi_checkpointd.policy import PINS_MAX, Amendment, Wish
 from edi_checkpointd.retention import Held, plan
 from edi_checkpointd.state import State
 
@@ -50,9 +53,9 @@ class Written(NamedTuple):
 
     session_id: str
     state: State
-    wish: Wish | None
+    wish: Wish | Amendment | None
     checkpoint: CheckpointInfo | None
-    error: OSError | None
+    error: EdiCheckpointError | OSError | None
 
 
 class Checkpointer:
@@ -68,12 +71,12 @@ class Checkpointer:
         self._clock = clock
         self._tell = tell
         self._lock = threading.Lock()
-        self._waiting: dict[str, deque[tuple[Subject, Wish]]] = {}
+        self._waiting: dict[str, deque[tuple[Subject, Wish | Amendment]]] = {}
         self._autosaves: dict[str, tuple[Subject, State]] = {}
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
 
-    def checkpoint(self, subject: Subject, wish: Wish) -> bool:
-        """Write a checkpoint as soon as earlier ones are written; return whether one more will be told of.
+    def checkpoint(self, subject: Subject, wish: Wish | Amendment) -> bool:
+        """Write or amend a checkpoint as soon as earlier ones are written; return whether one more will be told of.
 
         Transitions that wait in greater number than are kept at all give way to newer ones: the queue is bounded by
         what could survive it.
@@ -81,7 +84,7 @@ class Checkpointer:
         with self._lock:
             waiting = self._waiting.setdefault(subject.session_id, deque())
             waiting.append((subject, wish))
-            transitions = [item for item in waiting if item[1].kind == Kind.TRANSITION]
+            transitions = [item for item in waiting if isinstance(item[1], Wish) and item[1].kind == Kind.TRANSITION]
             if len(transitions) > (subject.keep or self.config.keep_per_session):
                 waiting.remove(transitions[0])
                 return False
@@ -130,27 +133,59 @@ class Checkpointer:
                 del self._waiting[session_id]
         reached(CrashPoint.MARK_COMMITTED)
         try:
-            info = self._write_checkpoint(subject, wish)
-        except OSError as error:
+            info = self._amend(subject, wish) if isinstance(wish, Amendment) else self._write_checkpoint(subject, wish)
+        except (EdiCheckpointError, OSError) as error:
             self._told(Written(session_id, wish.state, wish, None, error))
             return
-        reached(CrashPoint.CHECKPOINT_WRITTEN)
+        reached(CrashPoint.CHECKPOINT_AMENDED if isinstance(wish, Amendment) else CrashPoint.CHECKPOINT_WRITTEN)
         self._told(Written(session_id, wish.state, wish, info, None))
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
         stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))
         name = checkpoint_name(subject.session_id, stamp)
-        header = self._header(subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=wish.pinned)
+        pins = [info for info in self._catalog.checkpoints(subject.session_id) if info.pinned] if wish.pinned else ()
+        pinned = wish.pinned and len(pins) < PINS_MAX
+        if pinned != wish.pinned:
+            log.warning("checkpoint not pinned session=%s: it has %d pins", subject.session_id, PINS_MAX)
+        header = self._header(subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=pinned)
         size = write_atomic(self._folder / name, checkpoint_document(header, wish.state.fragments))
         info = CheckpointInfo(
             name, subject.session_id, wish.state.sequence, stamp, wish.kind, wish.reason, header.stage, wish.label,
-            wish.pinned, size,
+            pinned, size,
         )  # fmt: skip
         self._catalog.add(info)
         log.info(
             "checkpoint written session=%s sequence=%d kind=%s bytes=%d",
             subject.session_id, wish.state.sequence, wish.kind, size,
         )  # fmt: skip
+        return info
+
+    def _amend(self, subject: Subject, amendment: Amendment) -> CheckpointInfo:
+        """Write a checkpoint anew under its own name, its header amended and its body as it is."""
+        pin, held = amendment.pin, {info.name: info for info in self._catalog.checkpoints(subject.session_id)}
+        if (info := held.get(pin.checkpoint)) is None:
+            raise NotFound(f"session {subject.session_id} has no checkpoint {pin.checkpoint}")
+        if info.kind in NOT_OURS:
+            raise EdiCheckpointError(f"{info.name} was not written by us", hint="such files are never deleted by rule")
+        if pin.pinned and not info.pinned and sum(one.pinned for one in held.values()) >= PINS_MAX:
+            raise EdiCheckpointError(
+                f"session {subject.session_id} has {PINS_MAX} pinned checkpoints", hint="unpin one of them first"
+            )
+        path = self._folder / info.name
+        document = parse_checkpoint(path.read_bytes(), info.name)
+        header = document.header
+        amended = replace(
+            header,
+            pinned=header.pinned if pin.pinned is None else pin.pinned,
+            label=header.label if pin.label is None else pin.label or None,
+            note=header.note if pin.note is None else pin.note or None,
+        )
+        if amended != header:
+            fragments = {key: Fragment(text) for key, text in document.values.items()}
+            size = write_atomic(path, checkpoint_document(amended, fragments))
+            info = structs.replace(info, label=amended.label, pinned=amended.pinned, size_bytes=size)
+            self._catalog.add(info)
+            log.info("checkpoint amended session=%s name=%s pinned=%s", subject.session_id, info.name, info.pinned)
         return info
 
     def _header(

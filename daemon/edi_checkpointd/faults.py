@@ -20,6 +20,7 @@ class CrashPoint(Enum):
     TEMPORARY_WRITTEN = "temporary file written and fsynced, not renamed"
     RENAMED = "file renamed, folder not fsynced"
     CHECKPOINT_WRITTEN = "checkpoint durable, journal has not noted it"
+    CHECKPOINT_AMENDED = "a checkpoint's header durable anew, nobody told"
     CHECKPOINT_EVICTED = "an old checkpoint unlinked, folder not fsynced"
     AUTOSAVE_WRITTEN = "auto-save durable, journal has not noted it"
     SAVED_NOTED = "journal notes the saved sequence, outbox not trimmed"

@@ -25,7 +25,7 @@ from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.journal import Fence, Frame, Gap, Journal, Notes, SessionRow, Shown, Transaction
-from edi_checkpointd.policy import Point, Wish, decide
+from edi_checkpointd.policy import Amendment, Point, Wish, decide
 from edi_checkpointd.state import Prepared, State, fold, read, snapshot_of, state_at
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Committed(NamedTuple):
     """What a commit brought: the streams whose numbers moved, and the checkpoints wished for, in order."""
 
     streams: list[Stream]
-    wishes: list[tuple[Session, Wish]]
+    wishes: list[tuple[Session, Wish | Amendment]]
 
 
 class _Accepted(NamedTuple):
@@ -233,7 +233,7 @@ class Ledger:
         moved = [self.streams[stream_id] for stream_id in transaction.numbers]
         for stream in moved:
             stream.number = transaction.numbers[stream.id]
-        wishes: list[tuple[Session, Wish]] = []
+        wishes: list[tuple[Session, Wish | Amendment]] = []
         for stream, entries, size in accepted:
             session = stream.session
             session.bytes_since_snapshot += size
@@ -242,7 +242,7 @@ class Ledger:
             stream.note_last(entries[-1].entry)
         return Committed(moved, wishes)
 
-    def _fold(self, session: Session, stream_id: str, entries: list[Prepared]) -> list[Wish]:
+    def _fold(self, session: Session, stream_id: str, entries: list[Prepared]) -> list[Wish | Amendment]:
         session.state, moments = fold(session.state, stream_id, entries, self.config.transition_keys)
         session.touched_s = self._clock.monotonic_s()
         session.point, wishes = decide(
@@ -256,7 +256,7 @@ class Ledger:
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
-    def open(self, session_id: str, parent_session: str | None = None) -> tuple[Session, list[Wish]]:
+    def open(self, session_id: str, parent_session: str | None = None) -> tuple[Session, list[Wish | Amendment]]:
         """Return a session, loaded, begun if there is none; and the wishes that a crash left unfulfilled."""
         if session_id in self.sessions:
             return self.sessions[session_id], []
@@ -273,7 +273,7 @@ class Ledger:
             row = row._replace(keep=files.keep if row.keep is None else row.keep)
         return self._load(row, files)
 
-    def _load(self, row: SessionRow, files: Files) -> tuple[Session, list[Wish]]:
+    def _load(self, row: SessionRow, files: Files) -> tuple[Session, list[Wish | Amendment]]:
         """Bring a session into memory: a snapshot, and the rows after it.
 
         The snapshot is one not after the newest checkpoint, so that the marks and transitions that a crash left without
@@ -290,7 +290,7 @@ class Ledger:
         )
         for stream_id, (epoch, number) in read_journal.streams(row.key).items():
             session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
-        wishes: list[Wish] = []
+        wishes: list[Wish | Amendment] = []
         for frame in read_journal.frames(row.key, after=min(state.sequence, last - 1)):
             records = scan_all(frame.records)
             if stream := session.streams.get(frame.stream):

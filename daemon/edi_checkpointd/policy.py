@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edi_checkpoint.layout import Kind
-from edi_checkpointd.state import Marked, Moment, State, Transition
+from edi_checkpoint.protocol import Pin
+from edi_checkpointd.state import Marked, Moment, Noted, RolledBack, State, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,18 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Amendment:
+    """A checkpoint that is there shall say something else in its header, by the entry `mark` after `state`."""
+
+    state: State
+    mark: int
+    pin: Pin
+
+
+PINS_MAX = 50  # of one session; they do not count as kept, so something else has to end their number
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """A checkpoint that shall be written: of which state, why, and for the entry `mark` if somebody asked for it."""
 
@@ -41,14 +54,14 @@ class Wish:
 
 def decide(
     point: Point | None, moments: Iterable[Moment], *, checkpointed: int, quiet_s: float, now_s: float
-) -> tuple[Point | None, list[Wish]]:
+) -> tuple[Point | None, list[Wish | Amendment]]:
     """Return the pending point after `moments`, and what is to be written because of them, in order.
 
     `checkpointed` is the sequence of the newest checkpoint; a point that it contains is pending no more, which only a
     replay meets. The spacing of transitions goes by the publisher's clock: an outbox that is drained after an hour
     leads to the checkpoints that it would have led to live.
     """
-    wishes: list[Wish] = []
+    wishes: list[Wish | Amendment] = []
     for moment in moments:
         if point and point.sequence <= checkpointed:
             point = None
@@ -56,12 +69,20 @@ def decide(
             case Marked(state, number, mark):
                 if mark.kind == Kind.MANUAL:
                     wishes.append(Wish(state, Kind.MANUAL, mark.reason, mark.label, mark.pinned, number))
-                elif state.changed > max([checkpointed, *(wish.state.sequence for wish in wishes)]):
+                elif state.changed > max(
+                    [checkpointed, *(wish.state.sequence for wish in wishes if isinstance(wish, Wish))]
+                ):
                     if point and mark.kind == Kind.SHUTDOWN:
                         wishes.append(transition_wish(point, state))
                     else:
                         wishes.append(Wish(state, Kind(mark.kind), mark.reason, mark=number))
                 point = None
+            case RolledBack(before, after, number, reason):
+                wishes.append(Wish(before, Kind.BEFORE_ROLLBACK, reason))
+                wishes.append(Wish(after, Kind.ROLLBACK, reason, mark=number))
+                point = None
+            case Noted(state, number, pin):
+                wishes.append(Amendment(state, number, pin))
             case Transition(before, rule, reason, time_us):
                 if point and time_us - point.opened_us > quiet_s * 1_000_000:
                     wishes.append(transition_wish(point, before))

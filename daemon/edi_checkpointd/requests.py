@@ -19,7 +19,7 @@ from edi_checkpoint.layout import Header, Kind
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, JsonText, Mark, Update, decode_entry
+from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan, scan_all
 from edi_checkpoint.spool import is_held, list_streams, read_records
 from edi_checkpointd.catalog import Catalog
@@ -313,10 +313,10 @@ def _history_entry(sequence: int, data: bytes) -> HistoryEntry:
     match entry:
         case Update():
             op, changed, keys = "update", entry.changed, (*entry.changed, *entry.removed)
-        case Base():
-            op, changed, keys = "base", entry.state, tuple(entry.state)
-        case Mark():
-            op = "mark"
+        case Base() | Rollback():
+            op, changed, keys = "base" if isinstance(entry, Base) else "rollback", entry.state, tuple(entry.state)
+        case Mark() | Pin():
+            op = "mark" if isinstance(entry, Mark) else "pin"
     stage = string(changed["current_stage"]) if "current_stage" in changed else None
     return HistoryEntry(sequence, from_us(entry.time_us), op, keys, len(data), stage)
 

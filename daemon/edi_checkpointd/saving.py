@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
@@ -21,7 +21,7 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import Reserve
 from edi_checkpointd.journal import Notes
 from edi_checkpointd.ledger import Ledger, Session, Stream
-from edi_checkpointd.policy import Point, Wish, point_due_s, transition_wish
+from edi_checkpointd.policy import Amendment, Point, Wish, point_due_s, transition_wish
 from edi_checkpointd.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,12 @@ class Saving:
         if session.unphotographed:
             self._set_timer("interval", session, self._config.checkpoint_every_s, self._interval_due)
 
-    def wish(self, session: Session, wish: Wish) -> None:
-        """Have a checkpoint written."""
+    def wish(self, session: Session, wish: Wish | Amendment) -> None:
+        """Have a checkpoint written, or one that is there amended."""
         if self._checkpointer.checkpoint(_subject(session), wish):
             self._under_way[session.session_id] = self._under_way.get(session.session_id, 0) + 1
-        session.asked = max(session.asked, wish.state.sequence)
+        if isinstance(wish, Wish):
+            session.asked = max(session.asked, wish.state.sequence)
 
     def photograph(self, session: Session, kind: Kind, reason: str) -> None:
         """Have a checkpoint of the present state written, unless the newest one holds it; a pending point gives way."""
@@ -154,6 +155,9 @@ class Saving:
             if left:
                 self._under_way[result.session_id] = left
             self._settle_mark(session, result)
+        if isinstance(result.wish, Amendment):
+            self._checkpointer.keep_within_limits(_subject(session))
+            return
         if result.error is not None:
             log.error("file not written session=%s: %s", result.session_id, result.error)
             session.asked = session.checkpointed
@@ -188,7 +192,7 @@ class Saving:
                         stream.id,
                         protocol.MarkFailed(
                             stream.id, result.wish.mark, f"checkpoint not written: {result.error}",
-                            "free some space or mend the sessions folder; the entries are safe in the journal",
+                            getattr(result.error, "hint", CheckpointFailed.default_hint),
                         ),
                     )  # fmt: skip
 

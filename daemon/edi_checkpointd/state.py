@@ -16,7 +16,7 @@ from edi_checkpoint.document import Document
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import Fragment, fragment
 from edi_checkpoint.layout import RESERVED
-from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry
+from edi_checkpoint.protocol import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import Record
 from edi_checkpointd.clock import to_us
 
@@ -64,6 +64,23 @@ class Marked(NamedTuple):
     mark: Mark
 
 
+class RolledBack(NamedTuple):
+    """Somebody went back, by the entry `number` of a stream: from the state `before` to the state `after`."""
+
+    before: State
+    after: State
+    number: int
+    reason: str
+
+
+class Noted(NamedTuple):
+    """Somebody pinned a checkpoint or noted something at it, by the entry `number` of a stream."""
+
+    state: State
+    number: int
+    pin: Pin
+
+
 class Transition(NamedTuple):
     """A key that matters changed; `before` is the state without that change."""
 
@@ -73,7 +90,7 @@ class Transition(NamedTuple):
     time_us: int
 
 
-Moment = Marked | Transition
+Moment = Marked | RolledBack | Noted | Transition
 
 
 def read(records: Sequence[Record]) -> list[Prepared]:
@@ -91,7 +108,7 @@ def read(records: Sequence[Record]) -> list[Prepared]:
 
 
 def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
-    if isinstance(entry, Mark):
+    if isinstance(entry, Mark | Pin):
         return {}
     texts = entry.changed if isinstance(entry, Update) else entry.state
     for key in texts:
@@ -118,6 +135,17 @@ def fold(
             case Mark() as mark:
                 sequence, number, time_us = sequence + 1, prepared.number, max(time_us, mark.time_us)
                 moments.append(Marked(here(), number, mark))
+                continue
+            case Pin() as pin:
+                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, pin.time_us)
+                moments.append(Noted(here(), number, pin))
+                continue
+            case Rollback() as rollback:
+                before = here()
+                fragments = dict(prepared.fragments)
+                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, rollback.time_us)
+                changed = sequence
+                moments.append(RolledBack(before, here(), number, rollback.reason))
                 continue
             case Update() as update:
                 removed: Collection[str] = update.removed

@@ -1,0 +1,93 @@
+"""Points of a session that can be gone back to: a checkpoint, a sequence, a time; and the state that was there.
+
+The daemon answers from the journal and the files; where none does, checkpoints are read from their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from edi_checkpoint import protocol
+from edi_checkpoint.document import parse_checkpoint
+from edi_checkpoint.errors import DaemonUnavailable, DocumentDamaged, NotFound
+from edi_checkpoint.layout import RESERVED
+from edi_checkpoint.link import Link
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.names import parse_checkpoint_name
+from edi_checkpoint.protocol import JsonText
+
+_ANSWER_S = 5.0
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Point(NamedTuple):
+    """A state of the past: compact JSON text by key, its sequence (0: a file that says none), and what it is called."""
+
+    state: dict[str, JsonText]
+    sequence: int
+    said: str
+
+
+def find(
+    link: Link,
+    session_id: str,
+    checkpoint: CheckpointInfo | str | None = None,
+    sequence: int | None = None,
+    time: datetime | None = None,
+) -> Point:
+    """Return the point that one of the arguments names.
+
+    Raises `NotFound` for one that there is not, `DocumentDamaged`, `DaemonUnavailable` (a sequence or a time needs the
+    journal), and `ValueError` unless exactly one is given.
+    """
+    if sum(given is not None for given in (checkpoint, sequence, time)) != 1:
+        raise ValueError("a checkpoint, a sequence or a time: exactly one is needed")
+    name = checkpoint.name if isinstance(checkpoint, CheckpointInfo) else checkpoint
+    if time is not None and time.tzinfo is None:
+        time = time.astimezone()  # as people mean it
+    time_us = None if time is None else (time - _EPOCH) // timedelta(microseconds=1)
+    try:
+        timeout_s = _ANSWER_S if link.connected else 0.0
+        answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us), timeout_s)
+    except DaemonUnavailable:
+        if name is None:
+            raise
+        return _from_file(link, session_id, name)
+    if not isinstance(answer, protocol.StateAt):
+        raise NotFound(f"session {session_id}: {type(answer).__name__} is no state")
+    return Point(compact(answer.state), answer.sequence, name or f"sequence {answer.sequence}")
+
+
+def last_good(link: Link, session_id: str, checkpoints: Iterable[CheckpointInfo], now: Mapping[str, JsonText]) -> Point:
+    """Return the newest of `checkpoints` (oldest first) that is intact, not failed, and of another state than `now`.
+
+    Raises `NotFound` when there is none.
+    """
+    for info in reversed(list(checkpoints)):
+        try:
+            point = find(link, session_id, info)
+        except (DocumentDamaged, NotFound):  # it may have been deleted just now
+            continue
+        if point.state != now and point.state.get("status") != b'"failed"':
+            return point
+    raise NotFound(f"session {session_id} has no earlier checkpoint that is intact and not failed")
+
+
+def compact(state: Mapping[str, JsonText]) -> dict[str, JsonText]:
+    """Return `state` as `values.encode` writes it, so that a value set again to what it is is known to be the same."""
+    return {key: msgspec.json.format(text, indent=-1) for key, text in state.items() if key != RESERVED}
+
+
+def _from_file(link: Link, session_id: str, name: str) -> Point:
+    named = parse_checkpoint_name(name)
+    if named is None or named.session_id != session_id:
+        raise NotFound(f"session {session_id} has no checkpoint {name}")
+    try:
+        document = parse_checkpoint((link.paths.sessions / name).read_bytes(), name)
+    except FileNotFoundError:
+        raise NotFound(f"session {session_id} has no checkpoint {name}") from None
+    return Point(compact(document.values), document.header.sequence, name)
