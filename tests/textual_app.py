@@ -1,0 +1,130 @@
+"""An app such as EDI, driven by its pilot, that measures how late its loop wakes: `textual_app.py SESSION`.
+
+Without a SESSION it remembers nothing and imports nothing of ours: the control. It does a phase of work for each line
+on stdin (its name, and how many stages), and then prints its figures as one line of JSON. It ends at an empty line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, MutableMapping
+
+from textual.app import App, ComposeResult
+from textual.widgets import Input, Log, ProgressBar, Static
+
+STAGES = ("upload", "analysis", "intent", "clarification", "refinement", "approval", "execution", "validation")
+TICK_S = 0.03  # the progress bar's; the pilot presses a key when the app is idle half of the time
+SLEEP_S = 0.002  # what the measuring task asks for
+SCENE = {"entities": [{"id": f"sky_{n}", "bbox": [n, 0, 9, 9], "embedding": [n / 7] * 64} for n in range(20)]}
+
+
+class Plain(dict):
+    """What the app does without us: the same calls on a dictionary."""
+
+    def transition(self, stage: str, **fields: object) -> None:
+        self.update(fields, current_stage=stage)
+
+    async def checkpoint(self, reason: str, *, timeout_s: float) -> None:
+        """Wait for nothing."""
+
+
+class Edi(App[None]):
+    """Stages, a progress bar that counts, prompts that are typed, a checkpoint after each stage."""
+
+    def __init__(self, session: MutableMapping[str, object]) -> None:
+        super().__init__()
+        self.session = session
+        self.outcomes: dict[str, int] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static("upload", id="stage")
+        yield Input(id="prompt")
+        yield ProgressBar(total=10_000)
+        yield Log()
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+        self.set_interval(TICK_S, self.count)
+
+    def count(self) -> None:
+        self.session["progress"] = self.session.get("progress", 0) + 1
+        self.query_one(ProgressBar).advance(1)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.session["naive_prompt"] = event.value
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.session.update(prompts={"iteration_0": {"positive": event.value}})
+        event.input.clear()
+
+    def enter(self, stage: str) -> None:
+        self.session.transition(stage, image_path="/pictures/lighthouse.jpg", scene_analysis=SCENE)
+        self.query_one("#stage", Static).update(stage)
+        self.run_worker(self.remember(stage))
+
+    async def remember(self, stage: str) -> None:
+        try:
+            await self.session.checkpoint(f"{stage} done", timeout_s=0.2)
+            outcome = "made"
+        except TimeoutError:
+            outcome = "follows"
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self.query_one(Log).write_line(f"{stage}: {outcome}")
+
+
+@contextlib.asynccontextmanager
+async def opened(session_id: str) -> AsyncIterator[MutableMapping[str, object]]:
+    if not session_id:
+        yield Plain()
+        return
+    from edi_checkpoint.aio import connect
+
+    async with await connect() as client, await client.session(session_id) as session:
+        yield session
+
+
+async def measure(late_s: list[float]) -> None:
+    """Note how late this task is woken, again and again: that long the loop was held."""
+    while True:
+        asked_s = time.perf_counter() + SLEEP_S
+        await asyncio.sleep(SLEEP_S)
+        late_s.append(time.perf_counter() - asked_s)
+
+
+def figures(late_s: list[float]) -> dict[str, float]:
+    ordered = sorted(late_s)
+    return {
+        "samples": len(ordered),
+        "max_ms": round(ordered[-1] * 1000, 2),
+        "p99.9_ms": round(ordered[int(len(ordered) * 0.999)] * 1000, 2),
+    }
+
+
+async def main(session_id: str) -> None:
+    late_s: list[float] = []
+    async with opened(session_id) as session:
+        app = Edi(session)
+        async with app.run_test() as pilot:
+            await pilot.pause()
+            print("ready", flush=True)
+            while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
+                phase, _, count = line.rpartition(" ")
+                stages = STAGES[: int(count)]
+                late_s.clear()
+                measuring = asyncio.create_task(measure(late_s))
+                app.outcomes.clear()
+                for stage in stages:
+                    app.enter(stage)
+                    await pilot.press(stage[0], "enter")
+                    if stage == stages[len(stages) // 2]:
+                        print("middle", flush=True)
+                await asyncio.sleep(0.3)  # until the last checkpoint is heard of, or given up
+                measuring.cancel()
+                print(json.dumps({"phase": phase, **figures(late_s), **app.outcomes}), flush=True)
+
+
+asyncio.run(main(sys.argv[1] if sys.argv[1:] else ""))
