@@ -186,11 +186,8 @@ class Session(MutableMapping[str, object]):
         """
         asked = self._session._ask_checkpoint(reason, label=label, pin=pin)
         await _settled(asked, timeout_s)
-        if asked.done():
-            return self._session._checkpoint_heard(asked, timeout_s)
-        return await self._client._aside(
-            partial(self._session._checkpoint_heard, asked, timeout_s)
-        )  # which syncs files
+        heard = partial(self._session._checkpoint_heard, asked, timeout_s)
+        return heard() if asked.done() else await self._client._aside(heard)  # an unheard wish is synced to the disk
 
     async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
