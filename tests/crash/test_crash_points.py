@@ -25,13 +25,15 @@ REACHED_WITHIN_S = 20.0
 TURNS = 8
 
 
-def attempt(publisher: Publisher, code: str) -> None:
+def attempt(publisher: Publisher, code: str) -> bool:
     """Have it done, daemon or not: who waits for a daemon that has died is told so, and nothing else may fail."""
     try:
         publisher.do(code)
     except Refused as refused:
-        if refused.type != "FlushTimeout":
+        if refused.type not in ("FlushTimeout", "DaemonUnavailable"):
             raise
+        return False
+    return True
 
 
 def damage_journal(home: Home) -> None:
@@ -57,6 +59,12 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
         writer.do(f"session.update(attempt={number})")
         attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.2)")
 
+    def goes_back(turn: int) -> None:
+        """Back to the checkpoint before, which is pinned for a while, and to a fork of it."""
+        if attempt(writer, "told = session.rollback()") and attempt(writer, "session._amend(told.name, pinned=True)"):
+            attempt(writer, f"session.fork(told, session_id='fork-{turn}')")
+            attempt(writer, "session._amend(told.name, pinned=False)")
+
     def fought_over() -> None:
         """A writer that hears nothing is taken over, and publishes on before it dies."""
         hung, taker = home.publisher("fought"), home.publisher()
@@ -75,6 +83,7 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
             lambda: writer.do("publish(250, padding=5000)"),  # more than the rows that a snapshot is due after
             *(lambda number=turn * 5 + part: transition_and_mark(number) for part in range(5)),
             lambda: attempt(writer, "session.flush('checkpointed', timeout_s=0.2)"),
+            lambda turn=turn: goes_back(turn),
             other_dies,
             other_dies,  # and goes on with the session of the one before
             fought_over,
@@ -108,6 +117,14 @@ def assert_nothing_is_lost_on_either_side(home: Home) -> None:
         held = numbers(home.journaled("fought")["fought"])
         assert sorted(held) == sorted(list(range(1, 21)) * (len(held) // 20))
         assert home.json("show", "fought")["state_info"]["n"] == 20
+
+
+def assert_the_state_is_what_the_history_says(home: Home, session_id: str) -> None:
+    """Rollbacks and all: folded anew, entry by entry, the history gives what is shown."""
+    state: dict = {}
+    for entry in home.journaled(session_id)[session_id]:
+        state = entry["values"] if entry["op"] in ("base", "rollback") else {**state, **entry["values"]}
+    assert home.json("show", session_id)["state_info"] == state
 
 
 def assert_no_file_is_torn(home: Home) -> None:
@@ -181,6 +198,11 @@ def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, 
     eventually(lambda: list((home.state / "outbox").iterdir()) == [] and temporaries(home.sessions) == [])
     if not set_aside:
         assert_nothing_is_lost_on_either_side(home)
+        assert_the_state_is_what_the_history_says(home, "s1")
+        for row in home.json("sessions")["sessions"]:
+            if row["session_id"].startswith("fork-") and row["sequence"]:
+                assert row["parent_session"] == "s1"
+                assert_the_state_is_what_the_history_says(home, row["session_id"])
     rows = {row["session_id"]: row for row in home.json("sessions")["sessions"]}
     assert rows["s1"]["condition"] == "unfinished"
     if held["other"]:  # else it was killed before it had published anything
