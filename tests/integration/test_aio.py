@@ -336,7 +336,7 @@ async def work():
 
 async def main():
     task = asyncio.create_task(work())
-    done, _ = await asyncio.wait([task], timeout=0.5)
+    done, _ = await asyncio.wait([task], timeout=0.2)
     task.cancel()
     await asyncio.wait([task])
     say(task.cancelled() or repr(task.exception()))

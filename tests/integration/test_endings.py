@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -45,6 +46,25 @@ if os.fork() == 0:
     {}
 os.wait()
 """
+TEXTUAL = """
+from textual.app import App
+
+class Edi(App):
+    def on_mount(self):
+        self.set_timer(0.01, self.next)
+
+    def next(self):
+        {}
+
+async def main():
+    async with await aio.connect() as client, await client.session(sys.argv[1]) as session:
+        session["n"] = 1
+        app = Edi()
+        await app.run_async(headless=True)  # it tells of a crash by its return code alone
+        sys.exit(app.return_code)
+
+asyncio.run(main())
+"""
 
 # program, exit code, condition
 ENDINGS = {
@@ -81,6 +101,8 @@ ENDINGS = {
     "asyncio: a task cancelled in the block": (
         ASYNC_BLOCK.format("asyncio.current_task().cancel(); await asyncio.sleep(1)"), 1, "interrupted"
     ),
+    "textual: the app ends": (TEXTUAL.format("self.exit()"), 0, "unfinished"),
+    "textual: the app crashes": (TEXTUAL.format("raise RuntimeError('no GPU')"), 1, "interrupted"),
 }  # fmt: skip
 IMPORTS = "import asyncio, os, sys, threading; from edi_checkpoint import aio, connect\n"
 
@@ -108,7 +130,10 @@ class Told:
     conditions: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=["with a daemon", "with a daemon that comes later"])
+LATER = ["with a daemon that comes later"] if os.environ.get("EDI_TEST_FULL") else []
+
+
+@pytest.fixture(scope="module", params=["with a daemon", *LATER])
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     """All of them at once, with one daemon: each alone would cost a minute in all."""
     home = Home(tmp_path_factory.mktemp("endings") / "h")
@@ -168,12 +193,12 @@ begun.wait()
 """
 
 
-@pytest.mark.parametrize("call", ["pass", "session.checkpoint(timeout_s=5)", "session.flush()"])
-def test_publishing_while_the_interpreter_shuts_down_neither_hangs_nor_prints(home: Home, call: str) -> None:
+def test_publishing_while_the_interpreter_shuts_down_neither_hangs_nor_prints(home: Home) -> None:
     home.daemon("--transition-keys", "attempt")
-    programs = [home.python(IMPORTS + LATE.format(call=call), f"s{number}") for number in range(5)]
+    calls = ["pass", "pass", "session.checkpoint(timeout_s=5)", "session.flush()"]
+    programs = [home.python(IMPORTS + LATE.format(call=call), f"s{number}") for number, call in enumerate(calls)]
     begun_s = time.monotonic()
-    assert [(program.wait(), program.stderr, program.stdout) for program in programs] == [(0, [], [])] * 5
+    assert [(program.wait(), program.stderr, program.stdout) for program in programs] == [(0, [], [])] * len(calls)
     assert time.monotonic() - begun_s < 15
     eventually(lambda: not any((home.state / "outbox").iterdir()))
     assert {row["condition"] for row in home.json("sessions")["sessions"]} == {"unfinished"}

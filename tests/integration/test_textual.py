@@ -15,8 +15,8 @@ import pytest
 from harness import Home, Process, eventually
 
 STALL_MAX_MS = 20.0
-TRIES = 3  # of which the best counts: the machine is shared, and the control run stalls too
-STAGES = 8 if os.environ.get("EDI_TEST_FULL") else 3
+TRIES = 3  # of which the best counts: what our code does it does each time
+STAGES = 8 if os.environ.get("EDI_TEST_FULL") else 2
 TESTS = Path(__file__).parents[1]
 
 
@@ -48,7 +48,7 @@ def best(situation: str, run: Callable[[], dict]) -> dict:
     found: list[dict] = []
     while len(found) < TRIES and not (found and found[-1]["max_ms"] <= STALL_MAX_MS):
         found.append(run())
-        print(f"{situation:12} max {found[-1]['max_ms']:6.2f} ms  p99.9 {found[-1]['p99.9_ms']:6.2f} ms", found[-1])
+        print(f"{situation:9} {found[-1]}")
     chosen = min(found, key=lambda figures: figures["max_ms"])
     assert chosen["max_ms"] <= STALL_MAX_MS, (situation, found)
     return chosen
@@ -67,7 +67,7 @@ def slow_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_the_loop_is_never_held_whatever_becomes_of_the_daemon(home: Home) -> None:
     control = app(home)
     phase(control, "warm up")
-    print("control     ", phase(control, "control"))
+    print(f"control   {phase(control, 'control')}")
     ends(control)
 
     edi = app(home, "s1")
