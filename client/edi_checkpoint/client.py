@@ -45,6 +45,7 @@ logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Pyth
 
 _REQUEST_TIMEOUT_S = 5.0
 _LOOK_AGAIN_S = 0.25
+_FOLLOW_AGAIN_S = 2.0
 
 
 def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
@@ -69,12 +70,13 @@ class Client:
         self._sessions: list[Session] = []
         self._lock = threading.Lock()  # of that list
         self._autostart = autostart
+        self._follow_at_s = 0.0
         if self.disabled:
             self._link: Link = NullLink()
             return
         self.paths = locate()
         ensure_private(self.paths.state)
-        self._link = Link(self.paths, app=app, version=_version())
+        self._link = Link(self.paths, app=app, version=_version(), absent=self._follow_the_dead)
         atexit.register(self._at_exit)
         self._find_daemon()
 
@@ -95,6 +97,18 @@ class Client:
         if is_held(self.paths.lock) or is_listened_to(self.paths):
             return True
         return self._autostart and start_daemon(self.paths, timeout_s)
+
+    def _follow_the_dead(self) -> None:
+        """Have a daemon that died while sessions are open followed by another; called by the link, and does not wait.
+
+        The dead leaves its socket behind. One that was ended has not, and is not started against who ended it.
+        """
+        now_s = time.monotonic()
+        if not self._autostart or now_s < self._follow_at_s or all(session.closed for session in self._sessions):
+            return
+        if self.paths.socket.exists() and not is_held(self.paths.lock):
+            self._follow_at_s = now_s + _FOLLOW_AGAIN_S
+            threading.Thread(target=start_daemon, args=(self.paths, _REQUEST_TIMEOUT_S), daemon=True).start()
 
     def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.

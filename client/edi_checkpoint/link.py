@@ -51,10 +51,11 @@ _BACKLOG_RETRY_S = 0.5
 class Link:
     """Connects the streams of one process to the daemon that serves `paths`."""
 
-    def __init__(self, paths: Paths, *, app: str, version: str) -> None:
-        """Start the thread; the daemon need not be there."""
+    def __init__(self, paths: Paths, *, app: str, version: str, absent: Callable[[], None] = lambda: None) -> None:
+        """Start the thread; the daemon need not be there. `absent` is called there each time that none is found."""
         self.paths = paths
         self._hello = protocol.Hello(app=app, version=version, sessions_dir=str(paths.sessions))
+        self._absent = absent
         self._streams: dict[str, Stream] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
@@ -212,6 +213,7 @@ class Link:
                     self._lost()
                 case Change.ABSENT:
                     self._look_for_fences()
+                    self._absent()
         for message in messages:
             self._take(message)
         if self._retry_at_s is not None and time.monotonic() >= self._retry_at_s:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Home, eventually
+from harness import Home, Refused, eventually
 
 AUTOSTART = {"EDI_CHECKPOINT_AUTOSTART": "1"}
 FULL = bool(os.environ.get("EDI_TEST_FULL"))
@@ -219,12 +219,28 @@ def test_stop_ends_a_daemon_on_demand_and_the_next_client_starts_another(home: H
     first = holder(home)["pid"]
     assert home.start([sys.executable, "-m", "edi_checkpointd", "stop"]).wait() == 0
     assert not is_running(first)
+    (home.state / ".autostart").unlink()  # as if ten seconds had passed
     publisher.do("session.update(n=2)")
-    (home.state / ".autostart").unlink()
+    with pytest.raises(Refused, match="FlushTimeout"):
+        publisher.do("session.flush(timeout_s=1.5)")
+    assert daemons(home) == []  # who ended it is not overruled
     second = home.publisher("s2", **AUTOSTART)
     publisher.do("session.flush(timeout_s=20)")
     assert second.do("client.status()['daemon']['pid']") not in (None, first)
     assert publisher.stderr == []
+
+
+def test_a_daemon_that_was_killed_is_followed_by_another_while_a_session_is_open(home: Home) -> None:
+    publisher = home.publisher("s1", **AUTOSTART)
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush(timeout_s=20)")
+    first = holder(home)["pid"]
+    (home.state / ".autostart").unlink()  # as if ten seconds had passed
+    os.kill(first, signal.SIGKILL)
+    publisher.do("session.update(n=2)")
+    publisher.do("session.flush(timeout_s=20)")
+    assert publisher.do("client.status()['daemon']['pid']") not in (None, first)
+    assert [entry["values"] for entry in home.journaled("s1")["s1"]] == [{"n": 1}, {"n": 2}]
 
 
 SYSTEMCTL = """#!/bin/sh
