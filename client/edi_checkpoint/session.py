@@ -289,7 +289,7 @@ class Session(MutableMapping[str, object]):
 
         Raises `NotFound` outside the journal's window, and `DaemonUnavailable`.
         """
-        point = points.find(self._link, self.session_id, sequence=sequence, time=time)
+        point = self._point(None, sequence, time)
         return {key: values.decode(text) for key, text in point.state.items()}
 
     def rollback(
@@ -309,12 +309,17 @@ class Session(MutableMapping[str, object]):
         Raises `NotFound`, `DocumentDamaged`, `DaemonUnavailable`, `CheckpointFailed` (the state is back, its file is
         not there), and what publishing raises.
         """
-        return self._heard(self._ask_rollback(self._point(to, sequence, time), keys))
+        if to is None and sequence is None and time is None:
+            point = points.last_good(self._link, self.session_id, self.checkpoints(), self._values)
+        else:
+            point = self._point(to, sequence, time)
+        return self._heard(self._ask_rollback(point, keys))
 
     def _point(self, to: CheckpointInfo | str | None, sequence: int | None, time: datetime | None) -> Point:
         self._check_usable()
-        if to is None and sequence is None and time is None:
-            return points.last_good(self._link, self.session_id, self.checkpoints(), self._values)
+        if to is None and self._link.connected:  # what this writer has published is part of the past
+            with contextlib.suppress(FlushTimeout):
+                self.flush(timeout_s=_REQUEST_TIMEOUT_S)
         return points.find(self._link, self.session_id, to, sequence, time)
 
     def _ask_rollback(self, point: Point, keys: Collection[str] | None) -> Future[CheckpointInfo]:
@@ -348,7 +353,7 @@ class Session(MutableMapping[str, object]):
             with self._stream.outbox.lock:
                 point = Point(dict(self._values), 0, "now")
         else:
-            point = points.find(self._link, self.session_id, to, sequence)
+            point = self._point(to, sequence, None)
         return self._fork(self.session_id, point, session_id)
 
     def _amend(
