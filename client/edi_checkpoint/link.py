@@ -33,18 +33,16 @@ from edi_checkpoint.errors import (
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import branch_id
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.sending import FRAMES_IN_FLIGHT, acknowledged, keep_small, push
 from edi_checkpoint.spool import list_streams
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-_SILENCE_S = 0.25  # no acknowledgement for so long: ask
-_SILENCE_MAX_S = 5.0
 _ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
 _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
-_FRAMES_IN_FLIGHT = 256  # small frames are bounded too: the socket's own queue must never fill
 _BACKLOG_RETRY_S = 0.5
 
 
@@ -185,7 +183,7 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self._connection = Connection(self.paths, self._wakeup.fd, queue_frames=2 * _FRAMES_IN_FLIGHT)
+            self._connection = Connection(self.paths, self._wakeup.fd, queue_frames=2 * FRAMES_IN_FLIGHT)
             while not self._closing:
                 self._turn()
             self._connection.close(farewell=self.connected)
@@ -220,10 +218,20 @@ class Link:
             self._retry_at_s = None
             self._connection.connect()
         for stream in list(self._streams.values()):
+            self._see_to(stream)
+
+    def _see_to(self, stream: Stream) -> None:
+        """Send what a stream has; one that is not let in yet asks again."""
+        keep_small(stream)
+        if not self.connected or self._connection.blocked:
+            return
+        if stream.attached is not None:
             try:
-                self._push(stream)
+                push(stream, self._connection)
             except OSError as error:
                 log.warning("session %s: its outbox cannot be read: %s", stream.session_id, error)
+        elif stream.unattached and 0 < stream.attach_again_s <= time.monotonic():
+            self._reattach(stream)()
 
     def _timeout_ms(self) -> int | None:
         now_s = time.monotonic()
@@ -327,16 +335,8 @@ class Link:
                 self._connection.send(protocol.AskMark(stream=stream.id, number=number))
 
     def _acknowledged(self, message: protocol.Ack) -> None:
-        stream = self._streams.get(message.stream)
-        if stream is None:
-            return
-        lost_s = message.probe and message.probe == stream.probed and message.number < stream.probed
-        stream.acknowledge(message.number, message.checkpointed, message.saved)
-        stream.probe_pause_s = _SILENCE_S
-        stream.probe_at_s = time.monotonic() + _SILENCE_S
-        stream.probed = 0
-        if lost_s:
-            stream.rewind(message.number)
+        if stream := self._streams.get(message.stream):
+            acknowledged(stream, message)
 
     def _settle(self, stream_id: str, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
         if stream := self._streams.get(stream_id):
@@ -390,45 +390,3 @@ class Link:
         self._lost()
         self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
-
-    # -- sending -----------------------------------------------------------------------------------------------------
-
-    def _push(self, stream: Stream) -> None:
-        """Send what the window has room for, ask after a silence, and keep the outbox small."""
-        try:
-            stream.outbox.roll()
-            stream.outbox.spool()
-            if stream.outbox.compact(stream.journaled):
-                log.warning("session %s: much waits for a daemon; its outbox is thinned", stream.session_id)
-                stream.rewind(stream.journaled)
-        except OSError as error:
-            log.debug("outbox of session %s: %s", stream.session_id, error)
-        if not self.connected or self._connection.blocked:
-            return
-        if stream.attached is None:
-            if stream.unattached and 0 < stream.attach_again_s <= time.monotonic():
-                self._reattach(stream)()
-            return
-        while stream.in_flight_bytes < protocol.WINDOW_BYTES and len(stream.in_flight) < _FRAMES_IN_FLIGHT:
-            frame = stream.unsent or stream.outbox.frame(stream.sent, protocol.FRAME_BYTES)
-            if frame is None:
-                break
-            records, last = frame
-            if not self._connection.send(protocol.Entries(stream=stream.id, records=memoryview(records))):
-                stream.unsent = frame
-                return
-            if not stream.in_flight:
-                stream.probe_pause_s = _SILENCE_S
-                stream.probe_at_s = time.monotonic() + _SILENCE_S
-            stream.unsent = None
-            stream.sent = last
-            stream.in_flight.append((last, len(records)))
-            stream.in_flight_bytes += len(records)
-        if stream.save_sent < stream.save_wanted <= stream.journaled:
-            stream.save_sent = stream.save_wanted
-            self._connection.send(protocol.Save(stream=stream.id))
-        if stream.in_flight and time.monotonic() >= stream.probe_at_s:
-            stream.probe_pause_s = min(2 * stream.probe_pause_s, _SILENCE_MAX_S)
-            stream.probe_at_s = time.monotonic() + stream.probe_pause_s
-            if not stream.probed and self._connection.send(protocol.Probe(stream=stream.id, probe=stream.sent)):
-                stream.probed = stream.sent

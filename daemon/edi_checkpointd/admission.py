@@ -15,9 +15,10 @@ from edi_checkpoint.names import branch_id, may_be_branch
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import StreamFiles, is_held, read_records
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.ledger import Ledger, Session, Stream
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.liveness import Liveness
 from edi_checkpointd.saving import Saving
+from edi_checkpointd.sessions import Session, Stream
 
 GAPS_TOLD = 100  # to a writer that resumes; the journal has them all
 

@@ -21,9 +21,10 @@ from edi_checkpoint.spool import StreamFiles, is_held, read_records, remove_stre
 from edi_checkpointd.admission import Admission
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
-from edi_checkpointd.ledger import Ledger, Session, Stream
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.liveness import Drain, Liveness
 from edi_checkpointd.saving import Saving
+from edi_checkpointd.sessions import Session, Stream
 
 log = logging.getLogger(__name__)
 

@@ -26,11 +26,12 @@ from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.journal import JournalRefused
-from edi_checkpointd.ledger import Ledger, Stream, fenced_error
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving, acknowledgement
 from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.sessions import Stream, fenced_error
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from edi_checkpointd.catalog import AutosaveInfo, Catalog
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.journal import Journal, JournalDamaged
-from edi_checkpointd.ledger import Files
+from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import Reserve
 from edi_checkpointd.journal import Notes
-from edi_checkpointd.ledger import Ledger, Session, Stream
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.policy import Amendment, Point, Wish, point_due_s, transition_wish
 from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.sessions import Session, Stream
 
 log = logging.getLogger(__name__)
 

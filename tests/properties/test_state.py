@@ -18,8 +18,9 @@ from edi_checkpoint.protocol import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Journal, Notes
-from edi_checkpointd.ledger import Files, Ledger, Session, Stream
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.policy import Wish
+from edi_checkpointd.sessions import Files, Session, Stream
 from edi_checkpointd.state import Marked, Prepared, State, Transition, fold, read, snapshot_of, state_at
 
 KEYS = Config().transition_keys

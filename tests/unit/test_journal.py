@@ -32,9 +32,10 @@ from edi_checkpointd.journal import (
     Transaction,
     check_sqlite,
 )
-from edi_checkpointd.ledger import Files, Ledger
+from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import open_journal
 from edi_checkpointd.requests import Requests
+from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import Snapshot, State, fold, read
 
 STREAM, OTHER = "a" * 32, "b" * 32

@@ -508,7 +508,7 @@ def test_what_waits_in_memory_is_written_on_closing_when_the_disk_takes_it_again
 ) -> None:
     session = client.session()
     with monkeypatch.context() as patch:
-        patch.setattr(session._link, "_push", lambda _: None)  # the link does not try meanwhile
+        patch.setattr(session._link, "_see_to", lambda _: None)  # the link does not try meanwhile
         with monkeypatch.context() as full:
             full.setattr(outbox_module, "os", FullDisk())
             session["a"] = 1
