@@ -26,9 +26,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from edi_checkpoint import client as threads_client
-from edi_checkpoint import session as threads_session
+from edi_checkpoint.client import Client as PlainClient
+from edi_checkpoint.client import connect as plain_connect
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
+from edi_checkpoint.session import Session as PlainSession
 
 __all__ = ["Client", "Session", "connect"]
 
@@ -40,14 +41,14 @@ _PREFIX = "edi-checkpoint-aio"
 
 async def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
     """Return a client, as `edi_checkpoint.connect` does, without blocking the loop."""
-    made = _apart(partial(threads_client.connect, app=app, autostart=autostart, timeout_s=timeout_s))
-    return Client(await _given(made, undo=threads_client.Client.close))
+    made = _apart(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s))
+    return Client(await _given(made, undo=PlainClient.close))
 
 
 class Client:
     """A `edi_checkpoint.Client` for coroutines. Close it, or use `async with`."""
 
-    def __init__(self, client: threads_client.Client) -> None:
+    def __init__(self, client: PlainClient) -> None:
         """Wrap `client`; see `connect`."""
         self._client = client
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
@@ -60,7 +61,7 @@ class Client:
         When this is cancelled the session is closed again, as soon as it is open.
         """
         opening = self._submit(partial(self._client.session, session_id, parent=parent, takeover=takeover))
-        return Session(self, await _given(opening, undo=threads_session.Session.close))
+        return Session(self, await _given(opening, undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all."""
@@ -108,7 +109,7 @@ class Client:
 class Session(MutableMapping[str, object]):
     """A `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
 
-    def __init__(self, client: Client, session: threads_session.Session) -> None:
+    def __init__(self, client: Client, session: PlainSession) -> None:
         """Wrap `session`, whose `client` lends its threads."""
         self._client = client
         self._session = session

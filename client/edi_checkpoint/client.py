@@ -173,6 +173,8 @@ class Client:
 
     def _knows(self, session_id: str) -> bool:
         """Return whether there is anything of a session. Asking leaves no trace, attaching would begin it."""
+        if self.disabled:
+            return False
         try:
             self.ask(lambda n: protocol.ListCheckpoints(n, session_id))
         except NotFound:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import DaemonUnavailable
+from edi_checkpoint.errors import NotFound
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.outbox import Outbox
@@ -84,7 +84,7 @@ class NullLink(Link):
                 stream.acknowledge(*[stream.outbox.published] * 3)
 
     def ask(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
-        """Answer that there is nothing. Raises `DaemonUnavailable` to what needs something."""
+        """Answer that there is nothing. Raises `NotFound` to what asks for something."""
         match question(0):
             case protocol.ListSessions():
                 return protocol.Sessions(0, [])
@@ -93,7 +93,7 @@ class NullLink(Link):
             case protocol.GetStatus():
                 told = {"disabled": True, "safe": False, "daemon": {"running": False}}
                 return protocol.Status(0, msgspec.json.encode(told))
-        raise DaemonUnavailable("nothing is remembered", hint=f"unset {VARIABLE}")
+        raise NotFound(f"{VARIABLE} is set: nothing is remembered", hint=f"unset {VARIABLE} and begin anew")
 
     def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached:
         """Let a stream begin with nothing."""

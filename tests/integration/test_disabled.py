@@ -7,10 +7,12 @@ import pytest
 from harness import Home
 
 PROGRAM = """
-import asyncio, json, logging, sys
+import asyncio, datetime, logging, sys
 logging.basicConfig(stream=sys.stdout, format="log %(message)s")
 import edi_checkpoint
 from edi_checkpoint import StateManager, aio, connect
+
+NOW = datetime.datetime.now()
 
 def plain():
     with connect() as client, client.session("s1") as session:
@@ -26,6 +28,14 @@ def plain():
         assert session.durable.published == session.durable.checkpointed == 4, session.durable
         assert (client.sessions(), client.interrupted()) == ([], [])
         assert client.status()["disabled"] is True
+        for back in (session.rollback, lambda: session.rollback("s1_checkpoint_x.json"), lambda: session.at(time=NOW)):
+            try:
+                back()
+            except edi_checkpoint.NotFound:
+                pass
+            else:
+                raise AssertionError(back)
+        assert session.fork() != "s1" and dict(session)["n"] == 1
         with client.session("s1") as other:  # nobody is busy, and nothing is there
             assert dict(other) == {}
         try:
