@@ -95,8 +95,10 @@ class Client:
         await self._leave(partial(self._client.__exit__, kind, error, trace))
 
     async def _leave(self, call: Callable[[], None]) -> None:
-        await _given(_apart(call))
-        self._pool.shutdown(wait=False)
+        try:
+            await _given(_apart(call))
+        finally:
+            self._pool.shutdown(wait=False)
 
     def _submit(self, call: Callable[[], _T]) -> Future[_T]:
         self._client._check_usable()  # no thread of the pool lives on in a forked child
@@ -268,7 +270,8 @@ async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None)
 
 def _undo(undo: Callable[[_T], object], future: Future[_T]) -> None:
     if not future.cancelled() and future.exception() is None:
-        _apart(partial(undo, future.result()))
+        with contextlib.suppress(RuntimeError):  # the interpreter is leaving, and the client with it
+            _apart(partial(undo, future.result()))
 
 
 async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:

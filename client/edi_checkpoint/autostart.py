@@ -28,7 +28,9 @@ _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
 _SYSTEMCTL = Path("/usr/bin/systemctl")
 _SYSTEMCTL_S = 1.5  # a service manager that hangs is passed over
 _UNIT = "edi-checkpointd.service"
-_UNIT_FOLDERS = (  # beside those of the user's own, systemd.unit(5)
+_UNIT_FOLDERS = (  # systemd.unit(5); the first two lie in the home folder
+    ".config/systemd/user",
+    ".local/share/systemd/user",
     "/etc/systemd/user",
     "/run/systemd/user",
     "/usr/local/lib/systemd/user",
@@ -90,29 +92,23 @@ def _claim(fd: int) -> bytes | None:
 
 
 def _by_service_manager(paths: Paths) -> bool:
-    """Have systemd start our unit. It serves the places that it finds by itself: others are not for it."""
-    runtime = str(paths.runtime.parent)
+    """Have systemd start our unit, if it is installed. It serves the places that it finds by itself, and no others."""
     home = os.environ.get("HOME", "")
-    if paths != locate({"HOME": home, "XDG_RUNTIME_DIR": runtime}) or not _unit_is_installed(home):
+    environment = {"HOME": home, "XDG_RUNTIME_DIR": str(paths.runtime.parent)}
+    if not home.startswith("/") or paths != locate(environment):
+        return False
+    if not any(Path(home, folder, _UNIT).exists() for folder in _UNIT_FOLDERS):
         return False
     try:
         done = subprocess.run(
             [_SYSTEMCTL, "--user", "--quiet", "start", _UNIT],
-            cwd="/", env={"HOME": home, "XDG_RUNTIME_DIR": runtime}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_SYSTEMCTL_S, check=False,
+            cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=_SYSTEMCTL_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("%s was not started by systemd: %s", _UNIT, error)
         return False
     return done.returncode == 0
-
-
-def _unit_is_installed(home: str) -> bool:
-    config = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
-    data = os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share"
-    return any(
-        Path(folder, _UNIT).exists() for folder in (f"{config}/systemd/user", f"{data}/systemd/user", *_UNIT_FOLDERS)
-    )
 
 
 def _by_this_interpreter(timeout_s: float) -> bool:
