@@ -46,7 +46,7 @@ async def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float 
 
 
 class Client:
-    """A `edi_checkpoint.Client` for coroutines. Close it, or use `async with`."""
+    """An `edi_checkpoint.Client` for coroutines. Close it, or use `async with`."""
 
     def __init__(self, client: PlainClient) -> None:
         """Wrap `client`; see `connect`."""
@@ -96,7 +96,7 @@ class Client:
 
     async def _leave(self, call: Callable[[], None]) -> None:
         try:
-            await _given(_apart(call))
+            await _left(call)
         finally:
             self._pool.shutdown(wait=False)
 
@@ -109,7 +109,7 @@ class Client:
 
 
 class Session(MutableMapping[str, object]):
-    """A `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
+    """An `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
 
     def __init__(self, client: Client, session: PlainSession) -> None:
         """Wrap `session`, whose `client` lends its threads."""
@@ -188,7 +188,7 @@ class Session(MutableMapping[str, object]):
         Raises `CheckpointFailed` and `FlushTimeout`, as without asyncio. When this is cancelled the checkpoint is made.
         """
         asked = self._session._ask_checkpoint(reason, label=label, pin=pin)
-        await _settled(asked, timeout_s)
+        await _heard(asked, timeout_s)
         heard = partial(self._session._checkpoint_heard, asked, timeout_s)
         return heard() if asked.done() else await self._client._aside(heard)  # an unheard wish is synced to the disk
 
@@ -198,7 +198,7 @@ class Session(MutableMapping[str, object]):
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
         asked = self._session._ask_flush(level)
-        await _settled(asked, timeout_s)
+        await _heard(asked, timeout_s)
         self._session._flush_heard(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
@@ -232,11 +232,11 @@ class Session(MutableMapping[str, object]):
 
     async def end(self, status: str | None = None) -> None:
         """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""
-        await _given(_apart(partial(self._session.end, status)))
+        await _left(partial(self._session.end, status))
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock."""
-        await _given(_apart(partial(self._session.close, timeout_s)))
+        await _left(partial(self._session.close, timeout_s))
 
     async def __aenter__(self) -> Session:
         """Return the session itself."""
@@ -246,11 +246,21 @@ class Session(MutableMapping[str, object]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; after an exception, a cancellation too, the session counts as interrupted."""
-        await _given(_apart(partial(self._session.__exit__, kind, error, trace)))
+        await _left(partial(self._session.__exit__, kind, error, trace))
+
+
+async def _left(call: Callable[[], None]) -> None:
+    """Make `call`, which closes something, and wait for it; when this is cancelled it is made all the same.
+
+    In a thread of its own: leaving must not queue behind questions that nobody answers.
+    """
+    leaving = _apart(call)
+    await _settled(leaving)
+    leaving.result()
 
 
 def _apart(call: Callable[[], _T]) -> Future[_T]:
-    """Make `call` in a thread of its own: leaving must not queue behind questions that nobody answers."""
+    """Make `call` in a thread of its own."""
     pool = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
     future = pool.submit(call)
     pool.shutdown(wait=False)
@@ -262,20 +272,29 @@ async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None)
     try:
         await _settled(future)
     except asyncio.CancelledError:
-        if undo is not None:
+        if not future.cancel() and undo is not None:
             future.add_done_callback(partial(_undo, undo))
         raise
     return future.result()
 
 
 def _undo(undo: Callable[[_T], object], future: Future[_T]) -> None:
-    if not future.cancelled() and future.exception() is None:
+    if future.exception() is None:
         with contextlib.suppress(RuntimeError):  # the interpreter is leaving, and the client with it
             _apart(partial(undo, future.result()))
 
 
+async def _heard(asked: Future[_T], timeout_s: float) -> None:
+    """Wait for what the link tells, at most `timeout_s`. When this is cancelled, nobody is told."""
+    try:
+        await _settled(asked, timeout_s)
+    except asyncio.CancelledError:
+        asked.cancel()
+        raise
+
+
 async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
-    """Wait until another thread has settled `future`, at most `timeout_s`. When this is cancelled, `future` is too.
+    """Wait until another thread has settled `future`, at most `timeout_s`.
 
     Not `asyncio.wrap_future`: that logs an error of a future that settles after its loop was closed.
     """
@@ -287,10 +306,6 @@ async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
             loop.call_soon_threadsafe(settled.set)
 
     future.add_done_callback(tell)
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await settled.wait()
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await settled.wait()

@@ -52,7 +52,8 @@ def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0)
     """Return a client of the daemon of this user, starting one when none answers and `autostart` allows it.
 
     Never fails for want of a daemon: without one, what is published waits in the outbox. `app` is shown to people who
-    ask who writes to a session. Waits at most `timeout_s` for a daemon.
+    ask who writes to a session. Waits at most `timeout_s` for a daemon. With EDI_CHECKPOINT_DISABLE=1 nothing is
+    remembered: all calls work, in memory.
     """
     return Client(app=app, autostart=autostart, timeout_s=timeout_s)
 
@@ -108,7 +109,8 @@ class Client:
             return
         if self.paths.socket.exists() and not is_held(self.paths.lock):
             self._follow_at_s = now_s + _FOLLOW_AGAIN_S
-            threading.Thread(target=start_daemon, args=(self.paths, _REQUEST_TIMEOUT_S), daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # the interpreter is leaving
+                threading.Thread(target=start_daemon, args=(self.paths, _REQUEST_TIMEOUT_S), daemon=True).start()
 
     def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
@@ -128,7 +130,7 @@ class Client:
         stream = Stream(session_id, parent, outbox)
         try:
             attached = self._attach_stream(stream)
-        except EdiCheckpointError:
+        except (EdiCheckpointError, OSError):
             self._link.detach(stream, unused=True)
             raise
         if attached is not None and attached.state is not None:

@@ -275,6 +275,45 @@ asyncio.run(main())
     assert {one["condition"] for one in home.json("sessions")["sessions"]} == {"unfinished"}
 
 
+def test_closing_that_is_cancelled_closes_all_the_same(home: Home) -> None:
+    home.daemon()
+    program = run(
+        home,
+        """
+async def cancelled(closing):
+    task = asyncio.create_task(closing)
+    await asyncio.sleep(0)  # it has begun
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+async def main():
+    client = await connect()
+    sessions = [await client.session(f"s{number}") for number in range(30)]
+    for session in sessions:
+        session["n"] = 1
+    for session in sessions[:20]:
+        await cancelled(session.close())
+    for session in sessions[20:-1]:
+        await cancelled(session.end())
+    say("closing")
+    await told()
+    await cancelled(client.close())
+    await told()
+
+asyncio.run(main())
+""",
+    )
+    program.wait_line("closing")
+    eventually(lambda: {path.name for path in (home.state / "outbox").iterdir()} == {"s29"})
+    tell(program)
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    conditions = [row["condition"] for row in home.json("sessions")["sessions"]]
+    assert {condition: conditions.count(condition) for condition in set(conditions)} == {"unfinished": 21, "ended": 9}
+    tell(program)
+    ends_quietly(program)
+
+
 def test_a_client_outlives_its_loop_and_serves_the_next(home: Home) -> None:
     daemon = home.daemon()
     program = run(
