@@ -1,7 +1,8 @@
 """An app such as EDI, driven by its pilot, that measures how late its loop wakes: `textual_app.py SESSION`.
 
 Without a SESSION it remembers nothing and imports nothing of ours: the control. It does a phase of work for each line
-on stdin (its name, and how many stages), and then prints its figures as one line of JSON. It ends at an empty line.
+on stdin (its name, and how many stages; `opening` opens another session, by another client), and then prints its
+figures as one line of JSON. It ends at an empty line.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 
 from textual.app import App, ComposeResult
+from textual.pilot import Pilot
 from textual.widgets import Input, Log, ProgressBar, Static
 
 STAGES = ("upload", "analysis", "intent", "clarification", "refinement", "approval", "execution", "validation")
@@ -118,6 +120,15 @@ class Stalls:
         return {"samples": len(ordered), **{name: round(figure * 1000, 2) for name, figure in shown.items()}}
 
 
+async def work(app: Edi, pilot: Pilot[None], stages: Sequence[str]) -> None:
+    for stage in stages:
+        app.enter(stage)
+        await pilot.press(stage[0], "enter")
+        if stage == stages[len(stages) // 2]:
+            print("middle", flush=True)
+    await asyncio.sleep(0.25)  # until the last checkpoint is heard of, or given up
+
+
 async def main(session_id: str) -> None:
     stalls = Stalls()
     async with opened(session_id) as session:
@@ -127,15 +138,15 @@ async def main(session_id: str) -> None:
             print("ready", flush=True)
             while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
                 phase, _, count = line.rpartition(" ")
-                stages = STAGES[: int(count)]
-                measuring = asyncio.create_task(stalls.measure())
                 app.outcomes.clear()
-                for stage in stages:
-                    app.enter(stage)
-                    await pilot.press(stage[0], "enter")
-                    if stage == stages[len(stages) // 2]:
-                        print("middle", flush=True)
-                await asyncio.sleep(0.25)  # until the last checkpoint is heard of, or given up
+                measuring = asyncio.create_task(stalls.measure())
+                if phase == "opening":
+                    print("middle", flush=True)
+                    async with opened(f"{session_id}-{time.monotonic_ns()}") as other:
+                        other["n"] = 1
+                else:
+                    await work(app, pilot, STAGES[: int(count)])
+                await asyncio.sleep(2 * SLEEP_S)  # what held the loop last is noted too
                 measuring.cancel()
                 print(json.dumps({"phase": phase, **stalls.figures(), **app.outcomes}), flush=True)
 

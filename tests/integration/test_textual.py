@@ -75,6 +75,7 @@ def test_the_loop_is_never_held_whatever_becomes_of_the_daemon(home: Home) -> No
     assert best("absent", lambda: phase(edi, "absent"))["follows"] == STAGES
     daemon = home.daemon()
     eventually(lambda: home.checkpoints("s1"))  # the daemon has caught up
+    best("opening", lambda: phase(edi, "opening"))
     assert best("running", lambda: phase(edi, "running"))["made"] == STAGES
     daemon.kill(signal.SIGSTOP)
     assert best("stopped", lambda: phase(edi, "stopped"))["follows"] == STAGES
