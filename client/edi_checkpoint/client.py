@@ -186,12 +186,20 @@ class Client:
         return True
 
     def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
-        """Return the newest sessions, of one condition or of all. Raises `DaemonUnavailable`."""
-        answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit))
-        return answer.sessions if isinstance(answer, protocol.Sessions) else []
+        """Return the newest sessions, of one condition or of all: from the daemon, or from the files when none answers.
+
+        Files alone tell of a session what its newest document and its outboxes hold; never fails for want of a daemon.
+        """
+        self._check_usable()
+        if self._link.connected:
+            with contextlib.suppress(DaemonUnavailable):
+                answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit))
+                if isinstance(answer, protocol.Sessions):
+                    return answer.sessions
+        return offline.sessions(self.paths, condition)[:limit]
 
     def interrupted(self) -> list[SessionInfo]:
-        """Return the sessions whose writer died, newest first. Raises `DaemonUnavailable`."""
+        """Return the sessions whose writer died, newest first; as `sessions`, with or without a daemon."""
         return self.sessions(condition="interrupted")
 
     def status(self) -> dict[str, object]:

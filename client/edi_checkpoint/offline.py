@@ -1,4 +1,4 @@
-"""A session's state from its files alone: the newest valid document and the outboxes on top. No daemon, no journal.
+"""Sessions from their files alone: the newest valid document and the outboxes on top. No daemon, no journal.
 
 The daemon trims an outbox only when an auto-save covers it, so these two are whole without the journal (P6).
 """
@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from edi_checkpoint import document, layout, names
-from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
+from edi_checkpoint.fragments import Fragment
+from edi_checkpoint.layout import Header
+from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
+from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
-from edi_checkpoint.spool import list_streams, read_records
+from edi_checkpoint.spool import StreamFiles, list_streams, read_records
+from edi_checkpoint.times import to_us
+from edi_checkpoint.waiting import all_streams, beyond
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +43,40 @@ class FoundState:
     found: bool = False
     from_outbox: int = 0
     time_us: int = 0
+
+
+def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
+    """Return all sessions, or those of one condition, newest first: from documents' heads, outboxes and locks."""
+    catalog = Catalog(paths.sessions)
+    with suppress(FileNotFoundError):
+        catalog.load()
+    return _sessions(paths, catalog, condition)
+
+
+def _sessions(paths: Paths, catalog: Catalog, condition: str | None = None) -> list[SessionInfo]:
+    streams: dict[str, list[StreamFiles]] = {}
+    for files in all_streams(paths.outbox):
+        streams.setdefault(files.owner.session_id, []).append(files)
+
+    def row(session_id: str) -> SessionInfo:
+        left = streams.get(session_id, [])
+
+        def latest(header: Header | None) -> Header | None:
+            entries, changes = beyond(left, taken_of(header, None))
+            if not changes:
+                return replace(header, sequence=header.sequence + entries) if header else None
+            try:
+                found = load_state(paths, session_id)
+            except ProtocolError as error:  # of a newer version: the row shows what the files have
+                log.warning("outbox of session %s passed over: %s", session_id, error)
+                return header
+            fragments = {key: Fragment(text) for key, text in found.state.items()}
+            written_us, parent = (to_us(header.timestamp), header.parent_session) if header else (0, None)
+            return header_of(session_id, fragments, found.sequence, max(found.time_us, written_us), parent)
+
+        return session_info(session_id, catalog, left, None, latest)
+
+    return newest_first(map(row, sorted({*catalog.sessions(), *streams})), condition)
 
 
 def load_state(paths: Paths, session_id: str) -> FoundState:

@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple
 
 from msgspec import structs
 
+from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.document import parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import EdiCheckpointError, NotFound
 from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, summarise
 from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
-from edi_checkpointd.catalog import Catalog
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached

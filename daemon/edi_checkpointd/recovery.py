@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
+from edi_checkpoint.catalog import AutosaveInfo, Catalog
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged
 from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name
 from edi_checkpoint.paths import Paths, ensure_private
-from edi_checkpointd.catalog import AutosaveInfo, Catalog
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.journal import Journal, JournalDamaged

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import NamedTuple
 
 from edi_checkpoint import protocol
-from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint, read_header
-from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
-from edi_checkpoint.layout import Header, Kind
+from edi_checkpoint.layout import Header
+from edi_checkpoint.listing import Noted, condition_of, header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan, scan_all
-from edi_checkpoint.spool import is_held, list_streams, read_records
-from edi_checkpointd.catalog import Catalog
+from edi_checkpoint.spool import list_streams, read_records
+from edi_checkpoint.waiting import all_streams, beyond
 from edi_checkpointd.clock import from_us, to_us
 from edi_checkpointd.journal import Reader, SessionRow
 from edi_checkpointd.state import State, fold, read, state_at, state_of
-
-_HEAD_BYTES = 64 << 10
 
 
 class Current(NamedTuple):
@@ -68,78 +68,48 @@ class Requests:
     def sessions(self, condition: str | None = None) -> list[SessionInfo]:
         """Return all sessions, or those of one condition, newest first."""
         rows = {row.session_id: row for row in self._reader.sessions()} if self._reader else {}
-        spooled = self._spooled_sessions()
+        spooled = {files.owner.session_id for files in all_streams(self._paths.outbox)}
         ids = sorted({*rows, *self._catalog.sessions(), *spooled})
-        found = [self._session(session_id, rows.get(session_id)) for session_id in ids]
-        never = datetime.fromtimestamp(0, UTC)
-        wanted = [info for info in found if condition in (None, info.condition)]
-        return sorted(wanted, key=lambda info: info.updated or never, reverse=True)
-
-    def _spooled_sessions(self) -> set[str]:
-        try:
-            return {folder.name for folder in self._paths.outbox.iterdir() if list_streams(folder)}
-        except FileNotFoundError:
-            return set()
+        return newest_first((self._session(session_id, rows.get(session_id)) for session_id in ids), condition)
 
     def _session(self, session_id: str, row: SessionRow | None) -> SessionInfo:
-        checkpoints = self._catalog.checkpoints(session_id)
-        header = self._newest_header(session_id, checkpoints)
-        behind = (
-            row is not None
-            and self._reader is not None
-            and self._reader.last_sequence(row.key) > (header.sequence if header else 0)
-        )
-        if behind or header is None or (not self._by_daemon and list_streams(self._paths.outbox / session_id)):
-            current = self._current(session_id)
-            summary, stage = summarise(current.state.fragments), stage_of(current.state.fragments)
-            sequence, updated = current.state.sequence, from_us(current.state.time_us)
-            parent = current.parent_session
-        else:
-            summary, stage = dict(header.summary), header.stage
-            sequence, updated, parent = header.sequence, header.timestamp, header.parent_session
-        score = summary.get("score")
-        started = from_us(row.started_us) if row else min((info.timestamp for info in checkpoints), default=updated)
-        return SessionInfo(
-            session_id=session_id,
-            condition=self._condition(session_id, row, header, _text(summary.get("status"))),
-            status=_text(summary.get("status")),
-            stage=stage,
-            image=_text(summary.get("image")),
-            prompt=_text(summary.get("prompt")),
-            score=float(score) if isinstance(score, int | float) else None,
-            started=started,
-            updated=updated,
-            sequence=sequence,
-            checkpoints=len(checkpoints),
-            parent_session=parent,
-        )
-
-    def _newest_header(self, session_id: str, checkpoints: tuple[CheckpointInfo, ...]) -> Header | None:
-        autosave = self._catalog.autosave(session_id)
-        newest = checkpoints[-1] if checkpoints else None
-        if autosave and (newest is None or autosave.header.sequence >= newest.sequence):
-            return autosave.header
-        if newest is None:
-            return None
-        try:
-            with (self._paths.sessions / newest.name).open("rb") as file:
-                return read_header(file.read(_HEAD_BYTES), newest.name)
-        except (OSError, EdiCheckpointError):
-            return None
-
-    def _condition(self, session_id: str, row: SessionRow | None, header: Header | None, status: str | None) -> str:
         streams = list_streams(self._paths.outbox / session_id)
-        if any(is_held(files.lock) for files in streams):
-            return "live"
-        if row is not None:
-            interrupted = row.left_as != "clean"
-        else:
-            newest = self._catalog.newest(session_id)
-            seen = header is not None and newest is not None and header.sequence > newest.sequence
-            interrupted = bool(streams) or (newest is not None and newest.kind == Kind.INTERRUPTED and not seen)
-        if interrupted:
-            return "interrupted"
-        return "ended" if status in ("completed", "failed") else "unfinished"
+        noted = self._noted(row)
+
+        def latest(header: Header | None) -> Header | None:
+            if header:
+                sequence, changed = self._journal_beyond(row, header.sequence)
+                waiting, changes = (0, False) if self._by_daemon else beyond(streams, taken_of(header, noted))
+                if not changed and not changes:
+                    return replace(header, sequence=sequence + waiting)
+            state, _, parent = self._current(session_id)
+            if not state.sequence and not state.fragments:
+                return None  # begun, and nothing published; or no file that can be read
+            return header_of(session_id, state.fragments, state.sequence, state.time_us, parent)
+
+        return session_info(session_id, self._catalog, streams, noted, latest)
+
+    def _noted(self, row: SessionRow | None) -> Noted | None:
+        if row is None or self._reader is None:
+            return None
+        return Noted(from_us(row.started_us), row.left_as, row.epoch, self._reader.streams(row.key))
+
+    def _journal_beyond(self, row: SessionRow | None, sequence: int) -> tuple[int, bool]:
+        """Return the newest sequence of a session, at least `sequence`, and whether an entry after that changed it.
+
+        Marks change nothing: most sessions end with one that no document needs to hold.
+        """
+        if row is None or self._reader is None:
+            return sequence, False
+        newest = self._reader.last_sequence(row.key)
+        for frame in self._reader.frames(row.key, after=sequence):
+            if frame.first > sequence + 1:
+                break
+            for record in scan_all(frame.records)[sequence + 1 - frame.first :]:
+                if not isinstance(decode_entry(record.entry), Mark):
+                    return newest, True
+                sequence += 1
+        return max(sequence, newest), sequence < newest  # a gap between the rows: a snapshot has what they said
 
     # -- checkpoints and states --------------------------------------------------------------------------------------
 
@@ -151,7 +121,6 @@ class Requests:
     def state(self, query: protocol.GetState) -> protocol.StateAt:
         """Return a session's state: of a checkpoint, at a sequence or a time, or the current one."""
         row = self._require(query.session_id)
-        header = self._newest_header(query.session_id, self._catalog.checkpoints(query.session_id))
         parent = row.parent_session if row else None
         if query.checkpoint is not None:
             document = self._checkpoint(query.session_id, query.checkpoint)
@@ -172,12 +141,17 @@ class Requests:
             sequence=found.state.sequence,
             time_us=found.state.time_us,
             stage=stage_of(found.state.fragments),
-            condition=self._condition(query.session_id, row, header, _text(status)),
+            condition=self._condition(query.session_id, row, status if isinstance(status, str) else None),
             parent_session=found.parent_session or parent_of(found.state.fragments),
             checkpoint=query.checkpoint,
             source=found.source,
             state={key: value.text for key, value in found.state.fragments.items()},
         )
+
+    def _condition(self, session_id: str, row: SessionRow | None, status: str | None) -> str:
+        checkpoints, header = self._catalog.checkpoints(session_id), self._catalog.newest_header(session_id)
+        streams = list_streams(self._paths.outbox / session_id)
+        return condition_of(checkpoints, header, streams, self._noted(row), status)
 
     def _require(self, session_id: str) -> SessionRow | None:
         """Return the journal's row of a session, None if only files know it. Raises `NotFound`."""
@@ -319,7 +293,3 @@ def _history_entry(sequence: int, data: bytes) -> HistoryEntry:
             op = "mark" if isinstance(entry, Mark) else "pin"
     stage = string(changed["current_stage"]) if "current_stage" in changed else None
     return HistoryEntry(sequence, from_us(entry.time_us), op, keys, len(data), stage)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

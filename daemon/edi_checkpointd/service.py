@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 
 from edi_checkpoint import protocol
+from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
-from edi_checkpointd.catalog import Catalog
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config

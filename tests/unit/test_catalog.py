@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edi_checkpoint import catalog as catalog_module
+from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.document import Fragment, Header, Kind, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, checkpoint_name
-from edi_checkpointd import catalog as catalog_module
-from edi_checkpointd.catalog import Catalog
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 STATE = {"current_stage": fragment(b'"refinement"'), "n": fragment(b"[1,2]")}
@@ -137,7 +137,7 @@ def test_the_folder_is_listed_once_and_headers_are_read_once(tmp_path: Path, mon
 
 
 def test_a_long_header_is_read_to_its_end(tmp_path: Path) -> None:
-    put(tmp_path, "s", 1, reason="x" * catalog_module.HEADER_MAX_BYTES)
+    put(tmp_path, "s", 1, reason="x" * catalog_module.HEADER_BYTES)
     assert [listed.sequence for listed in loaded(tmp_path).checkpoints("s")] == [1]
 
 

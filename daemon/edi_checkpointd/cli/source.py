@@ -132,7 +132,7 @@ class Source:
             return self._requests.answer(question(0))
 
     def _open(self, *, journal: bool) -> Requests:
-        from edi_checkpointd.catalog import Catalog
+        from edi_checkpoint.catalog import Catalog
         from edi_checkpointd.journal import JournalDamaged, Reader
         from edi_checkpointd.requests import Requests
 

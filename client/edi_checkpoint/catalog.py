@@ -21,7 +21,7 @@ from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, parse_autosave_name, parse_checkpoint_name
 
-HEADER_MAX_BYTES: Final = 64 << 10  # a longer header is read too, with the rest of its file
+HEADER_BYTES: Final = 8 << 10  # read of a file for its header, which has about 1 KiB; a longer one costs the whole file
 UNREADABLE: Final = "unreadable"
 
 T = TypeVar("T")
@@ -86,6 +86,14 @@ class Catalog:
         """Return the last of the session's checkpoints, or None if it has none."""
         infos = self.checkpoints(session_id)
         return infos[-1] if infos else None
+
+    def newest_header(self, session_id: str) -> Header | None:
+        """Return the header of the session's newest document: of the auto-save, unless a checkpoint goes further."""
+        autosave, newest = self.autosave(session_id), self.newest(session_id)
+        if autosave and (newest is None or autosave.header.sequence >= newest.sequence):
+            return autosave.header
+        name = newest.name if newest else None
+        return None if name is None else self._read(name, lambda file, _: _checkpoint_header(file, name))
 
     def last_stamp(self, session_id: str) -> str | None:
         """Return the highest stamp in a name that the session ever had here, so that its names always increase."""
@@ -174,8 +182,7 @@ class Catalog:
 
 
 def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str) -> CheckpointInfo:
-    head = file.read(HEADER_MAX_BYTES)
-    header = read_header(head, name) or parse_checkpoint(head + file.read(), name).header
+    header = _checkpoint_header(file, name)
     return CheckpointInfo(
         name=name,
         session_id=session_id,
@@ -190,8 +197,13 @@ def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str
     )
 
 
+def _checkpoint_header(file: BinaryIO, name: str) -> Header:
+    head = file.read(HEADER_BYTES)
+    return read_header(head, name) or parse_checkpoint(head + file.read(), name).header
+
+
 def _autosave_info(file: BinaryIO, size_bytes: int, name: str) -> AutosaveInfo:
-    file.seek(max(size_bytes - HEADER_MAX_BYTES, 0))
+    file.seek(max(size_bytes - HEADER_BYTES, 0))
     header = read_autosave_header(file.read(), name)
     if header is None:
         file.seek(0)

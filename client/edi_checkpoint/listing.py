@@ -1,0 +1,147 @@
+"""A session's row as lists show it, from what files tell and, where there is one, what the journal notes.
+
+The daemon, the command without one and a client without one all make their lists here, so that they are the same list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import NamedTuple
+
+from edi_checkpoint import condition
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.condition import Condition
+from edi_checkpoint.fragments import Fragment, parent_of, stage_of, summarise
+from edi_checkpoint.layout import AUTOSAVE, Header
+from edi_checkpoint.model import CheckpointInfo, SessionInfo
+from edi_checkpoint.spool import StreamFiles, is_held
+from edi_checkpoint.times import EPOCH, from_us
+from edi_checkpoint.waiting import last_number, left_cleanly
+
+
+class Noted(NamedTuple):
+    """What a journal notes of a session: when it began, how its last writer left (live, clean, interrupted), its epoch,
+    and the epoch and highest committed number of each stream.
+    """
+
+    started: datetime
+    left_as: str
+    epoch: int
+    streams: Mapping[str, tuple[int, int]]
+
+
+def session_info(
+    session_id: str,
+    catalog: Catalog,
+    streams: Sequence[StreamFiles],
+    noted: Noted | None,
+    latest: Callable[[Header | None], Header | None],
+) -> SessionInfo:
+    """Return the row of a session whose outboxes are `streams`; `noted` is None without a journal that knows it.
+
+    `latest` is given the header of the newest document and returns that of the newest state, which journal or outboxes
+    may have; it reads the state itself only then.
+    """
+    checkpoints = catalog.checkpoints(session_id)
+    header = catalog.newest_header(session_id)
+    shown = latest(header)
+    summary = shown.summary if shown else {}
+    status, score = _text(summary.get("status")), summary.get("score")
+    updated = shown.timestamp if shown and shown.timestamp > EPOCH else None
+    return SessionInfo(
+        session_id=session_id,
+        condition=condition_of(checkpoints, header, streams, noted, status),
+        status=status,
+        stage=shown.stage if shown else None,
+        image=_text(summary.get("image")),
+        prompt=_text(summary.get("prompt")),
+        score=float(score) if isinstance(score, int | float) else None,
+        started=noted.started if noted else min((info.timestamp for info in checkpoints), default=_began(streams)),
+        updated=updated,
+        sequence=shown.sequence if shown else 0,
+        checkpoints=len(checkpoints),
+        parent_session=(shown and shown.parent_session) or (streams[0].owner.parent_session if streams else None),
+    )
+
+
+def header_of(
+    session_id: str, fragments: Mapping[str, Fragment], sequence: int, time_us: int, parent_session: str | None
+) -> Header:
+    """Return what the header of a document would say of a state that no document holds yet."""
+    return Header(
+        session_id=session_id,
+        timestamp=from_us(time_us),
+        kind=AUTOSAVE,
+        sequence=sequence,
+        stage=stage_of(fragments),
+        parent_session=parent_of(fragments) or parent_session,
+        summary=summarise(fragments),
+    )
+
+
+def taken_of(header: Header | None, noted: Noted | None) -> dict[str, int]:
+    """Return, by stream, the highest number that a document or the journal has."""
+    taken = dict(header.streams) if header else {}
+    for stream, (_, number) in noted.streams.items() if noted else ():
+        taken[stream] = max(number, taken.get(stream, 0))
+    return taken
+
+
+def condition_of(
+    checkpoints: Sequence[CheckpointInfo],
+    header: Header | None,
+    streams: Sequence[StreamFiles],
+    noted: Noted | None,
+    status: str | None,
+) -> Condition:
+    """Return a session's condition from its outboxes, the journal's notes and its documents, in this order.
+
+    `checkpoints` are oldest first, `header` is that of the newest document.
+    """
+    current = [files for files in streams if noted is None or not _followed(files, noted)]
+    newest = checkpoints[-1] if checkpoints else None
+    gone_on = newest is not None and header is not None and header.sequence > newest.sequence
+    return condition.decide(
+        held=any(is_held(files.lock) for files in current),
+        left_cleanly=_left_cleanly(current, noted),
+        newest=newest.kind if newest and not gone_on else None,
+        status=status,
+    )
+
+
+def newest_first(rows: Iterable[SessionInfo], wanted: str | None = None) -> list[SessionInfo]:
+    """Return the rows of the condition `wanted`, or all, newest first."""
+    found = [info for info in rows if wanted in (None, info.condition)]
+    return sorted(found, key=lambda info: info.updated or info.started or EPOCH, reverse=True)
+
+
+def _followed(files: StreamFiles, noted: Noted) -> bool:
+    """Return whether another stream has followed this one: its writer, should it live, is in the session no more."""
+    epoch, _ = noted.streams.get(files.owner.stream, (0, 0))
+    return 0 < epoch < noted.epoch
+
+
+def _left_cleanly(streams: Sequence[StreamFiles], noted: Noted | None) -> bool | None:
+    """Return how the last writer left: as the journal notes, unless its outbox tells what the journal has not taken."""
+    noted_cleanly = None if noted is None or noted.left_as == "live" else noted.left_as == "clean"
+    if streams:
+        newest = streams[-1]
+        _, taken = noted.streams.get(newest.owner.stream, (0, -1)) if noted else (0, -1)
+        if noted_cleanly is None or taken < last_number(newest):
+            return left_cleanly(newest)
+    elif noted and noted.left_as == "live":
+        return False  # it is gone, with its outbox
+    return noted_cleanly
+
+
+def _began(streams: Sequence[StreamFiles]) -> datetime | None:
+    for files in streams:
+        with suppress(ValueError):
+            return datetime.fromisoformat(files.owner.since)
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

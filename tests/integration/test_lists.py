@@ -1,0 +1,118 @@
+"""Lists of sessions: the same ones from the daemon, from the journal and the files, and from the files alone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import pytest
+from harness import Home, Publisher, eventually
+
+LEAVE = {
+    "closed": "session.close()",
+    "completed": "(session.update(status='completed'), session.close())",
+    "failed": "(session.update(status='failed'), session.close())",
+}
+LEFT = {"closed": "unfinished", "completed": "ended", "failed": "ended", "killed": "interrupted", "lives": "live"}
+
+
+def conditions(rows: object) -> dict[str, str]:
+    assert isinstance(rows, list)
+    return {row["session_id"]: row["condition"] for row in rows}
+
+
+def publish(home: Home) -> list[Publisher]:
+    """Leave a session in each way there is, and one that lives; return the processes."""
+    publishers = []
+    for session_id in LEFT:
+        publisher = home.publisher(session_id)
+        publisher.do(
+            "session.transition('refinement', image_path='/pictures/roof.jpg', naive_prompt='moss',"
+            " validation={'score': 0.5})"
+        )
+        if session_id in LEAVE:
+            publisher.do(LEAVE[session_id])
+        elif session_id == "killed":
+            publisher.kill()
+        publishers.append(publisher)
+    return publishers
+
+
+def asked(home: Home) -> list:
+    """What a client is told that cannot start a daemon."""
+    found = home.publisher().do("client.sessions()")
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_however_a_session_was_left_everybody_says_so(home: Home, served: bool) -> None:
+    if served:
+        daemon = home.daemon()
+    publish(home)
+    told = [conditions(asked(home)), conditions(home.json("sessions")["sessions"])]
+    if served:
+        daemon.kill()
+        told += [conditions(asked(home)), conditions(home.json("sessions")["sessions"])]
+    assert told == [LEFT] * len(told)
+    interrupted = home.publisher().do("client.interrupted()")
+    assert conditions(interrupted) == {"killed": "interrupted"}
+
+
+def test_a_client_without_a_daemon_lists_what_only_outboxes_hold(home: Home) -> None:
+    publish(home)
+    rows = {row["session_id"]: row for row in asked(home)}
+    assert rows == {row["session_id"]: row for row in asked(home)}
+    row = rows["killed"]
+    assert (row["stage"], row["image"], row["prompt"], row["score"]) == ("refinement", "roof.jpg", "moss", 0.5)
+    assert (row["sequence"], row["checkpoints"]) == (1, 0)
+    assert row["updated"] >= row["started"]
+    assert rows["closed"]["sequence"] == 2
+    as_json = {row["session_id"]: row for row in home.json("sessions")["sessions"]}
+    for session_id, one in as_json.items():
+        assert {**one, "started": None, "updated": None} == {**rows[session_id], "started": None, "updated": None}
+
+
+def test_a_client_whose_daemon_hangs_lists_from_the_files(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush('checkpointed')")
+    daemon.kill(signal.SIGSTOP)
+    assert conditions(publisher.do("client.sessions()")) == {"s1": "live"}
+    publisher.kill()
+    assert conditions(asked(home)) == {"s1": "interrupted"}
+
+
+def test_without_the_journal_a_death_is_still_told_by_the_checkpoint_it_led_to(home: Home) -> None:
+    daemon = home.daemon()
+    publish(home)[-1].kill()
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    daemon.kill()
+    shutil.rmtree(home.state)
+    expected = {**LEFT, "lives": "interrupted"}
+    assert conditions(asked(home)) == conditions(home.json("sessions")["sessions"]) == expected
+
+
+def test_a_session_gone_on_with_and_left_cleanly_is_no_longer_interrupted_without_a_daemon(home: Home) -> None:
+    home.publisher("s1").do("session.update(n=1)")
+    home.processes[-1].kill()
+    assert conditions(asked(home)) == {"s1": "interrupted"}
+    again = home.publisher("s1")
+    assert conditions(asked(home)) == {"s1": "live"}
+    again.do("session.close()")
+    assert conditions(asked(home)) == conditions(home.json("sessions")["sessions"]) == {"s1": "unfinished"}
+
+
+def test_what_a_list_cannot_read_costs_no_other_row(home: Home) -> None:
+    publish(home)
+    folder = home.state / "outbox" / "killed"
+    (segment,) = folder.glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[20] ^= 0xFF
+    segment.write_bytes(data)
+    (home.state / "outbox" / "empty").mkdir()
+    home.sessions.mkdir()
+    (home.sessions / "torn.json").write_bytes(b'{"session_id": "torn"')
+    rows = conditions(asked(home))
+    assert {**rows, "torn": None} == {**LEFT, "torn": None}
