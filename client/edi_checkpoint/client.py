@@ -203,10 +203,21 @@ class Client:
         return self.sessions(condition="interrupted")
 
     def status(self) -> dict[str, object]:
-        """Return how the daemon is, as `edi-checkpoint status --json` tells it. Raises `DaemonUnavailable`."""
-        answer = self.ask(protocol.GetStatus)
-        body = answer.body if isinstance(answer, protocol.Status) else b"{}"
-        return msgspec.json.decode(body, type=dict[str, object])
+        """Return whether all work is safe and what is wrong: the document of `edi-checkpoint status --json`.
+
+        From the daemon, or from the files when none answers; then the journal is not read (`offline.status`).
+        """
+        self._check_usable()
+        body: object = None
+        if self._link.connected:
+            with contextlib.suppress(DaemonUnavailable):
+                answer = self.ask(protocol.GetStatus)
+                if isinstance(answer, protocol.Status):
+                    body = msgspec.json.decode(answer.body)
+        if body is None:
+            own = {session._stream.id: session.durable.journaled for session in self._sessions}
+            body = msgspec.to_builtins(offline.status(self.paths, own))
+        return {"format": 1, **msgspec.convert(body, dict[str, object])}
 
     def ask(self, question: Callable[[int], protocol.Query], timeout_s: float = _REQUEST_TIMEOUT_S) -> protocol.Answer:
         """Send a reading request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""

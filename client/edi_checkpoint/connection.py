@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 
-import msgspec
 import zmq
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.holder import read_holder
 from edi_checkpoint.paths import Paths, socket_path
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,9 @@ class Connection:
 
     def _find_socket(self) -> str:
         if not self._paths.socket.exists():
-            with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-                named = msgspec.json.decode(self._paths.lock.read_bytes(), type=dict[str, object]).get("socket")
-                if isinstance(named, str) and named:
-                    return named
+            holder = read_holder(self._paths.lock)
+            if holder and holder.socket:
+                return holder.socket
         return socket_path(self._paths)
 
     def disconnect(self) -> None:

@@ -16,9 +16,9 @@ from edi_checkpoint.condition import Condition
 from edi_checkpoint.fragments import Fragment, parent_of, stage_of, summarise
 from edi_checkpoint.layout import AUTOSAVE, Header
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
-from edi_checkpoint.spool import StreamFiles, is_held
+from edi_checkpoint.spool import StreamFiles, is_held, last_number
 from edi_checkpoint.times import EPOCH, from_us
-from edi_checkpoint.waiting import last_number, left_cleanly
+from edi_checkpoint.waiting import left_cleanly
 
 
 class Noted(NamedTuple):
@@ -100,7 +100,8 @@ def condition_of(
 
     `checkpoints` are oldest first, `header` is that of the newest document.
     """
-    current = [files for files in streams if noted is None or not _followed(files, noted)]
+    fenced = {stream for files in streams for stream in files.owner.fenced}
+    current = [files for files in streams if files.owner.stream not in fenced and not _followed(files, noted)]
     newest = checkpoints[-1] if checkpoints else None
     gone_on = newest is not None and header is not None and header.sequence > newest.sequence
     return condition.decide(
@@ -117,8 +118,10 @@ def newest_first(rows: Iterable[SessionInfo], wanted: str | None = None) -> list
     return sorted(found, key=lambda info: info.updated or info.started or EPOCH, reverse=True)
 
 
-def _followed(files: StreamFiles, noted: Noted) -> bool:
+def _followed(files: StreamFiles, noted: Noted | None) -> bool:
     """Return whether another stream has followed this one: its writer, should it live, is in the session no more."""
+    if noted is None:
+        return False
     epoch, _ = noted.streams.get(files.owner.stream, (0, 0))
     return 0 < epoch < noted.epoch
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from edi_checkpoint import document, layout, names
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 from edi_checkpoint.fragments import Fragment
+from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import SessionInfo
@@ -21,6 +24,7 @@ from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import StreamFiles, list_streams, read_records
+from edi_checkpoint.status import Status, Told, look, served, status_of
 from edi_checkpoint.times import to_us
 from edi_checkpoint.waiting import all_streams, beyond
 
@@ -47,13 +51,30 @@ class FoundState:
 
 def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
     """Return all sessions, or those of one condition, newest first: from documents' heads, outboxes and locks."""
+    return newest_first(_rows(paths, _catalog(paths)), condition)
+
+
+def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:
+    """Return the status of the home as its files tell it.
+
+    Without the journal, what has been taken is known from documents, and of the asking process's own streams from
+    `acknowledged`, their numbers: what else the journal may have counts as not acknowledged.
+    """
+    now = datetime.now(UTC)
+    reaches = look(paths)
+    catalog = _catalog(paths)
+    told = Told(served(running(paths.lock), now), answered=False)
+    return status_of(paths, catalog, _rows(paths, catalog), reaches, acknowledged, None, told, now)
+
+
+def _catalog(paths: Paths) -> Catalog:
     catalog = Catalog(paths.sessions)
     with suppress(FileNotFoundError):
         catalog.load()
-    return _sessions(paths, catalog, condition)
+    return catalog
 
 
-def _sessions(paths: Paths, catalog: Catalog, condition: str | None = None) -> list[SessionInfo]:
+def _rows(paths: Paths, catalog: Catalog) -> list[SessionInfo]:
     streams: dict[str, list[StreamFiles]] = {}
     for files in all_streams(paths.outbox):
         streams.setdefault(files.owner.session_id, []).append(files)
@@ -76,7 +97,7 @@ def _sessions(paths: Paths, catalog: Catalog, condition: str | None = None) -> l
 
         return session_info(session_id, catalog, left, None, latest)
 
-    return newest_first(map(row, sorted({*catalog.sessions(), *streams})), condition)
+    return [row(session_id) for session_id in sorted({*catalog.sessions(), *streams})]
 
 
 def load_state(paths: Paths, session_id: str) -> FoundState:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +25,7 @@ from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan, whole
 
 READ_BYTES = 1 << 20
+_HEADS_BUFFER_BYTES = 256 << 10
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +107,45 @@ def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]
             continue  # its owner trimmed it meanwhile: a file covers it
 
 
+class Head(NamedTuple):
+    """Where a record lies: its number, its segment, and from where to where."""
+
+    number: int
+    segment: Path
+    start: int
+    end: int
+
+
+def heads(files: StreamFiles) -> Iterator[Head]:
+    """Yield where a stream's records lie, each number once, up to the first that is torn.
+
+    They are told apart by their lengths alone: a large outbox costs a walk over its heads, and nothing is verified.
+    """
+    number = 0
+    for path in files.segments:
+        try:
+            with path.open("rb", buffering=_HEADS_BUFFER_BYTES) as file:
+                size, start = os.fstat(file.fileno()).st_size, 0
+                while size - start >= HEADER.size:
+                    file.seek(start)
+                    head = file.read(HEADER.size)
+                    if len(head) < HEADER.size:
+                        return  # cut off meanwhile: it was torn
+                    length, _, found = HEADER.unpack(head)
+                    end = start + HEADER.size + length
+                    if length > ENTRY_MAX_BYTES or end > size:
+                        return
+                    if found > number:
+                        number = found
+                        yield Head(number, path, start, end)
+                    start = end
+        except FileNotFoundError:
+            continue  # its owner trimmed it meanwhile: a file covers it
+
+
 def last_number(files: StreamFiles) -> int:
     """Return the highest number of the whole records in a stream's segments; 0 when there are none."""
-    return max((whole(data)[1] for data in read_records(files)), default=0)
+    return max((head.number for head in heads(files)), default=0)
 
 
 def is_held(lock: Path) -> bool:

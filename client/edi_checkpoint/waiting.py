@@ -1,40 +1,22 @@
 """What lies in outboxes, for those who only look: how a writer left, and what nobody has taken yet.
 
-Records are told apart by their lengths alone, which makes a large outbox cost a walk over its heads; an entry that is
-looked into is verified first. Reading needs no lock: an owner may append and unlink meanwhile.
+An entry that is looked into is verified first. Reading needs no lock: an owner may append and unlink meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.protocol import Entry, Mark, decode_entry
-from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan
-from edi_checkpoint.spool import StreamFiles, list_streams
-
-_BUFFER_BYTES = 256 << 10
-
-
-class Head(NamedTuple):
-    """Where a record lies: its number, its segment, and from where to where."""
-
-    number: int
-    segment: Path
-    start: int
-    end: int
-
-
-class Waiting(NamedTuple):
-    """Entries of a stream that were not taken: how many, and the publisher's time of the first, in microseconds."""
-
-    entries: int
-    since_us: int
+from edi_checkpoint.records import scan
+from edi_checkpoint.spool import Head, StreamFiles, heads, list_streams
+from edi_checkpoint.times import from_us
 
 
 def all_streams(root: Path) -> list[StreamFiles]:
@@ -47,26 +29,24 @@ def all_streams(root: Path) -> list[StreamFiles]:
     return [files for folder in folders for files in list_streams(folder)]
 
 
-def last_number(files: StreamFiles) -> int:
-    """Return the highest number in a stream's segments, 0 when they hold none."""
-    return max((head.number for head in _heads(files)), default=0)
-
-
 def left_cleanly(files: StreamFiles) -> bool:
     """Return whether a stream's writer, gone by now, left cleanly: then its last entry says so."""
-    last = deque(_heads(files), maxlen=1)
+    last = deque(heads(files), maxlen=1)
     entry = _entry(last[0]) if last else None
     return isinstance(entry, Mark) and entry.kind == Kind.SHUTDOWN
 
 
-def waiting(files: StreamFiles, after: int) -> Waiting | None:
-    """Return what a stream holds behind number `after`, None when that is nothing."""
-    behind = (head for head in _heads(files) if head.number > after)
-    first = next(behind, None)
+def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | None]:
+    """Return how many entries a stream holds from behind number `after` up to `upto`, and when the first was published.
+
+    The time is the publisher's, None when there is none.
+    """
+    found = (head for head in heads(files) if after < head.number <= upto)
+    first = next(found, None)
     if first is None:
-        return None
+        return 0, None
     entry = _entry(first)
-    return Waiting(1 + sum(1 for _ in behind), entry.time_us if entry else 0)
+    return 1 + sum(1 for _ in found), from_us(entry.time_us) if entry else None
 
 
 def beyond(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> tuple[int, bool]:
@@ -77,35 +57,11 @@ def beyond(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> tuple[in
     entries, changes = 0, False
     for files in streams:
         after = taken.get(files.owner.stream, 0)
-        for head in _heads(files):
+        for head in heads(files):
             if head.number > after:
                 entries += 1
                 changes = changes or not isinstance(_entry(head), Mark)
     return entries, changes
-
-
-def _heads(files: StreamFiles) -> Iterator[Head]:
-    """Yield a stream's records in order, up to the first that is torn; each number once, as readers take them."""
-    number = 0
-    for path in files.segments:
-        try:
-            with path.open("rb", buffering=_BUFFER_BYTES) as file:
-                size, start = os.fstat(file.fileno()).st_size, 0
-                while size - start >= HEADER.size:
-                    file.seek(start)
-                    head = file.read(HEADER.size)
-                    if len(head) < HEADER.size:
-                        return  # cut off meanwhile: it was torn
-                    length, _, found = HEADER.unpack(head)
-                    end = start + HEADER.size + length
-                    if length > ENTRY_MAX_BYTES or end > size:
-                        return
-                    if found > number:
-                        number = found
-                        yield Head(number, path, start, end)
-                    start = end
-        except FileNotFoundError:
-            continue  # its owner trimmed it meanwhile: a file covers it
 
 
 def _entry(head: Head) -> Entry | None:

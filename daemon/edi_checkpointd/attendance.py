@@ -89,6 +89,11 @@ class Attendance:
         """Whether an outbox waits to be drained."""
         return self._drain is not None or bool(self._queue)
 
+    @property
+    def refused(self) -> int:
+        """How many outboxes cannot be drained and are kept as they are."""
+        return len(self._refused)
+
     # -- draining ----------------------------------------------------------------------------------------------------
 
     def step(self) -> None:

@@ -7,7 +7,6 @@ drained), acknowledge, and only then whatever else was asked. Nothing is acknowl
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections import deque
@@ -20,6 +19,7 @@ from edi_checkpoint import protocol
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.records import whole
+from edi_checkpoint.status import Told
 from edi_checkpoint.wakeup import Wakeup
 from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
@@ -32,6 +32,7 @@ from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving, acknowledgement
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Stream, fenced_error
+from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ class Intake:
     """Serves one socket. Parts that must run in its thread are made by it; others reach it through `post`."""
 
     def __init__(
-        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, *, idle_exit_s: float | None = None
-    ) -> None:
+        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, stats: Stats, *,
+        idle_exit_s: float | None = None,
+    ) -> None:  # fmt: skip
         """Open the socket, unbound; `serve` gives it the parts, `bind` and `run` begin.
 
         `idle_exit_s` lets `run` return after so long without a writer and without work; None: never.
@@ -56,6 +58,7 @@ class Intake:
         self._version = version
         self._clock = clock
         self._scheduler = scheduler
+        self._stats = stats
         self._listener = Listener()
         self._wakeup = Wakeup()
         self._listener.watch(self._wakeup.fd)
@@ -65,7 +68,6 @@ class Intake:
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="requests")
         self._refused_until_s = 0.0
         self._refusals = count(1)
-        self._errors: dict[str, int] = {}
         self._stopping = False
         self._more_upkeep = False
         self._idle_exit_s = idle_exit_s
@@ -76,10 +78,14 @@ class Intake:
         self,
         ledger: Ledger,
         saving: Saving,
-        answer: Callable[[protocol.Query], protocol.Answer],
-        status: Callable[[], dict[str, object]],
+        answer: Callable[[protocol.Query, bool], protocol.Answer],
+        status: Callable[[int, Told], protocol.Status],
     ) -> Attendance:
-        """Take the parts that serve: states, files, and what answers reading requests (in a thread of their own)."""
+        """Take the parts that serve: states, files, and what answers reading requests, in a thread of their own.
+
+        `answer` is given a query and whether the outboxes it is about are drained, `status` a request's number and what
+        the daemon tells of itself.
+        """
         self._ledger = ledger
         self._saving = saving
         self._answer = answer
@@ -198,7 +204,7 @@ class Intake:
             write_atomic(self._paths.damaged / name, [bytes(records)])
         if stream.expected < last <= stream.expected + len(records):
             self._ledger.pass_over(stream, last)
-        self._count(error.code)
+        self._stats.count(error.code)
         self.notify(
             stream.id,
             protocol.Error(error.code, f"entries up to {last}: {error}", error.hint, stream=stream.id, number=last),
@@ -211,6 +217,8 @@ class Intake:
         their senders' outboxes.
         """
         committed = self._ledger.commit()
+        if committed.streams:
+            self._stats.disk_took()
         for stream in committed.streams:
             self.notify(stream.id, acknowledgement(stream))
         for session, wish in committed.wishes:
@@ -219,7 +227,7 @@ class Intake:
             self._saving.changed(stream.session)
 
     def _disk_refuses(self, error: OSError) -> None:
-        self._count(getattr(error, "code", "disk"))
+        self._stats.disk_refused(error)
         now_s = self._clock.monotonic_s()
         if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
             log.error("nothing is acknowledged while the disk refuses: %s", error)
@@ -253,8 +261,8 @@ class Intake:
                 case protocol.Close(stream_id) if self._routes.get(stream_id) in (routing_id, None):
                     self._stream_left(stream_id)
                 case protocol.GetStatus(request):
-                    body = json.dumps(self._status() | {"errors": self._errors}).encode()
-                    self._send(routing_id, protocol.Status(request, body))
+                    told = self._told()
+                    self._answer_later(routing_id, request, lambda: self._status(request, told))
                 case protocol.Entries() | protocol.Close():
                     pass  # accepted while draining; the stream of another connection
                 case _:
@@ -297,29 +305,42 @@ class Intake:
             self._send(self._routes[stream.id], protocol.MarkDone(stream.id, number, info))
 
     def _ask(self, routing_id: bytes, query: protocol.Query) -> None:
-        """Have a reading request answered in its thread, after what dead writers left is taken in."""
-        self.attendance.finish_drains(getattr(query, "session_id", None))
+        """Have a reading request answered, after what dead writers left is taken in."""
+        drained = self._finish_drains(getattr(query, "session_id", None))
+        self._answer_later(routing_id, query.request, lambda: self._answer(query, drained))
 
+    def _finish_drains(self, session_id: str | None) -> bool:
+        """Drain outboxes of the dead; return False while the disk refuses: then they are read where they lie."""
+        try:
+            self.attendance.finish_drains(session_id)
+        except OSError as error:
+            self._disk_refuses(error)
+            return False
+        return True
+
+    def _answer_later(self, routing_id: bytes, request: int, ask: Callable[[], protocol.Answer]) -> None:
         def work() -> None:
             try:
-                answer: protocol.DaemonMessage = self._answer(query)
+                answer: protocol.DaemonMessage = ask()
             except EdiCheckpointError as error:
-                answer = _error(error, query.request)
+                answer = _error(error, request)
             except OSError as error:
-                answer = _error(EdiCheckpointError(str(error)), query.request)
+                answer = _error(EdiCheckpointError(str(error)), request)
             self.post(lambda: self._send(routing_id, answer))
 
         self._readers.submit(work)
+
+    def _told(self) -> Told:
+        return self._stats.told(
+            failing=self._saving.failing, refused_streams=self.attendance.refused, stepped=self._scheduler.stepped
+        )
 
     def _refuse(
         self, routing_id: bytes, error: EdiCheckpointError, message: protocol.ClientMessage | None = None
     ) -> None:
         log.warning("refused code=%s: %s", error.code, error)
-        self._count(error.code)
+        self._stats.count(error.code)
         self._send(routing_id, _error(error, getattr(message, "request", 0), getattr(message, "stream", "")))
-
-    def _count(self, code: str) -> None:
-        self._errors[code] = self._errors.get(code, 0) + 1
 
     # -- between two turns -------------------------------------------------------------------------------------------
 
@@ -353,6 +374,8 @@ class Intake:
         try:
             self.attendance.unlink_covered()
             self._more_upkeep = self._saving.tidy()
+            if self._more_upkeep:
+                self._stats.disk_took()
         except OSError as error:
             self._more_upkeep = False
             self._disk_refuses(error)

@@ -15,18 +15,12 @@ from pathlib import Path
 import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.holder import Holder as Holder
+from edi_checkpoint.holder import read_holder as read_holder
+from edi_checkpoint.holder import running as running
 
 _PATIENCE_S = 0.1  # with a daemon that is leaving
 _LOOKERS_S = 10.0  # with those who only look: hundreds of clients may, on a machine that is busy with their starts
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """What the lock file says of the daemon that holds it: process, socket, version, start (ISO 8601, UTC)."""
-
-    pid: int
-    socket: str
-    version: str
-    started: str
 
 
 class DaemonRuns(EdiCheckpointError):
@@ -77,29 +71,6 @@ def _flock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def read_holder(path: Path) -> Holder | None:
-    """Return what the lock file says, whether or not its daemon still lives; None without a readable one."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Holder)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def running(path: Path) -> Holder | None:
-    """Return the daemon that holds the lock now, or None."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return read_holder(path)
-    finally:
-        os.close(fd)
-    return None
 
 
 def end(path: Path, holder: Holder, timeout_s: float) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import NamedTuple
 
 from edi_checkpoint import protocol
@@ -24,6 +25,7 @@ from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan, scan_all
 from edi_checkpoint.spool import list_streams, read_records
+from edi_checkpoint.status import Status, Told, look, status_of
 from edi_checkpoint.waiting import all_streams, beyond
 from edi_checkpointd.clock import from_us, to_us
 from edi_checkpointd.journal import Reader, SessionRow
@@ -39,18 +41,21 @@ class Current(NamedTuple):
 
 
 class Requests:
-    """Reads one home. `reader` is None when there is no usable journal; `by_daemon` when a daemon answers."""
+    """Reads one home. `reader` is None when there is no usable journal.
 
-    def __init__(self, paths: Paths, catalog: Catalog, reader: Reader | None, *, by_daemon: bool) -> None:
+    `drained`: a daemon answers, and has taken in what lay in the outboxes asked about; else they are read too.
+    """
+
+    def __init__(self, paths: Paths, catalog: Catalog, reader: Reader | None, *, drained: bool = False) -> None:
         """Answer from these parts; the catalog is loaded."""
         self._paths = paths
         self._catalog = catalog
         self._reader = reader
-        self._by_daemon = by_daemon
+        self._drained = drained
 
     def answer(self, query: protocol.Query) -> protocol.Answer:
         """Return the answer to any query but `GetStatus`. Raises `NotFound`, `SessionIdError`, `DocumentDamaged`."""
-        with self._reader.one_view() if self._reader else contextlib.nullcontext():
+        with self._one_view():
             match query:
                 case protocol.ListSessions(request, condition, limit):
                     return protocol.Sessions(request, self.sessions(condition)[:limit])
@@ -62,6 +67,19 @@ class Requests:
                     return self.history(query)
                 case _:
                     raise NotFound(f"{type(query).__name__}: answered by the daemon itself")
+
+    def status(self, told: Told, now: datetime) -> Status:
+        """Return the status of the home, with what a daemon told of itself."""
+        reaches = look(self._paths)
+        with self._one_view():
+            journaled = self._reader.numbers() if self._reader else {}
+            received_us = self._reader.last_received_us() if self._reader else None
+            last_received = None if received_us is None else from_us(received_us)
+            rows = self.sessions()
+            return status_of(self._paths, self._catalog, rows, reaches, journaled, last_received, told, now)
+
+    def _one_view(self) -> contextlib.AbstractContextManager[None]:
+        return self._reader.one_view() if self._reader else contextlib.nullcontext()
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -79,7 +97,7 @@ class Requests:
         def latest(header: Header | None) -> Header | None:
             if header:
                 sequence, changed = self._journal_beyond(row, header.sequence)
-                waiting, changes = (0, False) if self._by_daemon else beyond(streams, taken_of(header, noted))
+                waiting, changes = (0, False) if self._drained else beyond(streams, taken_of(header, noted))
                 if not changed and not changes:
                     return replace(header, sequence=sequence + waiting)
             state, _, parent = self._current(session_id)
@@ -179,7 +197,7 @@ class Requests:
         files = self._newest_document(session_id, found.state.sequence)
         if files is not None:
             found = Current(state_of(files), "file", files.header.parent_session)
-        if self._by_daemon:
+        if self._drained:
             return found._replace(source="daemon") if row is not None else found
         return self._with_outboxes(session_id, found)
 

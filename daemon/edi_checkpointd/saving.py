@@ -61,6 +61,7 @@ class Saving:
         self._clock = clock
         self._post = post
         self._notify = notify
+        self.failing: dict[str, str] = {}  # by session: why its files could not be written the last time
         self._notes: dict[int, Notes] = {}
         self._notes_due = False
         self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
@@ -161,9 +162,11 @@ class Saving:
             return
         if result.error is not None:
             log.error("file not written session=%s: %s", result.session_id, result.error)
+            self.failing[result.session_id] = str(result.error)
             session.asked = session.checkpointed
             self.changed(session)  # the timers try again
             return
+        self.failing.pop(result.session_id, None)
         self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
         self._notes[session.key] = Notes(session.saved, session.checkpointed)
         if "notes" not in self._scheduler.pending:

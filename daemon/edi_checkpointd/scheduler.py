@@ -30,6 +30,7 @@ class Scheduler:
         self._clock = clock
         self._offset_s = self._wall_minus_monotonic_s()
         self.pending: set[str] = set()  # timers set and not gone off
+        self.stepped: tuple[float, float] | None = None  # by how many seconds the clock was, the last time; monotonic
         self.faults = 0  # missed, overlapping and failed timers: none of them should ever be
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
@@ -65,6 +66,7 @@ class Scheduler:
         if abs(jump_s) < _JUMP_S:
             return
         self._offset_s = offset_s
+        self.stepped = (jump_s, self._clock.monotonic_s())
         log.warning("wall clock stepped seconds=%.1f", jump_s)
         for job in self._scheduler.get_jobs():
             try:

@@ -9,13 +9,15 @@ import resource
 import signal
 import sys
 import threading
-from datetime import UTC
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+
+import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
+from edi_checkpoint.status import Told
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
@@ -29,6 +31,7 @@ from edi_checkpointd.recovery import files_teller, open_journal
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -62,35 +65,27 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     clock = SystemClock()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
-    journal, _ = open_journal(paths)
+    journal, fault = open_journal(paths)
+    stats = Stats(clock, version, journal_fault=fault)
     catalog = Catalog(paths.sessions)
     catalog.load()
     scheduler = Scheduler(clock)
-    intake = Intake(paths, version, clock, scheduler, idle_exit_s=(config.idle_exit_s or None) if idle_exit else None)
+    idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
+    intake = Intake(paths, version, clock, scheduler, stats, idle_exit_s=idle_exit_s)
     ledger = Ledger(journal, config, clock, files_teller(paths, catalog))
     checkpointer = Checkpointer(
         paths.sessions, catalog, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
     saving = Saving(ledger, scheduler, checkpointer, reserve, config, clock, post=intake.post, notify=intake.notify)
 
-    def answer(query: protocol.Query) -> protocol.Answer:
-        reader = Reader.open(paths.journal)
-        try:
-            return Requests(paths, catalog, reader, by_daemon=True).answer(query)
-        finally:
-            reader.close()
+    def answer(query: protocol.Query, drained: bool) -> protocol.Answer:
+        with contextlib.closing(Reader.open(paths.journal)) as reader:
+            return Requests(paths, catalog, reader, drained=drained).answer(query)
 
-    started = clock.monotonic_s()
-
-    def status() -> dict[str, object]:
-        return {
-            "daemon": {
-                "running": True, "pid": os.getpid(), "version": version, "uptime_s": clock.monotonic_s() - started,
-            },
-            "sessions": {"live": sum(one.left_as == "live" for one in ledger.sessions.values())},
-            "journal_bytes": journal.bytes,
-            "now": clock.now().astimezone(UTC).isoformat(),
-        }  # fmt: skip
+    def status(request: int, told: Told) -> protocol.Status:
+        with contextlib.closing(Reader.open(paths.journal)) as reader:
+            found = Requests(paths, catalog, reader).status(told, clock.now())
+            return protocol.Status(request, msgspec.json.encode(found))
 
     attendance = intake.serve(ledger, saving, answer, status)
     rows = journal.read.sessions()

@@ -63,7 +63,7 @@ def everything(reader: Reader) -> object:
     """All that a reader tells of the session 1."""
     return (
         reader.sessions(), reader.streams(1), list(reader.frames(1, after=0)), reader.gaps(1), reader.span(1),
-        reader.snapshot(1, upto=2**62), reader.last_sequence(1), reader.last_received_us(1),
+        reader.snapshot(1, upto=2**62), reader.last_sequence(1), reader.last_received_us(),
     )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_a_commit_is_there_as_a_whole(tmp_path: Path) -> None:
         assert (journal.read.streams(1), journal.read.streams(key)) == ({STREAM: (1, 5)}, {OTHER: (1, 10)})
         assert journal.read.gaps(key) == [gap]
         assert (journal.read.span(1), journal.read.span(key)) == ((1, 5), (1, 3))
-        assert journal.read.last_received_us(key) == 99
+        assert journal.read.last_received_us() == 99
         assert journal.read.session_of(OTHER) == "other"
         other = journal.read.session("other")
         assert other is not None
@@ -675,7 +675,7 @@ def test_trimming_keeps_what_the_window_needs(
         session, _ = ledger.open("s")
         other = ledger.attach(ledger.open("other")[0], OTHER)
         stream = ledger.attach(session, STREAM)
-        requests = Requests(paths, catalog, journal.read, by_daemon=True)
+        requests = Requests(paths, catalog, journal.read, drained=True)
         for step, count in steps:
             match step:
                 case "publish":
@@ -720,7 +720,7 @@ def test_what_only_an_adopted_file_stands_for_is_said_to_be_gone(tmp_path: Path)
     with closing(filled(paths.journal, 3)) as journal:
         journal.adopt(1, 41, Snapshot(41, 41, {"n": b"41"}, {STREAM: 41}), 9, Notes(41, 0))
         journal.commit(one(42))
-        requests = Requests(paths, Catalog(paths.sessions), journal.read, by_daemon=True)
+        requests = Requests(paths, Catalog(paths.sessions), journal.read, drained=True)
 
         def n_at(sequence: int) -> bytes:
             return requests.state(GetState(1, "s", sequence=sequence)).state["n"]

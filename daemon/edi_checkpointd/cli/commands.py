@@ -99,6 +99,23 @@ def sessions(
     return Exit.DONE
 
 
+@app.command(sort_key=0, usage="Usage: edi-checkpoint status [--json]")
+def status(*, json: AsJson = False) -> int:
+    """Say whether all work is safe and since when, what is wrong and what to do about it.
+
+    Example: edi-checkpoint status
+    """
+    with _source() as source:
+        found = source.status()
+    if json:
+        documents.write(documents.status(found))
+    else:
+        from edi_checkpointd.cli import report
+
+        report.status(Screen.of_stdout(), found, datetime.now(UTC))
+    return Exit.DONE
+
+
 @app.command(sort_key=2, usage="Usage: edi-checkpoint log SESSION [--json]")
 def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
     """List the checkpoints of a session, oldest first.

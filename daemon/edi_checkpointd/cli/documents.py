@@ -15,6 +15,7 @@ import msgspec
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.protocol import History, StateAt
+from edi_checkpoint.status import Status
 from edi_checkpointd.clock import from_us
 
 FORMAT: Final = 1
@@ -38,6 +39,11 @@ def failure(error: EdiCheckpointError) -> dict[str, object]:
 def sessions(found: Sequence[SessionInfo]) -> dict[str, object]:
     """Return the document of `sessions`."""
     return {"sessions": [_row(info) for info in found]}
+
+
+def status(found: Status) -> dict[str, object]:
+    """Return the document of `status`."""
+    return msgspec.structs.asdict(found)
 
 
 def log(session_id: str, found: Sequence[CheckpointInfo]) -> dict[str, object]:

@@ -6,16 +6,28 @@ then counts as absent: all that it has acknowledged is on disk.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError, SessionIdError, VersionMismatch
+from edi_checkpoint.errors import (
+    DaemonUnavailable,
+    EdiCheckpointError,
+    NotFound,
+    ProtocolError,
+    SessionIdError,
+    VersionMismatch,
+)
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.status import Status, Told, served
+from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.lock import running
 
@@ -28,6 +40,7 @@ SESSIONS_MAX = 100_000  # what one answer may hold
 PAGE_ENTRIES = 2000
 
 Answered = TypeVar("Answered", bound=protocol.Answer)
+T = TypeVar("T")
 
 
 class Source:
@@ -40,6 +53,7 @@ class Source:
         self._daemon = running(paths.lock)
         self._link: Link | None = None
         self._requests: Requests | None = None
+        self._troubles: list[Trouble] = []  # met on the way
 
     def __enter__(self) -> Source:
         return self
@@ -52,20 +66,41 @@ class Source:
 
     def ask(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
         """Return the answer to a query of the protocol. Raises what the answering side raises, `NotFound` above all."""
-        if self._daemon is not None:
-            try:
-                return self._connected().ask(question, ANSWER_TIMEOUT_S)
-            except DaemonUnavailable:
-                self._note(
-                    f"the daemon (process {self._daemon.pid}) has not answered within {ANSWER_TIMEOUT_S:g} s;"
-                    " this is from the journal and the files"
-                )
-                self._daemon = None
-        return self._from_disk(question)
+        try:
+            if self._daemon is not None:
+                return self._ask_daemon(question)
+        except DaemonUnavailable as error:
+            self._note(f"{error}; this is from the journal and the files")
+        return self._from_disk(lambda requests: requests.answer(question(0)))
+
+    def _ask_daemon(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+        """Return the daemon's answer; one that gives none in time is not asked again."""
+        assert self._daemon is not None
+        try:
+            return self._connected().ask(question, ANSWER_TIMEOUT_S)
+        except DaemonUnavailable:
+            pid, self._daemon = self._daemon.pid, None
+            raise DaemonUnavailable(
+                f"the daemon (process {pid}) has not answered within {ANSWER_TIMEOUT_S:g} s"
+            ) from None
 
     def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all."""
         return self._ask(protocol.Sessions, lambda n: protocol.ListSessions(n, condition, limit)).sessions
+
+    def status(self) -> Status:
+        """Return whether all work is safe and what is wrong; that a daemon does not answer is among it."""
+        if self._daemon is not None:
+            with contextlib.suppress(DaemonUnavailable):
+                answer = self._ask_daemon(protocol.GetStatus)
+                if isinstance(answer, protocol.Status):
+                    return msgspec.json.decode(answer.body, type=Status)
+        return self._from_disk(self._status_from_disk)
+
+    def _status_from_disk(self, requests: Requests) -> Status:
+        now = datetime.now(UTC)
+        told = Told(served(running(self._paths.lock), now), answered=False, troubles=tuple(self._troubles))
+        return requests.status(told, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
         """Return a session's checkpoints, oldest first."""
@@ -119,17 +154,17 @@ class Source:
             self._link = Link(self._paths, app="edi-checkpoint", version="")
         return self._link
 
-    def _from_disk(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+    def _from_disk(self, read: Callable[[Requests], T]) -> T:
         from edi_checkpointd.journal import JournalDamaged
 
         if self._requests is None:
             self._requests = self._open(journal=True)
         try:
-            return self._requests.answer(question(0))
+            return read(self._requests)
         except JournalDamaged as error:
-            self._note(f"{error}; this is from the files alone")
+            self._do_without_journal(error)
             self._requests = self._open(journal=False)
-            return self._requests.answer(question(0))
+            return read(self._requests)
 
     def _open(self, *, journal: bool) -> Requests:
         from edi_checkpoint.catalog import Catalog
@@ -144,5 +179,9 @@ class Source:
             try:
                 reader = Reader.open(self._paths.journal)
             except (JournalDamaged, VersionMismatch) as error:
-                self._note(f"{error}; this is from the files alone")
-        return Requests(self._paths, catalog, reader, by_daemon=False)
+                self._do_without_journal(error)
+        return Requests(self._paths, catalog, reader)
+
+    def _do_without_journal(self, error: EdiCheckpointError) -> None:
+        self._troubles.append(Trouble(error.code, error.message, error.hint))
+        self._note(f"{error}; this is from the files alone")

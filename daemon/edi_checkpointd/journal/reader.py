@@ -78,6 +78,10 @@ class Reader:
         found = self._db.execute("SELECT fenced_at FROM streams WHERE stream = ?", (stream,)).get
         return None if found is None else int(found)
 
+    def numbers(self) -> dict[str, int]:
+        """Return the highest committed number of every stream."""
+        return dict(self._db.execute("SELECT stream, number FROM streams"))
+
     def session_of(self, stream: str) -> str | None:
         """Return the id of the session that `stream` belongs to."""
         found = self._db.execute(
@@ -96,11 +100,9 @@ class Reader:
         snapshot = self._db.execute("SELECT max(sequence) FROM snapshots WHERE session = ?", (key,)).get
         return max(self.span(key)[1], snapshot or 0)
 
-    def last_received_us(self, key: int) -> int | None:
-        """Return when the newest row of a session came."""
-        found = self._db.execute(
-            "SELECT received_us FROM frames WHERE session = ? ORDER BY first DESC LIMIT 1", (key,)
-        ).get
+    def last_received_us(self) -> int | None:
+        """Return when the newest row of all came, None when there is none."""
+        found = self._db.execute("SELECT received_us FROM frames ORDER BY id DESC LIMIT 1").get
         return None if found is None else int(found)
 
     def snapshot(self, key: int, *, upto: int) -> tuple[int, Snapshot] | None:

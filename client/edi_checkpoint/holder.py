@@ -1,0 +1,41 @@
+"""Which daemon serves a sessions folder: the one that holds the folder's lock, never one whose file merely exists."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What the lock file says of the daemon that holds it: process, socket, version, start (ISO 8601, UTC)."""
+
+    pid: int
+    socket: str
+    version: str
+    started: str
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return what the lock file says, whether or not its daemon still lives; None without a readable one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def running(path: Path) -> Holder | None:
+    """Return the daemon that holds the lock now, or None."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return read_holder(path)
+    finally:
+        os.close(fd)
+    return None

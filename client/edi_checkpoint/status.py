@@ -1,0 +1,191 @@
+"""Whether all work is safe, and what is wrong: told from outside, by outboxes, journal, documents and disk.
+
+What only a daemon knows of itself it tells (`Told`); everything else is looked for here, in the same way by the daemon,
+by the command without one, and by a client without one. So nobody is asked whether they did what they promised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edi_checkpoint import troubles
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.condition import CONDITIONS
+from edi_checkpoint.holder import Holder
+from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.spool import StreamFiles, last_number
+from edi_checkpoint.troubles import Trouble
+from edi_checkpoint.waiting import all_streams, waiting
+
+PATIENCE_S: Final = 2.0  # entries on their way for longer wait
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The daemon; what is not known is None."""
+
+    running: bool
+    pid: int | None = None
+    version: str | None = None
+    uptime_s: float | None = None
+
+
+class Told(NamedTuple):
+    """What a daemon says of itself; `answered` is False for one that is asked in vain, or not there."""
+
+    daemon: Served
+    answered: bool
+    troubles: Sequence[Trouble] = ()
+    errors: Mapping[str, int] = {}
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Entries of a session that lie in outboxes and are not acknowledged, and when the first was published."""
+
+    session_id: str
+    entries: int
+    since: datetime | None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The document of `edi-checkpoint status --json`, without its format.
+
+    `safe`: all that is published is on disk, and the disk takes more. `last_durable` is when the newest acknowledged
+    entry was journaled; without a journal, when the newest document was written. `unacknowledged` counts entries that
+    lie in outboxes and not in the journal: safe from EDI's death, not from a power cut. `sessions` counts by condition,
+    `errors` what the daemon refused, by code.
+    """
+
+    safe: bool
+    daemon: Served
+    last_durable: datetime | None
+    unacknowledged: int
+    waiting: tuple[Waiting, ...]
+    degraded: tuple[Trouble, ...]
+    sessions: dict[str, int]
+    journal_bytes: int
+    errors: dict[str, int]
+
+
+class Reach(NamedTuple):
+    """A stream's outbox and the highest number in it at some moment."""
+
+    files: StreamFiles
+    last: int
+
+
+def look(paths: Paths) -> list[Reach]:
+    """Return how far each stream has published.
+
+    To be called before the journal is read: what is committed in between then counts as acknowledged, which it is.
+    """
+    return [Reach(files, last_number(files)) for files in all_streams(paths.outbox)]
+
+
+def status_of(
+    paths: Paths,
+    catalog: Catalog,
+    rows: Iterable[SessionInfo],
+    reaches: Sequence[Reach],
+    journaled: Mapping[str, int],
+    last_received: datetime | None,
+    told: Told,
+    now: datetime,
+) -> Status:
+    """Return the status of the home at `paths`.
+
+    `journaled` holds the journal's highest number by stream, `last_received` is when its newest row came; where no
+    journal tells, documents do.
+    """
+    held_up = _held_up(catalog, reaches, journaled)
+    last_durable = last_received or _newest_document(catalog)
+    full = troubles.disk_full(paths.state)
+    refused = [trouble for trouble in told.troubles if trouble.code == "disk_refused"]
+    conditions = Counter(info.condition for info in rows)
+    return Status(
+        safe=not held_up and not full and not refused,
+        daemon=told.daemon,
+        last_durable=last_durable,
+        unacknowledged=sum(one.entries for one in held_up),
+        waiting=held_up,
+        degraded=(
+            *full,
+            *told.troubles,
+            *_wait(held_up, told, now),
+            *troubles.clock_stepped(last_durable, now),
+            *troubles.set_aside(paths),
+            *troubles.unusable(catalog.damaged),
+        ),
+        sessions={condition: conditions[condition] for condition in CONDITIONS},
+        journal_bytes=sum(_size(f"{paths.journal}{suffix}") for suffix in ("", "-wal")),
+        errors=dict(told.errors),
+    )
+
+
+def served(holder: Holder | None, now: datetime) -> Served:
+    """Return what the lock file says of the daemon that holds it, None when none does."""
+    if holder is None:
+        return Served(running=False)
+    uptime_s = None
+    with contextlib.suppress(ValueError, TypeError):
+        uptime_s = (now - datetime.fromisoformat(holder.started)).total_seconds()
+    return Served(True, holder.pid, holder.version, uptime_s)
+
+
+def _held_up(catalog: Catalog, reaches: Sequence[Reach], journaled: Mapping[str, int]) -> tuple[Waiting, ...]:
+    found: dict[str, list[tuple[int, datetime | None]]] = {}
+    for files, last in reaches:
+        owner = files.owner
+        header = catalog.newest_header(owner.session_id)
+        taken = max(journaled.get(owner.stream, 0), header.streams.get(owner.stream, 0) if header else 0)
+        if last > taken:
+            found.setdefault(owner.session_id, []).append(waiting(files, taken, last))
+    return tuple(
+        Waiting(
+            session_id,
+            sum(entries for entries, _ in of_session),
+            min((since for _, since in of_session if since), default=None),
+        )
+        for session_id, of_session in found.items()
+        if any(entries for entries, _ in of_session)  # else trimmed meanwhile: a file covers them
+    )
+
+
+def _newest_document(catalog: Catalog) -> datetime | None:
+    headers = (catalog.newest_header(session_id) for session_id in catalog.sessions())
+    return max((header.timestamp for header in headers if header and header.kind not in NOT_OURS), default=None)
+
+
+def _wait(held_up: Sequence[Waiting], told: Told, now: datetime) -> list[Trouble]:
+    if told.daemon.running and not told.answered:
+        return [troubles.daemon_hangs(told.daemon.pid)]
+    if not held_up:
+        return []
+    if not told.daemon.running:
+        return [troubles.no_daemon(amount(held_up))]
+    late = any(one.since and (now - one.since).total_seconds() > PATIENCE_S for one in held_up)
+    return [troubles.outbox_waiting(amount(held_up))] if late else []
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def amount(held_up: Sequence[Waiting]) -> str:
+    """Return how much waits, as the part of a sentence: `3 changes of 1 session wait in an outbox`."""
+    entries, count = sum(one.entries for one in held_up), len(held_up)
+    return (
+        f"{entries} change{'s' * (entries != 1)} of {count} session{'s' * (count != 1)}"
+        f" wait{'s' * (entries == 1)} in {'an outbox' if count == 1 else 'outboxes'}"
+    )

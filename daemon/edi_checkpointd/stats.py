@@ -1,0 +1,97 @@
+"""What a daemon knows of itself and nobody sees from outside: since when it runs, what it refused, what it fails at.
+
+Kept by the intake thread. All that can be seen from outside, `edi_checkpoint.status` looks for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+
+from edi_checkpoint.status import Served, Told
+from edi_checkpoint.troubles import Trouble
+from edi_checkpointd.clock import Clock
+
+STEP_TOLD_S = 3600.0  # how long a step of the clock is told of
+
+
+class Stats:
+    """One daemon's account of itself."""
+
+    def __init__(self, clock: Clock, version: str, *, journal_fault: str | None = None) -> None:
+        """Begin to run now; `journal_fault` says why the journal was begun anew, if it was."""
+        self._clock = clock
+        self._version = version
+        self._journal_fault = journal_fault
+        self._started_s = clock.monotonic_s()
+        self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
+        self._errors: Counter[str] = Counter()
+
+    def count(self, code: str) -> None:
+        """Count an error that somebody was told."""
+        self._errors[code] += 1
+
+    def disk_refused(self, error: OSError) -> None:
+        """Note that a commit failed; it counts until one succeeds."""
+        self.count(getattr(error, "code", "disk"))
+        since = self._refusal[1] if self._refusal else self._clock.now()
+        self._refusal = (str(error), since)
+
+    def disk_took(self) -> None:
+        """Note that a commit succeeded."""
+        self._refusal = None
+
+    def told(self, *, failing: Mapping[str, str], refused_streams: int, stepped: tuple[float, float] | None) -> Told:
+        """Return what is to be told of the daemon just now.
+
+        `failing` holds, by session, why its files could not be written; `refused_streams` counts outboxes that are kept
+        as they are; `stepped` is by how many seconds the wall clock was stepped last, and when (monotonic).
+        """
+        troubles = []
+        if self._refusal:
+            fault, since = self._refusal
+            troubles.append(
+                Trouble(
+                    "disk_refused",
+                    f"the disk refuses the journal since {since.isoformat(timespec='seconds')}: {fault}",
+                    "free some space; the daemon acknowledges again by itself",
+                )
+            )
+        if self._journal_fault:
+            troubles.append(
+                Trouble(
+                    "journal_begun_anew",
+                    f"the journal was begun anew when this daemon started: {self._journal_fault}",
+                    "states came from checkpoints and outboxes; `edi-checkpoint sessions` shows them",
+                )
+            )
+        if failing:
+            session_id, fault = next(iter(failing.items()))
+            more = f", and of {len(failing) - 1} more sessions" if len(failing) > 1 else ""
+            troubles.append(
+                Trouble(
+                    "checkpoints_failing",
+                    f"files of session {session_id}{more} cannot be written: {fault}",
+                    "free some space or mend the sessions folder; the entries are safe in the journal",
+                )
+            )
+        if refused_streams:
+            troubles.append(
+                Trouble(
+                    "streams_refused",
+                    f"{refused_streams} outboxes cannot be taken in and are kept as they are",
+                    "the daemon's log names each with the reason",
+                )
+            )
+        if stepped and self._clock.monotonic_s() - stepped[1] < STEP_TOLD_S:
+            troubles.append(
+                Trouble(
+                    "clock_stepped",
+                    f"the clock was stepped by {stepped[0]:+.0f} s within the last hour",
+                    "timers were shifted and order never comes from it: only see that the clock is right now",
+                )
+            )
+        daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s)
+        return Told(daemon, answered=True, troubles=troubles, errors=dict(self._errors))

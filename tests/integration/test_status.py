@@ -1,0 +1,203 @@
+"""Whether all work is safe, as told from outside: with a daemon, without one, with one that hangs, on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from harness import Home, Publisher, eventually
+
+from edi_checkpoint.layout import Header, Kind, checkpoint_document
+from edi_checkpoint.names import checkpoint_name
+
+SHAPE = {
+    "format", "safe", "daemon", "last_durable", "unacknowledged", "waiting", "degraded", "sessions", "journal_bytes",
+    "errors",
+}  # fmt: skip
+
+
+def codes(status: dict) -> list[str]:
+    return [trouble["code"] for trouble in status["degraded"]]
+
+
+def age_s(text: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+
+
+def of_client(publisher: Publisher) -> dict:
+    found = publisher.do("client.status()")
+    assert isinstance(found, dict)
+    return found
+
+
+def first_line(home: Home) -> str:
+    return home.command("status").splitlines()[0]
+
+
+def test_a_home_without_anything_is_safe_and_stays_away(home: Home) -> None:
+    found = home.json("status")
+    assert set(found) == SHAPE
+    assert (found["format"], found["safe"], found["last_durable"], found["degraded"]) == (1, True, None, [])
+    assert found["daemon"] == {"running": False, "pid": None, "version": None, "uptime_s": None}
+    assert found["sessions"] == {"live": 0, "interrupted": 0, "unfinished": 0, "ended": 0}
+    assert (found["unacknowledged"], found["journal_bytes"]) == (0, 0)
+    assert first_line(home) == "all work is safe: nothing has been published yet"
+    assert not home.folder.exists()
+
+
+def test_what_is_acknowledged_is_safe_and_says_since_when(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("publish(100)")
+    publisher.do("session.flush()")
+    found = home.json("status")
+    assert (found["safe"], found["unacknowledged"], found["waiting"], found["degraded"]) == (True, 0, [], [])
+    assert (found["daemon"]["running"], found["daemon"]["pid"]) == (True, home.daemon_pid)
+    assert 0 < found["daemon"]["uptime_s"] < 60
+    assert 0 <= age_s(found["last_durable"]) < 20
+    assert found["sessions"]["live"] == 1
+    assert found["journal_bytes"] > 0
+    assert first_line(home).startswith("all work is safe: everything published is on disk since ")
+    of_the_client = of_client(publisher)
+    assert set(of_the_client) == SHAPE
+    assert {**of_the_client, "daemon": None} == {**found, "daemon": None}
+    daemon.kill()
+    without = home.json("status")
+    assert (without["safe"], without["last_durable"]) == (True, found["last_durable"])
+    assert without["daemon"]["running"] is False
+
+
+def test_what_no_daemon_has_taken_is_counted_and_named_until_one_has(home: Home) -> None:
+    first, second = home.publisher("s1"), home.publisher("s2")
+    first.do("publish(300)")
+    second.do("publish(2)")
+    for found in (home.json("status"), of_client(first)):
+        assert (found["safe"], found["unacknowledged"], codes(found)) == (False, 302, ["no_daemon"])
+        assert {one["session_id"]: one["entries"] for one in found["waiting"]} == {"s1": 300, "s2": 2}
+        assert all(0 <= age_s(one["since"]) < 60 for one in found["waiting"])
+    assert first_line(home).startswith("not all work is safe: 302 changes of 2 sessions wait in outboxes, since ")
+    first.kill()
+    assert home.json("status")["sessions"] == {"live": 1, "interrupted": 1, "unfinished": 0, "ended": 0}
+    home.daemon()
+    found = eventually(lambda: (told := home.json("status"))["safe"] and told)
+    assert isinstance(found, dict)
+    assert (found["unacknowledged"], found["degraded"]) == (0, [])
+
+
+def test_a_daemon_that_hangs_is_named_and_what_it_has_not_taken_is_counted(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("publish(5)")
+    publisher.do("session.flush()")
+    daemon.kill(signal.SIGSTOP)
+    publisher.do("publish(3)")
+    publisher.send("client.status()")
+    found = home.json("status")
+    asked = publisher.answer()
+    assert isinstance(asked, dict)
+    for told in (found, asked):
+        assert (told["safe"], told["unacknowledged"], codes(told)) == (False, 3, ["daemon_hangs"])
+        assert told["daemon"]["pid"] == home.daemon_pid
+        assert f"process {home.daemon_pid}" in told["degraded"][0]["message"]
+    assert found["last_durable"] is not None
+    daemon.kill(signal.SIGCONT)
+    eventually(lambda: home.json("status")["safe"])
+
+
+def test_entries_that_the_journal_has_and_no_file_are_safe_without_a_daemon(home: Home) -> None:
+    daemon = home.daemon("--autosave-every-s", "3600", "--transition-keys", "attempt")
+    publisher = home.publisher("s1")
+    publisher.do("publish(7)")
+    publisher.do("session.flush()")
+    daemon.kill()
+    assert not home.checkpoints("s1")
+    found = home.json("status")
+    assert (found["safe"], found["unacknowledged"], codes(found)) == (True, 0, [])
+    assert of_client(publisher)["unacknowledged"] == 0
+    # Another process cannot read the journal: it does not call safe what it does not know to be.
+    assert of_client(home.publisher())["unacknowledged"] == 7
+
+
+def test_what_was_damaged_is_told_with_what_came_of_it(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.checkpoint()")
+    publisher.do("session.close()")
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    daemon.kill()
+    (home.sessions / "s1.json").write_bytes(b'{"session_id": "s1"')
+    (home.state / "journal.sqlite").write_bytes(b"no database\n" * 1000)
+    without = home.json("status")
+    assert codes(without) == ["journal_damaged", "documents_damaged"]
+    home.daemon()
+    found = home.json("status")
+    assert codes(found) == ["journal_begun_anew", "journal_set_aside", "documents_damaged"]
+    assert "journal.sqlite, journal.sqlite-" in found["degraded"][1]["message"]
+    assert found["degraded"][1]["message"].endswith(f" in {home.state / 'damaged'}")
+    assert "s1.json" in found["degraded"][2]["message"]
+    assert all(trouble["hint"] for trouble in found["degraded"])
+    assert found["safe"] is True
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_while_it_lasts_and_sessions_are_listed_all_the_same(home: Home, small_disk: Path) -> None:
+    home.environment["EDI_CHECKPOINT_STATE_DIR"] = str(small_disk / "state")
+    home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush()")
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    publisher.do("session.update(n=2, text='x' * 100_000)")
+    found = eventually(lambda: (told := home.json("status"))["errors"].get("disk_refused") and told)
+    assert isinstance(found, dict)
+    assert codes(found)[:2] == ["disk_full", "disk_refused"]
+    assert found["safe"] is False
+    assert first_line(home).startswith("not all work is safe: ")
+    assert [row["session_id"] for row in home.json("sessions")["sessions"]] == ["s1"]
+    filler.unlink()
+    publisher.do("session.flush(timeout_s=20)")
+    found = home.json("status")
+    assert (found["safe"], found["unacknowledged"], codes(found)) == (True, 0, [])
+
+
+def test_checkpoints_that_cannot_be_written_are_told_and_the_entries_are_safe(home: Home) -> None:
+    home.daemon("--autosave-every-s", "0.1")
+    publisher = home.publisher("s1")
+    in_the_way = home.sessions / ".s1.json.tmp"
+    in_the_way.mkdir()
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush()")
+    found = eventually(lambda: "checkpoints_failing" in codes(told := home.json("status")) and told)
+    assert isinstance(found, dict)
+    assert (found["safe"], found["unacknowledged"]) == (True, 0)
+    in_the_way.rmdir()
+    eventually(lambda: "checkpoints_failing" not in codes(home.json("status")))
+
+
+def test_a_clock_that_stands_before_what_was_written_by_it_is_told(home: Home) -> None:
+    home.sessions.mkdir(parents=True)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    header = Header(session_id="s1", timestamp=later, kind=Kind.MANUAL, sequence=1)
+    (home.sessions / checkpoint_name("s1", later)).write_bytes(b"".join(checkpoint_document(header, {})))
+    found = home.json("status")
+    assert (codes(found), found["safe"]) == (["clock_stepped"], True)
