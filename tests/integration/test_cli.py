@@ -47,6 +47,7 @@ with connect() as client:
 COMMANDS = [
     ("sessions",),
     ("sessions", "--limit", "2"),
+    ("sessions", "--tree"),
     ("sessions", "--condition", "interrupted"),
     ("sessions", "--condition", "live"),
     ("log", "session_12345"),
@@ -151,7 +152,7 @@ def test_every_command_says_the_same_with_and_without_a_daemon(published: Home) 
         one.pop("source", None)
         other.pop("source", None)
         assert one == other, command
-    assert [one["exit"] for one in with_daemon] == [0] * 15 + [3, 2, 3, 3, 3]
+    assert [one["exit"] for one in with_daemon] == [0] * 16 + [3, 2, 3, 3, 3]
 
 
 def test_show_names_its_source(published: Home) -> None:
@@ -307,7 +308,15 @@ def test_show_goes_back_to_a_checkpoint_a_sequence_and_a_time(shared: Home) -> N
 
 
 @pytest.mark.parametrize(
-    "command", [("sessions",), ("log", "session_12345"), ("history", "session_12345"), ("show", "session_12345")]
+    "command",
+    [
+        ("sessions",),
+        ("sessions", "--tree"),
+        ("status",),
+        ("log", "session_12345"),
+        ("history", "session_12345"),
+        ("show", "session_12345"),
+    ],
 )
 def test_people_get_colours_on_a_terminal_only_and_lines_that_fit(shared: Home, command: tuple[str, ...]) -> None:
     coloured = on_a_terminal(shared, *command)
@@ -322,6 +331,37 @@ def test_people_get_colours_on_a_terminal_only_and_lines_that_fit(shared: Home, 
     assert max(len(line) for line in plain.splitlines()) <= 80
     assert max(len(line) for line in piped.splitlines()) >= max(len(line) for line in plain.splitlines())
     assert "..." not in piped
+
+
+def test_in_a_narrow_terminal_a_session_is_still_known_by_id_condition_time_and_prompt(shared: Home) -> None:
+    titles = {
+        width: run(shared, "sessions", COLUMNS=str(width)).stdout.decode().splitlines()[0].split()
+        for width in (200, 80, 50)
+    }
+    assert titles[200] == [
+        "SESSION",
+        "CONDITION",
+        "STAGE",
+        "STATUS",
+        "SCORE",
+        "UPDATED",
+        "+00:00",
+        "CP",
+        "IMAGE",
+        "PROMPT",
+    ]
+    assert {"SESSION", "CONDITION", "STAGE", "UPDATED", "IMAGE", "PROMPT"} <= set(titles[80])
+    assert titles[50] == ["SESSION", "CONDITION", "UPDATED", "+00:00", "PROMPT"]
+
+
+def test_a_session_stands_below_the_one_it_came_from(shared: Home) -> None:
+    lines = run(shared, "sessions", "--tree").stdout.decode().splitlines()
+    names = [line.partition("  ")[0] for line in lines[1:]]
+    child = names.index("`- 0f9a52c7-7f2e-4a44-9f67-1b7c46d1c8a5")
+    assert names[child - 1] == "session_12345"
+    assert run(shared, "sessions", "--tree", "--json").stdout == run(shared, "sessions", "--json").stdout
+    filtered = run(shared, "sessions", "--tree", "--condition", "interrupted").stdout.decode()
+    assert [line.partition("  ")[0] for line in filtered.splitlines()[1:]] == ["killed"]
 
 
 def test_people_see_local_times_with_their_offset(shared: Home) -> None:
@@ -348,7 +388,7 @@ def test_what_the_locale_cannot_show_is_escaped(shared: Home) -> None:
     assert "空" in found.stdout.decode()
 
 
-@pytest.mark.parametrize("command", ["sessions", "log", "history", "show", "demo"])
+@pytest.mark.parametrize("command", ["status", "sessions", "log", "history", "show", "demo"])
 def test_help_teaches_by_an_example(home: Home, command: str) -> None:
     done = run(home, command, "--help", FORCE_COLOR="1")
     assert (done.returncode, done.stderr) == (0, b"")

@@ -13,6 +13,7 @@ from edi_checkpoint.paths import locate
 from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
 from edi_checkpointd.cli.screen import Screen
 from edi_checkpointd.cli.source import SESSIONS_MAX, Source
+from edi_checkpointd.cli.tree import flat, grown, with_parents
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,20 +65,23 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else Exit.DONE
 
 
-@app.command(sort_key=1, usage="Usage: edi-checkpoint sessions [--condition C] [--limit N] [--json]")
+@app.command(sort_key=1, usage="Usage: edi-checkpoint sessions [--condition C] [--tree] [--limit N] [--json]")
 def sessions(
     *,
     condition: Annotated[
         Literal["live", "interrupted", "unfinished", "ended"] | None,
         Parameter(help="Only sessions of this condition."),
     ] = None,
+    tree: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Show below each session what was made from it.")
+    ] = False,
     limit: Annotated[int, Parameter(help="How many at most.")] = 100,
     json: AsJson = False,
 ) -> int:
     """List the sessions, newest first.
 
     live         a writer is attached
-    interrupted  its writer died
+    interrupted  its writer died: it can be gone on with, or dismissed
     unfinished   it was left, and is neither completed nor failed
     ended        it is completed or failed
 
@@ -93,7 +97,8 @@ def sessions(
     if not found:
         _note("no sessions" if condition is None else f"no session is {condition}")
         return Exit.DONE
-    render.sessions(Screen.of_stdout(), found[:limit], [info.session_id for info in every])
+    shown = grown(with_parents(found[:limit], every)) if tree else flat(found[:limit])
+    render.sessions(Screen.of_stdout(), shown, [info.session_id for info in every])
     if len(found) > limit:
         _note(f"{limit} of {len(found)} sessions; --limit N shows more")
     return Exit.DONE

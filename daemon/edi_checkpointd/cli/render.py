@@ -8,45 +8,63 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, HistoryEntry
 from edi_checkpoint.protocol import History, JsonText, StateAt
-from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, moments, size
+from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment, moments, size
+from edi_checkpointd.cli.tree import Branch
 from edi_checkpointd.clock import from_us
 
 _PREFIX_LEAST = 8
 _ID_WHOLE = 13  # an id up to this length is never cut
-_WIDE = 120  # from this width on ids are shown whole
+_WIDE = 160  # from this width on ids are shown whole
 _CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
+_STATUS_STYLE = {"completed": "green", "failed": "red"}
 _CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
 _SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
 _BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
 _BREAK = re.compile(r"\n *")
 
 
-def sessions(screen: Screen, shown: Sequence[SessionInfo], every_id: Sequence[str]) -> None:
-    """Write the sessions `shown`; `every_id` are those that a short id must be told apart from."""
-    ids = _prefixes(every_id) if screen.width is not None and screen.width < _WIDE else {}
-    title, updated = moments("UPDATED", [info.updated for info in shown])
+def sessions(screen: Screen, shown: Sequence[Branch], every_id: Sequence[str]) -> None:
+    """Write the sessions `shown`; `every_id` are those that a short id must be told apart from.
+
+    In a narrow terminal the number of checkpoints gives way first, since `log` tells it; then the status, most of which
+    the condition tells; then the score, which only the last stage gives; then stage and image. By id, condition, time
+    and prompt one knows a session again.
+    """
+    wide = screen.width is None or screen.width >= _WIDE
+    ids = {} if wide else _prefixes(every_id)
+    title, updated = moments("UPDATED", [one.info.updated if one.info else None for one in shown], seconds=wide)
     screen.table(
         [
             Column("SESSION", "bold"),
             Column("CONDITION"),
-            Column("STAGE", least=10),
+            Column("STAGE", least=10, rank=2),
+            Column("STATUS", rank=4),
+            Column("SCORE", right=True, rank=3),
             Column(title),
-            Column("CP", right=True),
-            Column("ABOUT", least=10),
+            Column("CP", right=True, rank=5),
+            Column("IMAGE", least=8, rank=1),
+            Column("PROMPT", least=12),
         ],
-        [
-            (
-                ids.get(info.session_id, info.session_id),
-                Cell(info.condition, _CONDITION_STYLE.get(info.condition, "")),
-                info.stage or "-",
-                time,
-                str(info.checkpoints),
-                _about(info),
-            )
-            for info, time in zip(shown, updated, strict=True)
-        ],
+        [_session(one, ids, time) for one, time in zip(shown, updated, strict=True)],
+    )
+
+
+def _session(one: Branch, ids: Mapping[str, str], time: str) -> Sequence[str | Cell]:
+    name, info = one.lines + ids.get(one.session_id, one.session_id), one.info
+    if info is None:
+        return Cell(name, "dim"), Cell("missing", "dim"), *[NOTHING] * 7
+    return (
+        name,
+        Cell(info.condition, _CONDITION_STYLE.get(info.condition, "")),
+        info.stage or NOTHING,
+        Cell(info.status or NOTHING, _STATUS_STYLE.get(info.status or "", "")),
+        NOTHING if info.score is None else f"{info.score:.3g}",
+        time,
+        str(info.checkpoints),
+        info.image or NOTHING,
+        info.prompt or NOTHING,
     )
 
 
@@ -147,14 +165,9 @@ def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, str, str, Cell]:
     return str(entry.sequence), time, entry.op, size(entry.bytes), Cell(what, style)
 
 
-def _about(info: SessionInfo) -> str:
-    score = "" if info.score is None else f"score {info.score:g}"
-    return ": ".join(part for part in (info.image, score, info.prompt) if part) or "-"
-
-
 def _why(info: CheckpointInfo) -> str:
     label = None if info.label is None else f"'{info.label}'"
-    return " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason) if part) or "-"
+    return " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason) if part) or NOTHING
 
 
 def _prefixes(ids: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+NOTHING = "-"  # the cell of what is not known
 _GAP = "  "
 _DOTS = "..."
 
@@ -22,8 +23,9 @@ _DOTS = "..."
 class Column(NamedTuple):
     """A column of a table.
 
-    `least` is the width that it may be cut down to when the line is too long (None: never cut; of two, the later one
-    gives way first), `width` what it has at least, so that the pages of one list stand alike.
+    `least` is the width that it may be cut down to when the line is too long (None: never cut), `width` what it has at
+    least, so that the pages of one list stand alike. Of two columns the one of higher `rank` gives way first, then the
+    later one. One with a rank is left out when cutting does not help, and when no row says anything in it.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Column(NamedTuple):
     least: int | None = None
     right: bool = False
     width: int = 0
+    rank: int = 0
 
 
 class Cell(NamedTuple):
@@ -69,6 +72,10 @@ class Screen:
         widths = [
             max([column.width, *(_cells(row[at].text) for row in body)]) for at, column in enumerate(columns)
         ]  # fmt: skip
+        if self.width is not None:
+            kept = _kept(columns, widths, body, self.width)
+            columns, widths = [columns[at] for at in kept], [widths[at] for at in kept]
+            body = [[row[at] for at in kept] for row in body]
         natural = list(widths)
         if self.width is not None:
             _narrow(widths, columns, self.width - len(_GAP) * (len(columns) - 1))
@@ -123,13 +130,16 @@ def moment(time: datetime) -> str:
     return _local(time).isoformat(" ", "seconds")
 
 
-def moments(title: str, times: Sequence[datetime | None]) -> tuple[str, list[str]]:
-    """Return the title and the cells of a column of times; an offset that all share stands in the title alone."""
-    texts = ["-" if time is None else moment(time) for time in times]
-    offsets = {text[19:] for text in texts if text != "-"}
+def moments(title: str, times: Sequence[datetime | None], *, seconds: bool = True) -> tuple[str, list[str]]:
+    """Return the title and the cells of a column of times; an offset that all share stands in the title alone.
+
+    Without `seconds` they are left out, where offsets are shared.
+    """
+    texts = [NOTHING if time is None else moment(time) for time in times]
+    offsets = {text[19:] for text in texts if text != NOTHING}
     if len(offsets) != 1:
         return title, texts
-    return f"{title} {offsets.pop()}", [text[:19] for text in texts]
+    return f"{title} {offsets.pop()}", [text[: 19 if seconds else 16] for text in texts]
 
 
 def size(count: int) -> str:
@@ -161,13 +171,27 @@ def _cells(text: str) -> int:
     return cell_len(text)
 
 
+def _kept(columns: Sequence[Column], widths: Sequence[int], body: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """Return which columns are shown in lines of `width` cells: those that say something, as far as there is room."""
+    ranked = sorted((column.rank, at) for at, column in enumerate(columns) if column.rank)
+    silent = [at for _, at in ranked if all(row[at].text in ("", NOTHING, columns[at].title) for row in body)]
+    kept = [at for at in range(len(columns)) if at not in silent]
+    for _, at in reversed(ranked):
+        least = sum(_least(columns[other], widths[other]) for other in kept) + len(_GAP) * (len(kept) - 1)
+        if least > width and at in kept:
+            kept.remove(at)
+    return kept
+
+
+def _least(column: Column, width: int) -> int:
+    return width if column.least is None else min(width, max(column.least, len(column.title)))
+
+
 def _narrow(widths: list[int], columns: Sequence[Column], room: int) -> None:
     """Cut down `widths` in place until their sum fits into `room`, or none may be cut further."""
-    for at in reversed(range(len(columns))):
-        least = columns[at].least
-        if least is not None:
-            spare = widths[at] - max(least, len(columns[at].title))
-            widths[at] -= max(0, min(spare, sum(widths) - room))
+    for at in sorted(range(len(columns)), key=lambda at: (columns[at].rank, at), reverse=True):
+        spare = widths[at] - _least(columns[at], widths[at])
+        widths[at] -= max(0, min(spare, sum(widths) - room))
 
 
 def _padded(cells: Sequence[tuple[Cell, int, bool]], gap: str) -> list[Cell]:
