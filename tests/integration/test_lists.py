@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from harness import Home, Publisher, eventually
+from harness import Home, Publisher, Refused, eventually
 
 LEAVE = {
     "closed": "session.close()",
@@ -116,3 +116,92 @@ def test_what_a_list_cannot_read_costs_no_other_row(home: Home) -> None:
     (home.sessions / "torn.json").write_bytes(b'{"session_id": "torn"')
     rows = conditions(asked(home))
     assert {**rows, "torn": None} == {**LEFT, "torn": None}
+
+
+# -- dismissing ------------------------------------------------------------------------------------------------------
+
+
+def kept(home: Home) -> dict[str, bytes]:
+    """All documents by name, and what they hold."""
+    return {path.name: path.read_bytes() for path in home.sessions.glob("*.json")}
+
+
+def killed(home: Home, code: str = "session.update(n=1, status='in_progress')") -> None:
+    publisher = home.publisher("s1")
+    publisher.do(code)
+    publisher.kill()
+
+
+def dismissed(home: Home, *options: str, expect: int = 0) -> dict:
+    return home.json("dismiss", "s1", *options, expect=expect)
+
+
+def offered(home: Home) -> list:
+    return home.json("sessions", "--condition", "interrupted")["sessions"]
+
+
+@pytest.mark.parametrize(("status", "condition"), [("in_progress", "unfinished"), ("failed", "ended")])
+def test_a_dismissed_session_is_offered_no_more_and_has_no_other_trace(home: Home, status: str, condition: str) -> None:
+    daemon = home.daemon()
+    killed(home, f"session.update(n=1, status={status!r})")
+    eventually(lambda: home.checkpoints("s1") and (home.sessions / "s1.json").exists())
+    before, state = kept(home), home.json("show", "s1")["state_info"]
+    row = offered(home)[0]
+    after = dismissed(home)["session"]
+    assert after["condition"] == condition
+    assert {**after, "condition": None, "sequence": None} == {**row, "condition": None, "sequence": None}
+    assert offered(home) == []
+    assert home.publisher().do("client.interrupted()") == []
+    assert home.json("show", "s1")["state_info"] == state
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    assert kept(home) == before
+    daemon.kill()
+    assert offered(home) == []
+    home.daemon()
+    assert offered(home) == []
+    assert kept(home) == before
+
+
+def test_a_session_is_dismissed_without_a_daemon_too(home: Home) -> None:
+    killed(home)
+    assert dismissed(home)["session"]["condition"] == "unfinished"
+    assert offered(home) == home.publisher().do("client.interrupted()") == []
+    home.daemon()
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    assert offered(home) == []
+    assert home.json("show", "s1")["state_info"] == {"n": 1, "status": "in_progress"}
+
+
+def test_a_session_that_lives_is_dismissed_only_by_taking_it_over(home: Home) -> None:
+    home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    error = dismissed(home, expect=5)["error"]
+    assert (error["code"], str(publisher.pid) in error["message"]) == ("session_busy", True)
+    assert publisher.do("session.update(n=2)") is None
+    assert dismissed(home, "--takeover")["session"]["condition"] == "unfinished"
+    with pytest.raises(Refused, match="Fenced"):
+        publisher.sees("session.update(n=3)")
+
+
+def test_dismissing_what_is_unknown_or_was_left_cleanly_attaches_nobody(home: Home) -> None:
+    home.daemon()
+    assert dismissed(home, expect=3)["error"]["code"] == "not_found"
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=1)")
+    publisher.do("session.close()")
+    before = home.json("show", "s1")["sequence"]
+    assert dismissed(home)["session"]["condition"] == "unfinished"
+    assert home.json("show", "s1")["sequence"] == before
+    assert [row["session_id"] for row in home.json("sessions")["sessions"]] == ["s1"]
+
+
+def test_a_dismissed_session_can_be_gone_on_with(home: Home) -> None:
+    home.daemon()
+    killed(home)
+    dismissed(home)
+    again = home.publisher("s1")
+    assert again.do("dict(session)") == {"n": 1, "status": "in_progress"}
+    again.do("session.update(n=2)")
+    again.kill()
+    eventually(lambda: [row["session_id"] for row in offered(home)] == ["s1"])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from edi_checkpoint.errors import NotFound
+from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import locate
 from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
 from edi_checkpointd.cli.screen import Screen
@@ -32,6 +34,15 @@ AsJson = Annotated[
     bool, Parameter("--json", negative="", show_default=False, help="Print one JSON document, with times in UTC.")
 ]
 
+Takeover = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        help="Even while another writes to it: that one is shut out, and what it publishes on becomes a branch.",
+    ),
+]
+
 
 def _version() -> str:
     from importlib.metadata import version
@@ -43,7 +54,7 @@ app = App(
     name=PROGRAM,
     help="""Look at what is kept of EDI's sessions: which were interrupted, what changed, how they stood at any time.
 
-It works with and without a running daemon, and changes nothing.
+It works with and without a running daemon. What only shows changes nothing.
 
 Begin with:  edi-checkpoint sessions
 Then:        edi-checkpoint show latest
@@ -197,7 +208,33 @@ def show(
     return Exit.DONE
 
 
-@app.command(sort_key=5, usage="Usage: edi-checkpoint demo [--keep] [--json]")
+@app.command(sort_key=5, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
+def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
+    """Say of an interrupted session: seen, not now. It is offered no more, and loses nothing.
+
+    It counts as left cleanly from then on, and can be gone on with at any time. Needs no daemon.
+
+    Example: edi-checkpoint dismiss latest
+    """
+    from edi_checkpoint.client import connect
+
+    with _source() as source:
+        before = _row(source, _session(source, session))
+    if before.condition in ("interrupted", "live"):
+        with connect(app=PROGRAM, autostart=False) as client:
+            client.session(before.session_id, takeover=takeover).close()
+    else:
+        _note(f"session {before.session_id} is {before.condition}: there is nothing to dismiss")
+    with _source() as source:
+        after = _row(source, before.session_id)
+    if json:
+        documents.write(documents.session(after))
+    else:
+        render.sessions(Screen.of_stdout(), flat([after]), [after.session_id])
+    return Exit.DONE
+
+
+@app.command(sort_key=6, usage="Usage: edi-checkpoint demo [--keep] [--json]")
 def demo(
     *,
     keep: Annotated[
@@ -221,6 +258,14 @@ def _source() -> Source:
 def _session(source: Source, text: str) -> str:
     """Return the id of the session that `text` selects; a whole id is recognised without a list of all."""
     return text if source.knows(text) else select.session(text, [info.session_id for info in source.sessions()])
+
+
+def _row(source: Source, session_id: str) -> SessionInfo:
+    """Return a session's row. Raises `NotFound`."""
+    for info in source.sessions():
+        if info.session_id == session_id:
+            return info
+    raise NotFound(f"no session {session_id}")
 
 
 def _within(option: str, number: int, least: int, most: int) -> None:

@@ -41,6 +41,11 @@ def sessions(found: Sequence[SessionInfo]) -> dict[str, object]:
     return {"sessions": [_row(info) for info in found]}
 
 
+def session(changed: SessionInfo) -> dict[str, object]:
+    """Return the document of a command that changed one session."""
+    return {"session": _row(changed)}
+
+
 def status(found: Status) -> dict[str, object]:
     """Return the document of `status`."""
     return msgspec.structs.asdict(found)
