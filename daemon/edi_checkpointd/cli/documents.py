@@ -8,15 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.protocol import History, StateAt
-from edi_checkpoint.status import Status
 from edi_checkpointd.clock import from_us
+
+if TYPE_CHECKING:
+    from edi_checkpoint.status import Status
 
 FORMAT: Final = 1
 

@@ -26,13 +26,12 @@ from edi_checkpoint.errors import (
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.status import Status, Told, served
-from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.lock import running
 
 if TYPE_CHECKING:
     from edi_checkpoint.link import Link
+    from edi_checkpoint.status import Status
     from edi_checkpointd.requests import Requests
 
 ANSWER_TIMEOUT_S = 5.0
@@ -53,7 +52,7 @@ class Source:
         self._daemon = running(paths.lock)
         self._link: Link | None = None
         self._requests: Requests | None = None
-        self._troubles: list[Trouble] = []  # met on the way
+        self._unusable: list[EdiCheckpointError] = []  # why the journal is done without
 
     def __enter__(self) -> Source:
         return self
@@ -90,6 +89,8 @@ class Source:
 
     def status(self) -> Status:
         """Return whether all work is safe and what is wrong; that a daemon does not answer is among it."""
+        from edi_checkpoint.status import Status
+
         if self._daemon is not None:
             with contextlib.suppress(DaemonUnavailable):
                 answer = self._ask_daemon(protocol.GetStatus)
@@ -98,8 +99,12 @@ class Source:
         return self._from_disk(self._status_from_disk)
 
     def _status_from_disk(self, requests: Requests) -> Status:
+        from edi_checkpoint.status import Told, served
+        from edi_checkpoint.troubles import Trouble
+
         now = datetime.now(UTC)
-        told = Told(served(running(self._paths.lock), now), answered=False, troubles=tuple(self._troubles))
+        troubles = [Trouble(error.code, error.message, error.hint) for error in self._unusable]
+        told = Told(served(running(self._paths.lock), now), answered=False, troubles=troubles)
         return requests.status(told, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
@@ -183,5 +188,5 @@ class Source:
         return Requests(self._paths, catalog, reader)
 
     def _do_without_journal(self, error: EdiCheckpointError) -> None:
-        self._troubles.append(Trouble(error.code, error.message, error.hint))
+        self._unusable.append(error)
         self._note(f"{error}; this is from the files alone")
