@@ -46,6 +46,7 @@ logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Pyth
 _REQUEST_TIMEOUT_S = 5.0
 _LOOK_AGAIN_S = 0.25
 _FOLLOW_AGAIN_S = 2.0
+_LOOK_TIMEOUT_S = 2.0  # for what the files can tell as well
 
 
 def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
@@ -193,7 +194,7 @@ class Client:
         self._check_usable()
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit))
+                answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit), _LOOK_TIMEOUT_S)
                 if isinstance(answer, protocol.Sessions):
                     return answer.sessions
         return offline.sessions(self.paths, condition)[:limit]
@@ -211,7 +212,7 @@ class Client:
         body: object = None
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(protocol.GetStatus)
+                answer = self.ask(protocol.GetStatus, _LOOK_TIMEOUT_S)
                 if isinstance(answer, protocol.Status):
                     body = msgspec.json.decode(answer.body)
         if body is None:

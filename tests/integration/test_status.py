@@ -89,17 +89,20 @@ def test_what_no_daemon_has_taken_is_counted_and_named_until_one_has(home: Home)
     assert (found["unacknowledged"], found["degraded"]) == (0, [])
 
 
-def test_a_daemon_that_hangs_is_named_and_what_it_has_not_taken_is_counted(home: Home) -> None:
+def test_a_daemon_that_hangs_is_named_and_all_is_told_from_the_files(home: Home) -> None:
     daemon = home.daemon()
-    publisher = home.publisher("s1")
+    publisher, other = home.publisher("s1"), home.publisher("s2")
     publisher.do("publish(5)")
     publisher.do("session.flush()")
     daemon.kill(signal.SIGSTOP)
     publisher.do("publish(3)")
     publisher.send("client.status()")
+    other.send("client.sessions()")
     found = home.json("status")
-    asked = publisher.answer()
+    asked, listed = publisher.answer(), other.answer()
     assert isinstance(asked, dict)
+    assert isinstance(listed, list)
+    assert {row["session_id"]: row["condition"] for row in listed} == {"s1": "live", "s2": "live"}
     for told in (found, asked):
         assert (told["safe"], told["unacknowledged"], codes(told)) == (False, 3, ["daemon_hangs"])
         assert told["daemon"]["pid"] == home.daemon_pid

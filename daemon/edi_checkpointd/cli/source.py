@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edi_checkpointd.requests import Requests
 
 ANSWER_TIMEOUT_S = 5.0
+STATUS_TIMEOUT_S = 2.0  # the intake answers at once, whatever it does else, unless it hangs
 SESSIONS_MAX = 100_000  # what one answer may hold
 PAGE_ENTRIES = 2000
 
@@ -67,21 +68,19 @@ class Source:
         """Return the answer to a query of the protocol. Raises what the answering side raises, `NotFound` above all."""
         try:
             if self._daemon is not None:
-                return self._ask_daemon(question)
+                return self._ask_daemon(question, ANSWER_TIMEOUT_S)
         except DaemonUnavailable as error:
             self._note(f"{error}; this is from the journal and the files")
         return self._from_disk(lambda requests: requests.answer(question(0)))
 
-    def _ask_daemon(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+    def _ask_daemon(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
         """Return the daemon's answer; one that gives none in time is not asked again."""
         assert self._daemon is not None
         try:
-            return self._connected().ask(question, ANSWER_TIMEOUT_S)
+            return self._connected().ask(question, timeout_s)
         except DaemonUnavailable:
             pid, self._daemon = self._daemon.pid, None
-            raise DaemonUnavailable(
-                f"the daemon (process {pid}) has not answered within {ANSWER_TIMEOUT_S:g} s"
-            ) from None
+            raise DaemonUnavailable(f"the daemon (process {pid}) has not answered within {timeout_s:g} s") from None
 
     def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all."""
@@ -93,7 +92,7 @@ class Source:
 
         if self._daemon is not None:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self._ask_daemon(protocol.GetStatus)
+                answer = self._ask_daemon(protocol.GetStatus, STATUS_TIMEOUT_S)
                 if isinstance(answer, protocol.Status):
                     return msgspec.json.decode(answer.body, type=Status)
         return self._from_disk(self._status_from_disk)
