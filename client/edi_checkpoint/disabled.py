@@ -16,15 +16,23 @@ from uuid import uuid4
 import msgspec
 
 from edi_checkpoint import protocol
+from edi_checkpoint.condition import CONDITIONS
 from edi_checkpoint.errors import NotFound
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.status import Served, Status
 from edi_checkpoint.stream import Stream
+from edi_checkpoint.troubles import Trouble
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "EDI_CHECKPOINT_DISABLE"
+_STATUS = Status(
+    safe=False, daemon=Served(running=False), last_durable=None, unacknowledged=0, waiting=(),
+    degraded=(Trouble("disabled", "nothing of this process is remembered", f"unset {VARIABLE}"),),
+    sessions=dict.fromkeys(CONDITIONS, 0), journal_bytes=0, errors={},
+)  # fmt: skip
 _said = threading.Lock()  # never released: once in a process
 
 
@@ -91,7 +99,7 @@ class NullLink(Link):
             case protocol.ListCheckpoints():
                 return protocol.Checkpoints(0, [])
             case protocol.GetStatus():
-                told = {"disabled": True, "safe": False, "daemon": {"running": False}}
+                told = msgspec.structs.asdict(_STATUS) | {"disabled": True}
                 return protocol.Status(0, msgspec.json.encode(told))
         raise NotFound(f"{VARIABLE} is set: nothing is remembered", hint=f"unset {VARIABLE} and begin anew")
 

@@ -21,7 +21,7 @@ from edi_checkpoint.times import EPOCH, from_us
 from edi_checkpoint.waiting import left_cleanly
 
 
-class Noted(NamedTuple):
+class Journaled(NamedTuple):
     """What a journal notes of a session: when it began, how its last writer left (live, clean, interrupted), its epoch,
     and the epoch and highest committed number of each stream.
     """
@@ -36,10 +36,10 @@ def session_info(
     session_id: str,
     catalog: Catalog,
     streams: Sequence[StreamFiles],
-    noted: Noted | None,
+    journaled: Journaled | None,
     latest: Callable[[Header | None], Header | None],
 ) -> SessionInfo:
-    """Return the row of a session whose outboxes are `streams`; `noted` is None without a journal that knows it.
+    """Return the row of a session whose outboxes are `streams`; `journaled` is None without a journal that knows it.
 
     `latest` is given the header of the newest document and returns that of the newest state, which journal or outboxes
     may have; it reads the state itself only then.
@@ -52,13 +52,15 @@ def session_info(
     updated = shown.timestamp if shown and shown.timestamp > EPOCH else None
     return SessionInfo(
         session_id=session_id,
-        condition=condition_of(checkpoints, header, streams, noted, status),
+        condition=condition_of(checkpoints, header, streams, journaled, status),
         status=status,
         stage=shown.stage if shown else None,
         image=_text(summary.get("image")),
         prompt=_text(summary.get("prompt")),
         score=float(score) if isinstance(score, int | float) else None,
-        started=noted.started if noted else min((info.timestamp for info in checkpoints), default=_began(streams)),
+        started=journaled.started
+        if journaled
+        else min((info.timestamp for info in checkpoints), default=_began(streams)),
         updated=updated,
         sequence=shown.sequence if shown else 0,
         checkpoints=len(checkpoints),
@@ -81,10 +83,10 @@ def header_of(
     )
 
 
-def taken_of(header: Header | None, noted: Noted | None) -> dict[str, int]:
+def taken_of(header: Header | None, journaled: Journaled | None) -> dict[str, int]:
     """Return, by stream, the highest number that a document or the journal has."""
     taken = dict(header.streams) if header else {}
-    for stream, (_, number) in noted.streams.items() if noted else ():
+    for stream, (_, number) in journaled.streams.items() if journaled else ():
         taken[stream] = max(number, taken.get(stream, 0))
     return taken
 
@@ -93,7 +95,7 @@ def condition_of(
     checkpoints: Sequence[CheckpointInfo],
     header: Header | None,
     streams: Sequence[StreamFiles],
-    noted: Noted | None,
+    journaled: Journaled | None,
     status: str | None,
 ) -> Condition:
     """Return a session's condition from its outboxes, the journal's notes and its documents, in this order.
@@ -101,12 +103,12 @@ def condition_of(
     `checkpoints` are oldest first, `header` is that of the newest document.
     """
     fenced = {stream for files in streams for stream in files.owner.fenced}
-    current = [files for files in streams if files.owner.stream not in fenced and not _followed(files, noted)]
+    current = [files for files in streams if files.owner.stream not in fenced and not _followed(files, journaled)]
     newest = checkpoints[-1] if checkpoints else None
     gone_on = newest is not None and header is not None and header.sequence > newest.sequence
     return condition.decide(
         held=any(is_held(files.lock) for files in current),
-        left_cleanly=_left_cleanly(current, noted),
+        left_cleanly=_left_cleanly(current, journaled),
         newest=newest.kind if newest and not gone_on else None,
         status=status,
     )
@@ -118,25 +120,25 @@ def newest_first(rows: Iterable[SessionInfo], wanted: str | None = None) -> list
     return sorted(found, key=lambda info: info.updated or info.started or EPOCH, reverse=True)
 
 
-def _followed(files: StreamFiles, noted: Noted | None) -> bool:
+def _followed(files: StreamFiles, journaled: Journaled | None) -> bool:
     """Return whether another stream has followed this one: its writer, should it live, is in the session no more."""
-    if noted is None:
+    if journaled is None:
         return False
-    epoch, _ = noted.streams.get(files.owner.stream, (0, 0))
-    return 0 < epoch < noted.epoch
+    epoch, _ = journaled.streams.get(files.owner.stream, (0, 0))
+    return 0 < epoch < journaled.epoch
 
 
-def _left_cleanly(streams: Sequence[StreamFiles], noted: Noted | None) -> bool | None:
+def _left_cleanly(streams: Sequence[StreamFiles], journaled: Journaled | None) -> bool | None:
     """Return how the last writer left: as the journal notes, unless its outbox tells what the journal has not taken."""
-    noted_cleanly = None if noted is None or noted.left_as == "live" else noted.left_as == "clean"
+    as_journaled = None if journaled is None or journaled.left_as == "live" else journaled.left_as == "clean"
     if streams:
         newest = streams[-1]
-        _, taken = noted.streams.get(newest.owner.stream, (0, -1)) if noted else (0, -1)
-        if noted_cleanly is None or taken < last_number(newest):
+        _, taken = journaled.streams.get(newest.owner.stream, (0, -1)) if journaled else (0, -1)
+        if as_journaled is None or taken < last_number(newest):
             return left_cleanly(newest)
-    elif noted and noted.left_as == "live":
+    elif journaled and journaled.left_as == "live":
         return False  # it is gone, with its outbox
-    return noted_cleanly
+    return as_journaled
 
 
 def _began(streams: Sequence[StreamFiles]) -> datetime | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.layout import Kind
-from edi_checkpoint.protocol import Entry, Mark, decode_entry
+from edi_checkpoint.protocol import Entry, Mark, Pin, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import Head, StreamFiles, heads, list_streams
 from edi_checkpoint.times import from_us
@@ -52,7 +52,7 @@ def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | 
 def beyond(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> tuple[int, bool]:
     """Return how many entries the streams hold behind the numbers `taken` of each, and whether one changes a state.
 
-    Marks change none.
+    Marks and pins change none.
     """
     entries, changes = 0, False
     for files in streams:
@@ -60,7 +60,7 @@ def beyond(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> tuple[in
         for head in heads(files):
             if head.number > after:
                 entries += 1
-                changes = changes or not isinstance(_entry(head), Mark)
+                changes = changes or not isinstance(_entry(head), Mark | Pin)
     return entries, changes
 
 

@@ -18,7 +18,7 @@ from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
 from edi_checkpoint.layout import Header
-from edi_checkpoint.listing import Noted, condition_of, header_of, newest_first, session_info, taken_of
+from edi_checkpoint.listing import Journaled, condition_of, header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
 from edi_checkpoint.paths import Paths
@@ -92,12 +92,12 @@ class Requests:
 
     def _session(self, session_id: str, row: SessionRow | None) -> SessionInfo:
         streams = list_streams(self._paths.outbox / session_id)
-        noted = self._noted(row)
+        journaled = self._journaled(row)
 
         def latest(header: Header | None) -> Header | None:
             if header:
                 sequence, changed = self._journal_beyond(row, header.sequence)
-                waiting, changes = (0, False) if self._drained else beyond(streams, taken_of(header, noted))
+                waiting, changes = (0, False) if self._drained else beyond(streams, taken_of(header, journaled))
                 if not changed and not changes:
                     return replace(header, sequence=sequence + waiting)
             state, _, parent = self._current(session_id)
@@ -105,17 +105,17 @@ class Requests:
                 return None  # begun, and nothing published; or no file that can be read
             return header_of(session_id, state.fragments, state.sequence, state.time_us, parent)
 
-        return session_info(session_id, self._catalog, streams, noted, latest)
+        return session_info(session_id, self._catalog, streams, journaled, latest)
 
-    def _noted(self, row: SessionRow | None) -> Noted | None:
+    def _journaled(self, row: SessionRow | None) -> Journaled | None:
         if row is None or self._reader is None:
             return None
-        return Noted(from_us(row.started_us), row.left_as, row.epoch, self._reader.streams(row.key))
+        return Journaled(from_us(row.started_us), row.left_as, row.epoch, self._reader.streams(row.key))
 
     def _journal_beyond(self, row: SessionRow | None, sequence: int) -> tuple[int, bool]:
         """Return the newest sequence of a session, at least `sequence`, and whether an entry after that changed it.
 
-        Marks change nothing: most sessions end with one that no document needs to hold.
+        Marks and pins do not: most sessions end with a mark that no document needs to hold.
         """
         if row is None or self._reader is None:
             return sequence, False
@@ -124,7 +124,7 @@ class Requests:
             if frame.first > sequence + 1:
                 break
             for record in scan_all(frame.records)[sequence + 1 - frame.first :]:
-                if not isinstance(decode_entry(record.entry), Mark):
+                if not isinstance(decode_entry(record.entry), Mark | Pin):
                     return newest, True
                 sequence += 1
         return max(sequence, newest), sequence < newest  # a gap between the rows: a snapshot has what they said
@@ -169,7 +169,7 @@ class Requests:
     def _condition(self, session_id: str, row: SessionRow | None, status: str | None) -> str:
         checkpoints, header = self._catalog.checkpoints(session_id), self._catalog.newest_header(session_id)
         streams = list_streams(self._paths.outbox / session_id)
-        return condition_of(checkpoints, header, streams, self._noted(row), status)
+        return condition_of(checkpoints, header, streams, self._journaled(row), status)
 
     def _require(self, session_id: str) -> SessionRow | None:
         """Return the journal's row of a session, None if only files know it. Raises `NotFound`."""
