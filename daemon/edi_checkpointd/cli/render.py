@@ -14,8 +14,9 @@ from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment, mo
 from edi_checkpointd.cli.tree import Branch
 from edi_checkpointd.clock import from_us
 
-_PREFIX_LEAST = 8
-_ID_WHOLE = 13  # an id up to this length is never cut
+_PREFIX_LEAST = 13  # of an id that a person chose: up to this length it is never cut
+_UUID_PREFIX_LEAST = 8
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _WIDE = 160  # from this width on ids are shown whole
 _CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
 _STATUS_STYLE = {"completed": "green", "failed": "red"}
@@ -176,8 +177,8 @@ def _prefixes(ids: Sequence[str]) -> dict[str, str]:
     found = {}
     for at, own in enumerate(ordered):
         beside = [*ordered[max(0, at - 1) : at], *ordered[at + 1 : at + 2]]
-        length = max([_PREFIX_LEAST, *(_common(own, other) + 1 for other in beside)])
-        found[own] = own if len(own) <= _ID_WHOLE else own[:length]
+        least = _UUID_PREFIX_LEAST if _UUID.fullmatch(own) else _PREFIX_LEAST
+        found[own] = own[: max([least, *(_common(own, other) + 1 for other in beside)])]
     return found
 
 
