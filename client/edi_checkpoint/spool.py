@@ -133,7 +133,7 @@ def heads(files: StreamFiles) -> Iterator[Head]:
                         return  # cut off meanwhile: it was torn
                     length, _, found = HEADER.unpack(head)
                     end = start + HEADER.size + length
-                    if length > ENTRY_MAX_BYTES or end > size:
+                    if length > ENTRY_MAX_BYTES or end > size or not found:  # zeros, too, as a power cut leaves them
                         return
                     if found > number:
                         number = found

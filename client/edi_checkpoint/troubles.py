@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from edi_checkpoint.catalog import Fault
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths
 
 FREE_MIN_BYTES: Final = 1 << 20
@@ -27,6 +28,11 @@ class Trouble(msgspec.Struct, frozen=True):
     code: str
     message: str
     hint: str
+
+
+def met(error: EdiCheckpointError) -> Trouble:
+    """Return the trouble that an error tells of."""
+    return Trouble(error.code, error.message, error.hint)
 
 
 def disk_full(folder: Path) -> list[Trouble]:

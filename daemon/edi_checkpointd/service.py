@@ -16,8 +16,10 @@ import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpoint.status import Told
+from edi_checkpoint.troubles import met
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
@@ -83,9 +85,13 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
             return Requests(paths, catalog, reader, drained=drained).answer(query)
 
     def status(request: int, told: Told) -> protocol.Status:
-        with contextlib.closing(Reader.open(paths.journal)) as reader:
-            found = Requests(paths, catalog, reader).status(told, clock.now())
-            return protocol.Status(request, msgspec.json.encode(found))
+        try:
+            with contextlib.closing(Reader.open(paths.journal)) as reader:
+                found = Requests(paths, catalog, reader).status(told, clock.now())
+        except EdiCheckpointError as error:  # unlinked, or no descriptor is left: the files tell all the same
+            told = told._replace(troubles=(*told.troubles, met(error)))
+            found = Requests(paths, catalog, None).status(told, clock.now())
+        return protocol.Status(request, msgspec.json.encode(found))
 
     attendance = intake.serve(ledger, saving, answer, status)
     rows = journal.read.sessions()

@@ -104,6 +104,24 @@ def test_what_a_list_cannot_read_costs_no_other_row(home: Home) -> None:
     assert {**rows, "torn": None} == {**LEFT, "torn": None}
 
 
+def test_a_list_is_made_of_heads_also_of_sessions_that_end_with_a_mark(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.transition('refinement', naive_prompt='moss')")
+    publisher.do("session.checkpoint('mine')")
+    publisher.do("session.flush('checkpointed')")
+    publisher.do("session.close()")
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    expected = home.json("sessions")["sessions"]
+    daemon.kill()
+    for path in home.sessions.glob("*.json"):  # whoever reads the state finds it damaged
+        data = path.read_bytes()
+        assert data.count(b'"naive_prompt": "moss"') == 1
+        path.write_bytes(data.replace(b'"naive_prompt": "moss"', b'"naive_prompt": "rust"'))
+    assert home.json("sessions")["sessions"] == expected
+    assert [row["prompt"] for row in expected] == ["moss"]
+
+
 # -- dismissing ------------------------------------------------------------------------------------------------------
 
 

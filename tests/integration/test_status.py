@@ -50,6 +50,12 @@ def test_a_home_without_anything_is_safe_and_stays_away(home: Home) -> None:
     assert not home.folder.exists()
 
 
+def test_who_remembers_nothing_is_told_so_in_the_same_shape(home: Home) -> None:
+    found = of_client(home.publisher(EDI_CHECKPOINT_DISABLE="1"))
+    assert set(found) > SHAPE
+    assert (found["safe"], found["disabled"], codes(found)) == (False, True, ["disabled"])
+
+
 def test_what_is_acknowledged_is_safe_and_says_since_when(home: Home) -> None:
     daemon = home.daemon()
     publisher = home.publisher("s1")

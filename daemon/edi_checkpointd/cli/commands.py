@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
+from edi_checkpoint.condition import Condition
 from edi_checkpoint.errors import NotFound
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import locate
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
 def sessions(
     *,
     condition: Annotated[
-        Literal["live", "interrupted", "unfinished", "ended"] | None,
+        Condition | None,
         Parameter(help="Only sessions of this condition."),
     ] = None,
     tree: Annotated[

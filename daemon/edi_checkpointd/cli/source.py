@@ -99,11 +99,10 @@ class Source:
 
     def _status_from_disk(self, requests: Requests) -> Status:
         from edi_checkpoint.status import Told, served
-        from edi_checkpoint.troubles import Trouble
+        from edi_checkpoint.troubles import met
 
         now = datetime.now(UTC)
-        troubles = [Trouble(error.code, error.message, error.hint) for error in self._unusable]
-        told = Told(served(running(self._paths.lock), now), answered=False, troubles=troubles)
+        told = Told(served(running(self._paths.lock), now), answered=False, troubles=[*map(met, self._unusable)])
         return requests.status(told, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
