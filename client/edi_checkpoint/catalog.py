@@ -21,7 +21,8 @@ from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, parse_autosave_name, parse_checkpoint_name
 
-HEADER_BYTES: Final = 8 << 10  # read of a file for its header, which has about 1 KiB; a longer one costs the whole file
+HEADER_BYTES: Final = 8 << 10  # read of a file for its header, which has about 1 KiB
+LONG_HEADER_BYTES: Final = 64 << 10  # read besides for a longer one; one beyond that costs the whole file
 UNREADABLE: Final = "unreadable"
 
 T = TypeVar("T")
@@ -198,8 +199,12 @@ def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str
 
 
 def _checkpoint_header(file: BinaryIO, name: str) -> Header:
-    head = file.read(HEADER_BYTES)
-    return read_header(head, name) or parse_checkpoint(head + file.read(), name).header
+    head = b""
+    for more in (HEADER_BYTES, LONG_HEADER_BYTES):
+        head += file.read(more)
+        if header := read_header(head, name):
+            return header
+    return parse_checkpoint(head + file.read(), name).header
 
 
 def _autosave_info(file: BinaryIO, size_bytes: int, name: str) -> AutosaveInfo:

@@ -5,9 +5,9 @@ The daemon, the command without one and a client without one all make their list
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from edi_checkpoint import condition
@@ -58,9 +58,7 @@ def session_info(
         image=_text(summary.get("image")),
         prompt=_text(summary.get("prompt")),
         score=float(score) if isinstance(score, int | float) else None,
-        started=journaled.started
-        if journaled
-        else min((info.timestamp for info in checkpoints), default=_began(streams)),
+        started=min(_beginnings(checkpoints, header, streams, journaled), default=None),
         updated=updated,
         sequence=shown.sequence if shown else 0,
         checkpoints=len(checkpoints),
@@ -141,11 +139,19 @@ def _left_cleanly(streams: Sequence[StreamFiles], journaled: Journaled | None) -
     return as_journaled
 
 
-def _began(streams: Sequence[StreamFiles]) -> datetime | None:
-    for files in streams:
-        with suppress(ValueError):
-            return datetime.fromisoformat(files.owner.since)
-    return None
+def _beginnings(
+    checkpoints: Sequence[CheckpointInfo],
+    header: Header | None,
+    streams: Sequence[StreamFiles],
+    journaled: Journaled | None,
+) -> Iterator[datetime]:
+    """Yield all times at which the session is known to have been there: a new journal begins with what files say."""
+    yield from (info.timestamp for info in checkpoints)
+    if journaled:
+        yield journaled.started
+    for text in [header.summary.get("started") if header else None, *(files.owner.since for files in streams)]:
+        with suppress(ValueError, OverflowError):
+            yield datetime.fromisoformat(_text(text) or "").astimezone(UTC)
 
 
 def _text(value: object) -> str | None:

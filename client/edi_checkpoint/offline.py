@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from edi_checkpoint import document, layout, names
@@ -26,7 +26,7 @@ from edi_checkpoint.records import scan
 from edi_checkpoint.spool import StreamFiles, list_streams, read_records
 from edi_checkpoint.status import Status, Told, look, served, status_of
 from edi_checkpoint.times import to_us
-from edi_checkpoint.waiting import all_streams, beyond
+from edi_checkpoint.waiting import all_streams, holds_changes
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,8 @@ def _rows(paths: Paths, catalog: Catalog) -> list[SessionInfo]:
         left = streams.get(session_id, [])
 
         def latest(header: Header | None) -> Header | None:
-            entries, changes = beyond(left, taken_of(header, None))
-            if not changes:
-                return replace(header, sequence=header.sequence + entries) if header else None
+            if not holds_changes(left, taken_of(header, None)):
+                return header
             try:
                 found = load_state(paths, session_id)
             except ProtocolError as error:  # of a newer version: the row shows what the files have

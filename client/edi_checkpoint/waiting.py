@@ -49,19 +49,17 @@ def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | 
     return 1 + sum(1 for _ in found), from_us(entry.time_us) if entry else None
 
 
-def beyond(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> tuple[int, bool]:
-    """Return how many entries the streams hold behind the numbers `taken` of each, and whether one changes a state.
+def holds_changes(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> bool:
+    """Return whether the streams hold, behind the numbers `taken` of each, an entry that changes a state.
 
     Marks and pins change none.
     """
-    entries, changes = 0, False
-    for files in streams:
-        after = taken.get(files.owner.stream, 0)
-        for head in heads(files):
-            if head.number > after:
-                entries += 1
-                changes = changes or not isinstance(_entry(head), Mark | Pin)
-    return entries, changes
+    return any(
+        not isinstance(_entry(head), Mark | Pin)
+        for files in streams
+        for head in heads(files)
+        if head.number > taken.get(files.owner.stream, 0)
+    )
 
 
 def _entry(head: Head) -> Entry | None:

@@ -42,6 +42,7 @@ class Subject(NamedTuple):
 
     session_id: str
     parent_session: str | None
+    started: datetime
     app: str
     pid: int
     seen: int  # the newest sequence shown to a writer that attached: `interrupted` checkpoints behind it are unseen
@@ -206,7 +207,7 @@ class Checkpointer:
             pinned=pinned,
             client={"app": subject.app, "pid": subject.pid},
             streams=state.streams,
-            summary=summarise(state.fragments),
+            summary={**summarise(state.fragments), "started": subject.started.isoformat()},
             keep=subject.keep,
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update,
 from edi_checkpoint.records import scan, scan_all
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.status import Status, Told, look, status_of
-from edi_checkpoint.waiting import all_streams, beyond
+from edi_checkpoint.waiting import all_streams, holds_changes
 from edi_checkpointd.clock import from_us, to_us
 from edi_checkpointd.journal import Reader, SessionRow
 from edi_checkpointd.state import State, fold, read, state_at, state_of
@@ -95,11 +94,9 @@ class Requests:
         journaled = self._journaled(row)
 
         def latest(header: Header | None) -> Header | None:
-            if header:
-                sequence, changed = self._journal_beyond(row, header.sequence)
-                waiting, changes = (0, False) if self._drained else beyond(streams, taken_of(header, journaled))
-                if not changed and not changes:
-                    return replace(header, sequence=sequence + waiting)
+            waits = not self._drained and holds_changes(streams, taken_of(header, journaled))
+            if header and not waits and not self._journal_changes(row, header.sequence):
+                return header
             state, _, parent = self._current(session_id)
             if not state.sequence and not state.fragments:
                 return None  # begun, and nothing published; or no file that can be read
@@ -112,22 +109,21 @@ class Requests:
             return None
         return Journaled(from_us(row.started_us), row.left_as, row.epoch, self._reader.streams(row.key))
 
-    def _journal_beyond(self, row: SessionRow | None, sequence: int) -> tuple[int, bool]:
-        """Return the newest sequence of a session, at least `sequence`, and whether an entry after that changed it.
+    def _journal_changes(self, row: SessionRow | None, sequence: int) -> bool:
+        """Return whether the journal holds a change of a session after `sequence`.
 
-        Marks and pins do not: most sessions end with a mark that no document needs to hold.
+        Marks and pins are none: most sessions end with a mark that no document needs to hold.
         """
         if row is None or self._reader is None:
-            return sequence, False
-        newest = self._reader.last_sequence(row.key)
+            return False
         for frame in self._reader.frames(row.key, after=sequence):
             if frame.first > sequence + 1:
                 break
             for record in scan_all(frame.records)[sequence + 1 - frame.first :]:
                 if not isinstance(decode_entry(record.entry), Mark | Pin):
-                    return newest, True
+                    return True
                 sequence += 1
-        return max(sequence, newest), sequence < newest  # a gap between the rows: a snapshot has what they said
+        return sequence < self._reader.last_sequence(row.key)  # rows are gone, and a snapshot has what they said
 
     # -- checkpoints and states --------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
-from edi_checkpointd.clock import Clock, to_us
+from edi_checkpointd.clock import Clock, from_us, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import Reserve
@@ -276,4 +276,7 @@ def acknowledgement(stream: Stream, probe: int = 0) -> protocol.Ack:
 
 
 def _subject(session: Session) -> Subject:
-    return Subject(session.session_id, session.parent_session, session.app, session.pid, session.seen, session.keep)
+    return Subject(
+        session.session_id, session.parent_session, from_us(session.started_us), session.app, session.pid,
+        session.seen, session.keep,
+    )  # fmt: skip

@@ -136,8 +136,9 @@ def test_the_folder_is_listed_once_and_headers_are_read_once(tmp_path: Path, mon
     assert catalog.last_stamp("s") == "20261123_120002_000000"
 
 
-def test_a_long_header_is_read_to_its_end(tmp_path: Path) -> None:
-    put(tmp_path, "s", 1, reason="x" * catalog_module.HEADER_BYTES)
+@pytest.mark.parametrize("more", [0, catalog_module.LONG_HEADER_BYTES])
+def test_a_long_header_is_read_to_its_end(tmp_path: Path, more: int) -> None:
+    put(tmp_path, "s", 1, reason="x" * (catalog_module.HEADER_BYTES + more))
     assert [listed.sequence for listed in loaded(tmp_path).checkpoints("s")] == [1]
 
 
