@@ -16,9 +16,8 @@ from edi_checkpoint.condition import Condition
 from edi_checkpoint.fragments import Fragment, parent_of, stage_of, summarise
 from edi_checkpoint.layout import AUTOSAVE, Header
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
-from edi_checkpoint.spool import StreamFiles, is_held, last_number
 from edi_checkpoint.times import EPOCH, from_us
-from edi_checkpoint.waiting import left_cleanly
+from edi_checkpoint.waiting import Seen
 
 
 class Journaled(NamedTuple):
@@ -35,7 +34,7 @@ class Journaled(NamedTuple):
 def session_info(
     session_id: str,
     catalog: Catalog,
-    streams: Sequence[StreamFiles],
+    streams: Sequence[Seen],
     journaled: Journaled | None,
     latest: Callable[[Header | None], Header | None],
 ) -> SessionInfo:
@@ -62,7 +61,7 @@ def session_info(
         updated=updated,
         sequence=shown.sequence if shown else 0,
         checkpoints=len(checkpoints),
-        parent_session=(shown and shown.parent_session) or (streams[0].owner.parent_session if streams else None),
+        parent_session=(shown and shown.parent_session) or (streams[0].files.owner.parent_session if streams else None),
     )
 
 
@@ -92,7 +91,7 @@ def taken_of(header: Header | None, journaled: Journaled | None) -> dict[str, in
 def condition_of(
     checkpoints: Sequence[CheckpointInfo],
     header: Header | None,
-    streams: Sequence[StreamFiles],
+    streams: Sequence[Seen],
     journaled: Journaled | None,
     status: str | None,
 ) -> Condition:
@@ -100,12 +99,12 @@ def condition_of(
 
     `checkpoints` are oldest first, `header` is that of the newest document.
     """
-    fenced = {stream for files in streams for stream in files.owner.fenced}
-    current = [files for files in streams if files.owner.stream not in fenced and not _followed(files, journaled)]
+    fenced = {stream for seen in streams for stream in seen.files.owner.fenced}
+    current = [seen for seen in streams if seen.files.owner.stream not in fenced and not _followed(seen, journaled)]
     newest = checkpoints[-1] if checkpoints else None
     gone_on = newest is not None and header is not None and header.sequence > newest.sequence
     return condition.decide(
-        held=any(is_held(files.lock) for files in current),
+        held=any(seen.held for seen in current),
         left_cleanly=_left_cleanly(current, journaled),
         newest=newest.kind if newest and not gone_on else None,
         status=status,
@@ -118,22 +117,22 @@ def newest_first(rows: Iterable[SessionInfo], wanted: str | None = None) -> list
     return sorted(found, key=lambda info: info.updated or info.started or EPOCH, reverse=True)
 
 
-def _followed(files: StreamFiles, journaled: Journaled | None) -> bool:
+def _followed(seen: Seen, journaled: Journaled | None) -> bool:
     """Return whether another stream has followed this one: its writer, should it live, is in the session no more."""
     if journaled is None:
         return False
-    epoch, _ = journaled.streams.get(files.owner.stream, (0, 0))
+    epoch, _ = journaled.streams.get(seen.files.owner.stream, (0, 0))
     return 0 < epoch < journaled.epoch
 
 
-def _left_cleanly(streams: Sequence[StreamFiles], journaled: Journaled | None) -> bool | None:
+def _left_cleanly(streams: Sequence[Seen], journaled: Journaled | None) -> bool | None:
     """Return how the last writer left: as the journal notes, unless its outbox tells what the journal has not taken."""
     as_journaled = None if journaled is None or journaled.left_as == "live" else journaled.left_as == "clean"
     if streams:
         newest = streams[-1]
-        _, taken = journaled.streams.get(newest.owner.stream, (0, -1)) if journaled else (0, -1)
-        if as_journaled is None or taken < last_number(newest):
-            return left_cleanly(newest)
+        _, taken = journaled.streams.get(newest.files.owner.stream, (0, -1)) if journaled else (0, -1)
+        if as_journaled is None or taken < newest.last:
+            return newest.cleanly
     elif journaled and journaled.left_as == "live":
         return False  # it is gone, with its outbox
     return as_journaled
@@ -142,14 +141,14 @@ def _left_cleanly(streams: Sequence[StreamFiles], journaled: Journaled | None) -
 def _beginnings(
     checkpoints: Sequence[CheckpointInfo],
     header: Header | None,
-    streams: Sequence[StreamFiles],
+    streams: Sequence[Seen],
     journaled: Journaled | None,
 ) -> Iterator[datetime]:
     """Yield all times at which the session is known to have been there: a new journal begins with what files say."""
     yield from (info.timestamp for info in checkpoints)
     if journaled:
         yield journaled.started
-    for text in [header.summary.get("started") if header else None, *(files.owner.since for files in streams)]:
+    for text in [header.summary.get("started") if header else None, *(seen.files.owner.since for seen in streams)]:
         with suppress(ValueError, OverflowError):
             yield datetime.fromisoformat(_text(text) or "").astimezone(UTC)
 

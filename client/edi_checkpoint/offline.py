@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,10 +23,10 @@ from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
-from edi_checkpoint.spool import StreamFiles, list_streams, read_records
-from edi_checkpoint.status import Status, Told, look, served, status_of
+from edi_checkpoint.spool import list_streams, read_records
+from edi_checkpoint.status import Status, Told, served, status_of
 from edi_checkpoint.times import to_us
-from edi_checkpoint.waiting import all_streams, holds_changes
+from edi_checkpoint.waiting import Seen, holds_changes, look
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class FoundState:
 
 def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
     """Return all sessions, or those of one condition, newest first: from documents' heads, outboxes and locks."""
-    return newest_first(_rows(paths, _catalog(paths)), condition)
+    return newest_first(_rows(paths, look(paths.outbox), _catalog(paths)), condition)
 
 
 def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:
@@ -61,10 +61,10 @@ def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:
     `acknowledged`, their numbers: what else the journal may have counts as not acknowledged.
     """
     now = datetime.now(UTC)
-    reaches = look(paths)
+    outboxes = look(paths.outbox)
     catalog = _catalog(paths)
     told = Told(served(running(paths.lock), now), answered=False)
-    return status_of(paths, catalog, _rows(paths, catalog), reaches, acknowledged, None, told, now)
+    return status_of(paths, catalog, _rows(paths, outboxes, catalog), outboxes, acknowledged, None, told, now)
 
 
 def _catalog(paths: Paths) -> Catalog:
@@ -74,16 +74,12 @@ def _catalog(paths: Paths) -> Catalog:
     return catalog
 
 
-def _rows(paths: Paths, catalog: Catalog) -> list[SessionInfo]:
-    streams: dict[str, list[StreamFiles]] = {}
-    for files in all_streams(paths.outbox):
-        streams.setdefault(files.owner.session_id, []).append(files)
-
+def _rows(paths: Paths, outboxes: Mapping[str, Sequence[Seen]], catalog: Catalog) -> list[SessionInfo]:
     def row(session_id: str) -> SessionInfo:
-        left = streams.get(session_id, [])
+        streams = outboxes.get(session_id, ())
 
         def latest(header: Header | None) -> Header | None:
-            if not holds_changes(left, taken_of(header, None)):
+            if not holds_changes(streams, taken_of(header, None)):
                 return header
             try:
                 found = load_state(paths, session_id)
@@ -94,9 +90,9 @@ def _rows(paths: Paths, catalog: Catalog) -> list[SessionInfo]:
             written_us, parent = (to_us(header.timestamp), header.parent_session) if header else (0, None)
             return header_of(session_id, fragments, found.sequence, max(found.time_us, written_us), parent)
 
-        return session_info(session_id, catalog, left, None, latest)
+        return session_info(session_id, catalog, streams, None, latest)
 
-    return [row(session_id) for session_id in sorted({*catalog.sessions(), *streams})]
+    return [row(session_id) for session_id in sorted({*catalog.sessions(), *outboxes})]
 
 
 def load_state(paths: Paths, session_id: str) -> FoundState:

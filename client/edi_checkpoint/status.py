@@ -22,9 +22,8 @@ from edi_checkpoint.holder import Holder
 from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.spool import StreamFiles, last_number
 from edi_checkpoint.troubles import Trouble
-from edi_checkpoint.waiting import all_streams, waiting
+from edi_checkpoint.waiting import Seen, waiting
 
 PATIENCE_S: Final = 2.0  # entries on their way for longer wait
 
@@ -75,26 +74,11 @@ class Status(msgspec.Struct, frozen=True):
     errors: dict[str, int]
 
 
-class Reach(NamedTuple):
-    """A stream's outbox and the highest number in it at some moment."""
-
-    files: StreamFiles
-    last: int
-
-
-def look(paths: Paths) -> list[Reach]:
-    """Return how far each stream has published.
-
-    To be called before the journal is read: what is committed in between then counts as acknowledged, which it is.
-    """
-    return [Reach(files, last_number(files)) for files in all_streams(paths.outbox)]
-
-
 def status_of(
     paths: Paths,
     catalog: Catalog,
     rows: Iterable[SessionInfo],
-    reaches: Sequence[Reach],
+    outboxes: Mapping[str, Sequence[Seen]],
     journaled: Mapping[str, int],
     last_received: datetime | None,
     told: Told,
@@ -102,10 +86,11 @@ def status_of(
 ) -> Status:
     """Return the status of the home at `paths`.
 
-    `journaled` holds the journal's highest number by stream, `last_received` is when its newest row came; where no
-    journal tells, documents do.
+    `outboxes` is what `waiting.look` found before anything else was read: what is committed in between then counts as
+    acknowledged, which it is. `journaled` holds the journal's highest number by stream, `last_received` is when its
+    newest row came; where no journal tells, documents do.
     """
-    held_up = _held_up(catalog, reaches, journaled)
+    held_up = _held_up(catalog, outboxes, journaled)
     last_durable = last_received or _newest_document(catalog)
     full = troubles.disk_full(paths.state)
     refused = [trouble for trouble in told.troubles if trouble.code == "disk_refused"]
@@ -140,23 +125,21 @@ def served(holder: Holder | None, now: datetime) -> Served:
     return Served(True, holder.pid, holder.version, uptime_s)
 
 
-def _held_up(catalog: Catalog, reaches: Sequence[Reach], journaled: Mapping[str, int]) -> tuple[Waiting, ...]:
-    found: dict[str, list[tuple[int, datetime | None]]] = {}
-    for files, last in reaches:
-        owner = files.owner
-        header = catalog.newest_header(owner.session_id)
-        taken = max(journaled.get(owner.stream, 0), header.streams.get(owner.stream, 0) if header else 0)
-        if last > taken:
-            found.setdefault(owner.session_id, []).append(waiting(files, taken, last))
-    return tuple(
-        Waiting(
-            session_id,
-            sum(entries for entries, _ in of_session),
-            min((since for _, since in of_session if since), default=None),
-        )
-        for session_id, of_session in found.items()
-        if any(entries for entries, _ in of_session)  # else trimmed meanwhile: a file covers them
-    )
+def _held_up(
+    catalog: Catalog, outboxes: Mapping[str, Sequence[Seen]], journaled: Mapping[str, int]
+) -> tuple[Waiting, ...]:
+    found = []
+    for session_id, streams in outboxes.items():
+        header = catalog.newest_header(session_id)
+        counts = []
+        for files, _, last, _ in streams:
+            stream = files.owner.stream
+            taken = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
+            counts.append(waiting(files, taken, last) if last > taken else (0, None))
+        entries = sum(count for count, _ in counts)
+        if entries:  # else trimmed meanwhile: a file covers them
+            found.append(Waiting(session_id, entries, min((since for _, since in counts if since), default=None)))
+    return tuple(found)
 
 
 def _newest_document(catalog: Catalog) -> datetime | None:

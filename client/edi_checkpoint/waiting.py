@@ -10,30 +10,53 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.protocol import Entry, Mark, Pin, decode_entry
 from edi_checkpoint.records import scan
-from edi_checkpoint.spool import Head, StreamFiles, heads, list_streams
+from edi_checkpoint.spool import Head, StreamFiles, heads, is_held, list_streams
 from edi_checkpoint.times import from_us
 
 
-def all_streams(root: Path) -> list[StreamFiles]:
-    """Return the streams of all sessions whose outboxes lie below `root`, those of a session in their order."""
+class Seen(NamedTuple):
+    """A stream's outbox as it was at one moment.
+
+    Whether a living process held its lock, the highest number in it, and whether its last entry was a clean leave.
+    """
+
+    files: StreamFiles
+    held: bool
+    last: int
+    cleanly: bool
+
+
+def look(root: Path) -> dict[str, list[Seen]]:
+    """Return, by session, the streams whose outboxes lie below `root`, as `look_at` does."""
     try:
         with os.scandir(root) as entries:
             folders = sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
-        return []
-    return [files for folder in folders for files in list_streams(folder)]
+        return {}
+    found = {folder.name: look_at(folder) for folder in folders}
+    return {session_id: streams for session_id, streams in found.items() if streams}
 
 
-def left_cleanly(files: StreamFiles) -> bool:
-    """Return whether a stream's writer, gone by now, left cleanly: then its last entry says so."""
-    last = deque(heads(files), maxlen=1)
-    entry = _entry(last[0]) if last else None
-    return isinstance(entry, Mark) and entry.kind == Kind.SHUTDOWN
+def look_at(folder: Path) -> list[Seen]:
+    """Return the streams that lie in a session's outbox folder, in the order they build on each other.
+
+    To be called before the journal is read: what is taken in and unlinked in between is then found there.
+    """
+    found = []
+    for files in list_streams(folder):
+        held = is_held(files.lock)
+        last = deque(heads(files), maxlen=1)
+        entry = _entry(last[0]) if last and not held else None
+        if files.lock.exists():
+            cleanly = isinstance(entry, Mark) and entry.kind == Kind.SHUTDOWN
+            found.append(Seen(files, held, last[0].number if last else 0, cleanly))
+    return found
 
 
 def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | None]:
@@ -49,14 +72,14 @@ def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | 
     return 1 + sum(1 for _ in found), from_us(entry.time_us) if entry else None
 
 
-def holds_changes(streams: Iterable[StreamFiles], taken: Mapping[str, int]) -> bool:
+def holds_changes(streams: Iterable[Seen], taken: Mapping[str, int]) -> bool:
     """Return whether the streams hold, behind the numbers `taken` of each, an entry that changes a state.
 
     Marks and pins change none.
     """
     return any(
         not isinstance(_entry(head), Mark | Pin)
-        for files in streams
+        for files, *_ in streams
         for head in heads(files)
         if head.number > taken.get(files.owner.stream, 0)
     )

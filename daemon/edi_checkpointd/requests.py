@@ -7,12 +7,13 @@ command answers itself by it when no daemon runs, and then adds what waits in th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from edi_checkpoint import protocol
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.condition import Condition
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
@@ -24,8 +25,8 @@ from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan, scan_all
 from edi_checkpoint.spool import list_streams, read_records
-from edi_checkpoint.status import Status, Told, look, status_of
-from edi_checkpoint.waiting import all_streams, holds_changes
+from edi_checkpoint.status import Status, Told, status_of
+from edi_checkpoint.waiting import Seen, holds_changes, look, look_at
 from edi_checkpointd.clock import from_us, to_us
 from edi_checkpointd.journal import Reader, SessionRow
 from edi_checkpointd.state import State, fold, read, state_at, state_of
@@ -69,13 +70,13 @@ class Requests:
 
     def status(self, told: Told, now: datetime) -> Status:
         """Return the status of the home, with what a daemon told of itself."""
-        reaches = look(self._paths)
+        outboxes = look(self._paths.outbox)
         with self._one_view():
             journaled = self._reader.numbers() if self._reader else {}
             received_us = self._reader.last_received_us() if self._reader else None
             last_received = None if received_us is None else from_us(received_us)
-            rows = self.sessions()
-            return status_of(self._paths, self._catalog, rows, reaches, journaled, last_received, told, now)
+            rows = self._rows(outboxes)
+            return status_of(self._paths, self._catalog, rows, outboxes, journaled, last_received, told, now)
 
     def _one_view(self) -> contextlib.AbstractContextManager[None]:
         return self._reader.one_view() if self._reader else contextlib.nullcontext()
@@ -84,13 +85,14 @@ class Requests:
 
     def sessions(self, condition: str | None = None) -> list[SessionInfo]:
         """Return all sessions, or those of one condition, newest first."""
-        rows = {row.session_id: row for row in self._reader.sessions()} if self._reader else {}
-        spooled = {files.owner.session_id for files in all_streams(self._paths.outbox)}
-        ids = sorted({*rows, *self._catalog.sessions(), *spooled})
-        return newest_first((self._session(session_id, rows.get(session_id)) for session_id in ids), condition)
+        return newest_first(self._rows(look(self._paths.outbox)), condition)
 
-    def _session(self, session_id: str, row: SessionRow | None) -> SessionInfo:
-        streams = list_streams(self._paths.outbox / session_id)
+    def _rows(self, outboxes: Mapping[str, Sequence[Seen]]) -> list[SessionInfo]:
+        rows = {row.session_id: row for row in self._reader.sessions()} if self._reader else {}
+        ids = sorted({*rows, *self._catalog.sessions(), *outboxes})
+        return [self._session(session_id, rows.get(session_id), outboxes.get(session_id, ())) for session_id in ids]
+
+    def _session(self, session_id: str, row: SessionRow | None, streams: Sequence[Seen]) -> SessionInfo:
         journaled = self._journaled(row)
 
         def latest(header: Header | None) -> Header | None:
@@ -134,6 +136,7 @@ class Requests:
 
     def state(self, query: protocol.GetState) -> protocol.StateAt:
         """Return a session's state: of a checkpoint, at a sequence or a time, or the current one."""
+        streams = look_at(self._paths.outbox / check_session_id(query.session_id))
         row = self._require(query.session_id)
         parent = row.parent_session if row else None
         if query.checkpoint is not None:
@@ -155,16 +158,17 @@ class Requests:
             sequence=found.state.sequence,
             time_us=found.state.time_us,
             stage=stage_of(found.state.fragments),
-            condition=self._condition(query.session_id, row, status if isinstance(status, str) else None),
+            condition=self._condition(query.session_id, row, streams, status if isinstance(status, str) else None),
             parent_session=found.parent_session or parent_of(found.state.fragments),
             checkpoint=query.checkpoint,
             source=found.source,
             state={key: value.text for key, value in found.state.fragments.items()},
         )
 
-    def _condition(self, session_id: str, row: SessionRow | None, status: str | None) -> str:
+    def _condition(
+        self, session_id: str, row: SessionRow | None, streams: Sequence[Seen], status: str | None
+    ) -> Condition:
         checkpoints, header = self._catalog.checkpoints(session_id), self._catalog.newest_header(session_id)
-        streams = list_streams(self._paths.outbox / session_id)
         return condition_of(checkpoints, header, streams, self._journaled(row), status)
 
     def _require(self, session_id: str) -> SessionRow | None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edi_checkpoint.protocol import Entry, Mark, Pin, Update, encode_entry
 from edi_checkpoint.records import pack, scan
 from edi_checkpoint.spool import Owner, StreamFiles, heads, last_number, read_records
-from edi_checkpoint.waiting import holds_changes, left_cleanly, waiting
+from edi_checkpoint.waiting import Seen, holds_changes, look_at, waiting
 
 STREAM = "0" * 32
 OWNER = Owner(stream=STREAM, session_id="s", parent_session=None, app="edi", pid=1, since="", order=1)
@@ -77,17 +78,22 @@ def test_what_waits_is_what_lies_between_two_numbers_since_the_first_of_it(
             assert round(since.timestamp() * 1_000_000) == between[0].time_us
         behind = [entry for number, entry in of_segment if number > after]
         changes = any(isinstance(entry, Update) for entry in behind)
-        assert holds_changes([files], {STREAM: after}) == changes
+        assert holds_changes([Seen(files, False, 0, False)], {STREAM: after}) == changes
 
 
 @given(segments)
 def test_a_writer_left_cleanly_exactly_if_its_last_entry_says_so(of_segments: list[list[tuple[int, Entry]]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        files = written(Path(folder), packed(of_segments))
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / OWNER.session_id
+        folder.mkdir()
+        files = written(folder, packed(of_segments))
         by_number: dict[int, Entry] = {}
         for part in of_segments:
             for number, entry in part:
                 if number > max(by_number, default=0):
                     by_number[number] = entry
         last = by_number[max(by_number)] if by_number else None
-        assert left_cleanly(files) == (isinstance(last, Mark) and last.kind == "shutdown")
+        files.lock.write_bytes(msgspec.json.encode(OWNER))
+        (seen,) = look_at(folder)
+        assert (seen.files, seen.held, seen.last) == (files, False, max(by_number, default=0))
+        assert seen.cleanly == (isinstance(last, Mark) and last.kind == "shutdown")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from edi_checkpoint.condition import Condition
-from edi_checkpoint.errors import NotFound
+from edi_checkpoint.errors import EdiCheckpointError, NotFound
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import locate
 from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
@@ -228,6 +228,11 @@ def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: As
         _note(f"session {before.session_id} is {before.condition}: there is nothing to dismiss")
     with _source() as source:
         after = _row(source, before.session_id)
+    if after.condition == "interrupted":
+        raise EdiCheckpointError(
+            f"session {after.session_id} could not be dismissed: the disk took no entry that says so",
+            hint="`edi-checkpoint status` says what is wrong",
+        )
     if json:
         documents.write(documents.session(after))
     else:
