@@ -23,7 +23,7 @@ from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.troubles import Trouble
-from edi_checkpoint.waiting import Seen, waiting
+from edi_checkpoint.waiting import Seen, between
 
 PATIENCE_S: Final = 2.0  # entries on their way for longer wait
 
@@ -135,7 +135,7 @@ def _held_up(
         for files, _, last, _ in streams:
             stream = files.owner.stream
             taken = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
-            counts.append(waiting(files, taken, last) if last > taken else (0, None))
+            counts.append(between(files, taken, last) if last > taken else (0, None))
         entries = sum(count for count, _ in counts)
         if entries:  # else trimmed meanwhile: a file covers them
             found.append(Waiting(session_id, entries, min((since for _, since in counts if since), default=None)))

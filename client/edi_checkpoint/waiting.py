@@ -59,7 +59,7 @@ def look_at(folder: Path) -> list[Seen]:
     return found
 
 
-def waiting(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | None]:
+def between(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | None]:
     """Return how many entries a stream holds from behind number `after` up to `upto`, and when the first was published.
 
     The time is the publisher's, None when there is none.
