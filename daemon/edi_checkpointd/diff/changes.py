@@ -1,0 +1,98 @@
+"""The difference of two states for people: what changed, in order, each with its place.
+
+A list of numbers is one value (a box, a colour, an embedding); other lists are told by element, and an element that has
+an id is called by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from edi_checkpoint.fragments import string
+from edi_checkpointd.diff.alignment import identity
+from edi_checkpointd.diff.delta import Delta, List, Object, Replaced, compare
+from edi_checkpointd.diff.numbers import is_number
+
+_PLAIN_STEP: Final = re.compile(r"[\w-]{1,64}")
+
+
+class Element(NamedTuple):
+    """A step of a path into a list: an element's id, or else its position."""
+
+    label: str
+
+
+Path: TypeAlias = tuple[str | Element, ...]
+
+
+class Change(NamedTuple):
+    """One value that changed: its place, and its compact JSON text before and after; None: it was not there."""
+
+    path: Path
+    before: bytes | None
+    after: bytes | None
+
+
+class Reordered(NamedTuple):
+    """A list of which `moved` elements stand in another place among the others."""
+
+    path: Path
+    moved: int
+
+
+def changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Change | Reordered]:
+    """Return what changed between two states (key to valid JSON text), in the order of the state after."""
+    return list(_of_object((), compare(before, after)))
+
+
+def spelled(path: Path) -> str:
+    """Return a path as the errors of publishing write it: `scene.entities[3].mask`."""
+    return "".join(map(_step, path)).removeprefix(".")
+
+
+def _of(path: Path, delta: Delta) -> Iterator[Change | Reordered]:
+    match delta:
+        case Replaced():
+            yield Change(path, delta.before, delta.after)
+        case Object():
+            yield from _of_object(path, delta)
+        case List():
+            yield from _of_list(path, delta)
+
+
+def _of_object(path: Path, delta: Object) -> Iterator[Change | Reordered]:
+    for key, changed in delta.changed.items():
+        yield from _of((*path, key), changed)
+    for key, text in delta.added.items():
+        yield Change((*path, key), None, text)
+    for key, text in delta.removed.items():
+        yield Change((*path, key), text, None)
+
+
+def _of_list(path: Path, delta: List) -> Iterator[Change | Reordered]:
+    if all(map(is_number, delta.before)) and all(map(is_number, delta.after)):
+        yield Change(path, b"[" + b",".join(delta.before) + b"]", delta.text)
+        return
+    for at, text in enumerate(delta.after):
+        if at in delta.changed:
+            yield from _of((*path, _element(at, text)), delta.changed[at])
+        elif at not in delta.alignment.pairs:
+            yield Change((*path, _element(at, text)), None, text)
+    for at in delta.alignment.removed:
+        yield Change((*path, _element(at, delta.before[at])), delta.before[at], None)
+    if delta.alignment.moved:
+        yield Reordered(path, len(delta.alignment.moved))
+
+
+def _element(at: int, text: bytes) -> Element:
+    named = identity(text)
+    return Element(string(named) or named.decode() or str(at))
+
+
+def _step(step: str | Element) -> str:
+    text = step.label if isinstance(step, Element) else step
+    if not _PLAIN_STEP.fullmatch(text):
+        return f"[{text[:64]!a}]"
+    return f"[{text}]" if isinstance(step, Element) else f".{text}"

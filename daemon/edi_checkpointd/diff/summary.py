@@ -1,0 +1,170 @@
+"""One line about what a checkpoint brought, from the difference to the one before it:
+
+    refinement 2->3: +volumetric -sunny, score 0.62->0.87, 1 entity lost
+
+EDI's own keys come first, in the order in which a person asks for them; then whatever else there is room for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from edi_checkpoint.fragments import SUMMARY_MAX_BYTES, Fragment, stage_of, string, summarise
+from edi_checkpointd.diff.changes import Change, Element, Path, Reordered, changes, spelled
+from edi_checkpointd.diff.numbers import is_number, number
+
+LINE_MAX_CHARS: Final = 76  # a line of a terminal, indented
+_WORDS_MAX: Final = 4  # of each sign
+_VALUE_MAX_CHARS: Final = 20
+_PATH_MAX_CHARS: Final = 32
+_COUNTERS: Final = ("current_iteration", "attempt")
+_PROMPTS: Final = ("prompts", "prompt_history")
+_SCORED: Final = ("validation", "validation_results")
+_ENTITIES: Final = ("entities", "entity_detections")
+_WORD: Final = re.compile(r"\w[\w'-]*")
+
+
+def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
+    """Return what changed between two states (key to valid JSON text), ; the first piece may be long."""
+    head = _head(before, after)
+    pieces = list(dict.fromkeys(_pieces(before, after)))
+    if not pieces:
+        return head or "no change"
+    line = f"{head}: {pieces[0]}" if head else pieces[0]
+    for left, piece in zip(range(len(pieces) - 1, 0, -1), pieces[1:], strict=True):
+        more = f", {left} more"
+        if len(line) + len(piece) + len(more) > LINE_MAX_CHARS:
+            return line + more
+        line += f", {piece}"
+    return line
+
+
+def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
+    """Return the stage if it changed, or with the counter of its rounds that did; else nothing."""
+    was, stage = (stage_of({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
+    if was != stage:
+        return f"{was}->{stage}" if "current_stage" in before else stage
+    for key in _COUNTERS:
+        if key in after and before.get(key) != after[key]:
+            return f"{stage if 'current_stage' in after else key} {_step(before.get(key), after[key])}"
+    return ""
+
+
+def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Iterator[str]:
+    told = {"current_stage", "status", *_COUNTERS}
+    was, now = (summarise({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
+    if now["status"] and was["status"] != now["status"]:
+        yield str(now["status"])
+    if worded := _words(_newest_prompt(before), _newest_prompt(after)):
+        yield worded
+        told.update(_PROMPTS)
+    if now["score"] is not None and was["score"] != now["score"]:
+        yield "score " + ("" if was["score"] is None else f"{was['score']:.3g}->") + f"{now['score']:.3g}"
+        told.update(_SCORED)
+    found = [change for change in changes(before, after) if change.path[0] not in told]
+    yield from _counted(found)
+    by_name: dict[str, list[Change | Reordered]] = {}
+    for change in found:
+        if not _counts(change):
+            by_name.setdefault(_name(change.path), []).append(change)
+    for name, alike in by_name.items():
+        yield _other(alike[0]) if len(alike) == 1 else f"{name} changed {len(alike)} times"
+
+
+def _counted(found: Iterable[Change | Reordered]) -> Iterator[str]:
+    """Yield how many elements lists have won and lost."""
+    won, lost = Counter[str](), Counter[str]()
+    for change in found:
+        if isinstance(change, Change) and _counts(change):
+            (won if change.before is None else lost)[_name(change.path)] += 1
+    for name in dict.fromkeys([*lost, *won]):
+        if name in _ENTITIES:
+            if lost[name]:
+                yield f"{lost[name]} {'entity' if lost[name] == 1 else 'entities'} lost"
+            if won[name]:
+                yield f"{won[name]} {'entity' if won[name] == 1 else 'entities'} found"
+        else:
+            yield f"{name}" + (f" +{won[name]}" if won[name] else "") + (f" -{lost[name]}" if lost[name] else "")
+
+
+def _counts(change: Change | Reordered) -> bool:
+    """Return whether an element came or went."""
+    return isinstance(change, Change) and isinstance(change.path[-1], Element) and None in (change.before, change.after)
+
+
+def _other(change: Change | Reordered) -> str:
+    name = _name(change.path)
+    if isinstance(change, Reordered):
+        return f"{name} reordered"
+    if change.after is None:
+        return f"{_short_path(change.path)} gone"
+    if change.before is None:
+        return f"new {_short_path(change.path)}"
+    return _words(string(change.before), string(change.after)) or f"{name} {_step(change.before, change.after)}"
+
+
+def _name(path: Path) -> str:
+    """Return the key that a path ends with, or the one of the list."""
+    return next(step for step in reversed(path) if isinstance(step, str))
+
+
+def _short_path(path: Path) -> str:
+    text = spelled(path)
+    return text if len(text) <= _PATH_MAX_CHARS else _name(path)
+
+
+def _newest_prompt(state: Mapping[str, bytes]) -> str | None:
+    """Return the text of the newest prompt: EDI keeps them as a list of texts, or by iteration as objects."""
+    for key in _PROMPTS:
+        if key in state and len(state[key]) <= SUMMARY_MAX_BYTES:
+            with suppress(msgspec.DecodeError):
+                held = msgspec.json.decode(state[key], type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+                newest = list(held.values() if isinstance(held, dict) else held)[-1:]
+                return _positive(bytes(newest[0])) if newest else None
+    return None
+
+
+def _positive(prompt: bytes) -> str | None:
+    if prompt.startswith(b"{"):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(prompt, type=_Prompt).positive
+    return string(prompt)
+
+
+class _Prompt(msgspec.Struct):
+    positive: str | None = None
+
+
+def _words(before: str | None, after: str | None) -> str:
+    """Return the words that came and went; nothing unless both are texts of several words that differ in some."""
+    if before is None or after is None or not (" " in before and " " in after):
+        return ""
+    signed = []
+    for sign, text, other in (("+", after, before), ("-", before, after)):
+        others = set(_WORD.findall(other))
+        words = [word for word in dict.fromkeys(_WORD.findall(text)) if word not in others]
+        signed += [sign + word[:_VALUE_MAX_CHARS] for word in words[:_WORDS_MAX]]
+        signed += ["..."] if len(words) > _WORDS_MAX else []
+    return " ".join(signed)
+
+
+def _step(before: bytes | None, after: bytes) -> str:
+    """Return how a value went on, if that is short."""
+    if before is None:
+        return _short(after)
+    was, now = _short(before), _short(after)
+    return f"{was}->{now}" if was and now else "changed"
+
+
+def _short(text: bytes) -> str:
+    """Return a short value; nothing for a long one."""
+    value = number(text) if is_number(text) else string(text)
+    if value is None and text in (b"true", b"false", b"null"):
+        value = text.decode()
+    return value if value and len(value) <= _VALUE_MAX_CHARS and " " not in value else ""
