@@ -316,6 +316,7 @@ def test_show_goes_back_to_a_checkpoint_a_sequence_and_a_time(shared: Home) -> N
         ("log", "session_12345"),
         ("history", "session_12345"),
         ("show", "session_12345"),
+        ("diff", "session_12345", "before the sky"),
     ],
 )
 def test_people_get_colours_on_a_terminal_only_and_lines_that_fit(shared: Home, command: tuple[str, ...]) -> None:
@@ -388,7 +389,7 @@ def test_what_the_locale_cannot_show_is_escaped(shared: Home) -> None:
     assert "空" in found.stdout.decode()
 
 
-@pytest.mark.parametrize("command", ["status", "sessions", "log", "history", "show", "demo"])
+@pytest.mark.parametrize("command", ["status", "sessions", "log", "history", "show", "diff", "demo"])
 def test_help_teaches_by_an_example(home: Home, command: str) -> None:
     done = run(home, command, "--help", FORCE_COLOR="1")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -411,7 +412,7 @@ def test_a_home_that_does_not_exist_is_empty_and_stays_away(home: Home) -> None:
     assert document(home, "sessions") == {"format": 1, "sessions": [], "exit": 0}
     people = run(home, "sessions")
     assert (people.returncode, people.stdout) == (0, b"")
-    for arguments in (("log", "s1"), ("history", "latest"), ("show", "s1")):
+    for arguments in (("log", "s1"), ("history", "latest"), ("show", "s1"), ("diff", "s1")):
         assert document(home, *arguments)["exit"] == 3
     assert not home.folder.exists()
 
@@ -440,6 +441,8 @@ def test_reading_writes_nothing_but_what_sqlite_needs(published: Home) -> None:
         ("show", "s1", "@1", "--sequence", "1"),
         ("show", "s1", "--sequence", "1", "--at", "10m"),
         ("show", "s1", "--at", "yesterday"),
+        ("diff",),
+        ("diff", "s1", "@1", "@2", "@3"),
     ],
 )
 def test_a_usage_error_exits_2_on_stderr_or_as_json(home: Home, arguments: tuple[str, ...]) -> None:

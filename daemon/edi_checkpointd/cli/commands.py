@@ -13,7 +13,7 @@ from edi_checkpoint.condition import Condition
 from edi_checkpoint.errors import EdiCheckpointError, NotFound
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import locate
-from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
+from edi_checkpointd.cli import PROGRAM, Exit, differences, documents, render, select
 from edi_checkpointd.cli.screen import Screen
 from edi_checkpointd.cli.source import SESSIONS_MAX, Source
 from edi_checkpointd.cli.tree import flat, grown, with_parents
@@ -135,19 +135,20 @@ def status(*, json: AsJson = False) -> int:
 
 @app.command(sort_key=2, usage="Usage: edi-checkpoint log SESSION [--json]")
 def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
-    """List the checkpoints of a session, oldest first.
+    """List the checkpoints of a session, oldest first, each with what changed since the one before.
 
     Example: edi-checkpoint log latest
     """
     with _source() as source:
         session_id = _session(source, session)
         found = source.checkpoints(session_id)
+        summaries = list(differences.summaries(source, found))
     if json:
-        documents.write(documents.log(session_id, found))
+        documents.write(documents.log(session_id, found, summaries))
     elif not found:
         _note(f"session {session_id} has no checkpoints")
     else:
-        render.log(Screen.of_stdout(), session_id, found)
+        render.log(Screen.of_stdout(), session_id, found, summaries)
     return Exit.DONE
 
 
@@ -209,7 +210,45 @@ def show(
     return Exit.DONE
 
 
-@app.command(sort_key=5, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
+@app.command(sort_key=5, usage="Usage: edi-checkpoint diff SESSION [A] [B] [--other SESSION] [--json]")
+def diff(
+    session: SessionArgument,
+    a: Annotated[str | None, Parameter(help="The checkpoint before: as for `show`. By default @1, the newest.")] = None,
+    b: Annotated[str | None, Parameter(help="The checkpoint after. By default the current state.")] = None,
+    /,
+    *,
+    other: Annotated[
+        str | None,
+        Parameter(
+            help="Compare with this session: B is one of its checkpoints. By default the current states of both."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Show what changed: since the newest checkpoint, or from a checkpoint A to a checkpoint B.
+
+    + came    - went    ~ became another; in texts, +word and -word.
+
+    With --json it is a JSON Patch (RFC 6902) that turns the state of A into that of B.
+
+    Example: edi-checkpoint diff latest
+             edi-checkpoint diff latest @3 @2
+             edi-checkpoint diff lighthouse --other lighthouse-branch
+    """
+    with _source() as source:
+        first = _session(source, session)
+        second = first if other is None else _session(source, other)
+        if a is None and other is None:
+            a = "@1"
+        before, after = differences.side(source, first, a), differences.side(source, second, b)
+    if json:
+        documents.write(differences.document(before, after))
+    elif differences.show(Screen.of_stdout(), before, after):
+        _note("some values are cut to fit; --json shows them whole")
+    return Exit.DONE
+
+
+@app.command(sort_key=6, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
 def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
     """Say of an interrupted session: seen, not now. It is offered no more, and loses nothing.
 
@@ -240,7 +279,7 @@ def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: As
     return Exit.DONE
 
 
-@app.command(sort_key=6, usage="Usage: edi-checkpoint demo [--keep] [--json]")
+@app.command(sort_key=7, usage="Usage: edi-checkpoint demo [--keep] [--json]")
 def demo(
     *,
     keep: Annotated[

@@ -53,11 +53,11 @@ def status(found: Status) -> dict[str, object]:
     return msgspec.structs.asdict(found)
 
 
-def log(session_id: str, found: Sequence[CheckpointInfo]) -> dict[str, object]:
-    """Return the document of `log`; nothing sums up a checkpoint yet."""
+def log(session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> dict[str, object]:
+    """Return the document of `log`."""
     rows = []
-    for info in found:
-        row = {**_row(info), "summary": None}
+    for info, summary in zip(found, summaries, strict=True):
+        row = {**_row(info), "summary": summary}
         del row["session_id"]
         rows.append(row)
     return {"session_id": session_id, "checkpoints": rows}

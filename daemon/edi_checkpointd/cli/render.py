@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry
 from edi_checkpoint.protocol import History, JsonText, StateAt
-from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment, moments, size
+from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, cut, moment, moments, size, visible
 from edi_checkpointd.cli.tree import Branch
 from edi_checkpointd.clock import from_us
 
@@ -20,6 +20,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _WIDE = 160  # from this width on ids are shown whole
 _CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
 _STATUS_STYLE = {"completed": "green", "failed": "red"}
+_SIGN_STYLE = {"+": "green", "-": "red"}
+_UNDER = "    "
 _CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
 _SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
 _BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
@@ -69,8 +71,8 @@ def _session(one: Branch, ids: Mapping[str, str], time: str) -> Sequence[str | C
     )
 
 
-def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo]) -> None:
-    """Write a session's checkpoints, oldest first, with the `@` number that selects each."""
+def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> None:
+    """Write a session's checkpoints, oldest first, with the `@` number that selects each and what it brought."""
     screen.line(Cell(f"session {session_id}", "dim"))
     title, times = moments("MADE", [info.timestamp for info in found])
     screen.table(
@@ -95,7 +97,17 @@ def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo]) -> Non
             )
             for at, (info, time) in enumerate(zip(found, times, strict=True))
         ],
+        below=[_brought(screen, summary) if summary else [] for summary in summaries],
     )
+
+
+def _brought(screen: Screen, summary: str) -> list[Cell]:
+    """Return a summary in one line, with what came in green and what went in red."""
+    text = visible(summary)
+    if screen.width is not None:
+        text = cut(text, screen.width - len(_UNDER))
+    words = [Cell(word, _SIGN_STYLE.get(word[:1], "")) for word in text.split(" ")]
+    return [Cell(_UNDER, ""), *(cell for word in words for cell in (word, Cell(" ", "")))][:-1]
 
 
 def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:

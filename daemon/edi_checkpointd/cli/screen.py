@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import NamedTuple
 
 NOTHING = "-"  # the cell of what is not known
@@ -64,8 +65,33 @@ class Screen:
         """Write one line, as long as it is."""
         self._write([_padded([(_cell(cell, ""), 0, False) for cell in cells], "")])
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]], *, titled: bool = True) -> bool:
-        """Write the rows under their titles, cut to the width; return whether anything was cut."""
+    def flow(self, words: Iterable[str | Cell], *, indent: int) -> None:
+        """Write words with spaces between them, in as many lines as they need; all but the first are indented.
+
+        A word that no line is long enough for is left to the terminal.
+        """
+        lines: list[list[Cell]] = [[]]
+        used = 0
+        for word in (_cell(word, "") for word in words):
+            if self.width is not None and used > indent and used + _cells(word.text) > self.width:
+                lines.append([Cell(" " * indent, "")])
+                used = indent
+            lines[-1] += [word, Cell(" ", "")]
+            used += _cells(word.text) + 1
+        self._write(line[:-1] for line in lines)
+
+    def table(
+        self,
+        columns: Sequence[Column],
+        rows: Iterable[Sequence[str | Cell]],
+        *,
+        titled: bool = True,
+        below: Sequence[Sequence[Cell]] = (),
+    ) -> bool:
+        """Write the rows under their titles, cut to the width; return whether anything was cut.
+
+        `below` gives for each row what stands in a line under it, as it is; there is none where that is empty.
+        """
         body = [[_cell(cell, column.style) for cell, column in zip(row, columns, strict=True)] for row in rows]
         if titled:
             body.insert(0, [Cell(column.title, "bold") for column in columns])
@@ -79,7 +105,7 @@ class Screen:
         natural = list(widths)
         if self.width is not None:
             _narrow(widths, columns, self.width - len(_GAP) * (len(columns) - 1))
-        self._write(
+        lines = (
             _padded(
                 [
                     (Cell(cut(cell.text, width), cell.style), width, column.right)
@@ -89,6 +115,9 @@ class Screen:
             )
             for row in body
         )
+        nothing: list[Cell] = []
+        under = [nothing, *below] if titled else below
+        self._write(line for pair in zip_longest(lines, under, fillvalue=nothing) for line in pair if line)
         return widths != natural
 
     def _write(self, lines: Iterable[Sequence[Cell]]) -> None:

@@ -1,0 +1,150 @@
+"""What differs between two states of sessions, read from where answers come from, and shown.
+
+As JSON it is a patch; for people one line a change: `+` came, `-` went, `~` became another, `>` stands elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from edi_checkpoint.errors import DocumentDamaged, NotFound
+from edi_checkpoint.fragments import string
+from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.protocol import JsonText, StateAt
+from edi_checkpointd.cli import select
+from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment
+from edi_checkpointd.cli.source import Source
+from edi_checkpointd.clock import from_us
+from edi_checkpointd.diff.changes import Change, Reordered, changes, spelled
+from edi_checkpointd.diff.numbers import is_number, number, step
+from edi_checkpointd.diff.patch import patch
+from edi_checkpointd.diff.summary import summary
+from edi_checkpointd.diff.words import Part, parts
+
+_WENT, _CAME = "red", "green"
+_CUT = Cell("...", "bold")  # where the rest of a value is left out
+_INDENT = 4
+_AROUND_WORDS = 3  # that stay and are shown on either side of those that went or came
+_VALUE_MAX_CHARS = 240  # three lines of a terminal
+
+
+class Side(NamedTuple):
+    """One of the two states; `selector` is how it can be asked for again: `@2`, or `now`."""
+
+    selector: str
+    found: StateAt
+
+
+def side(source: Source, session_id: str, checkpoint: str | None) -> Side:
+    """Return the state of the checkpoint that is selected, or the current one. Raises `NotFound`, `Ambiguous`."""
+    if checkpoint is None:
+        return Side("now", source.state(session_id))
+    infos = source.checkpoints(session_id)
+    info = select.checkpoint(checkpoint, infos)
+    return Side(f"@{len(infos) - infos.index(info)}", source.state(session_id, checkpoint=info.name))
+
+
+def summaries(source: Source, found: Iterable[CheckpointInfo]) -> Iterator[str | None]:
+    """Yield for each checkpoint (of one session, oldest first) one line about what it brought.
+
+    None for the first, and beside one that cannot be read. Each is read once; no more than two are held.
+    """
+    before = None
+    for info in found:
+        after = _read(source, info)
+        yield None if before is None or after is None else summary(before, after)
+        before = after
+
+
+def _read(source: Source, info: CheckpointInfo) -> Mapping[str, JsonText] | None:
+    try:
+        return source.state(info.session_id, checkpoint=info.name).state
+    except (DocumentDamaged, NotFound):  # it may have been deleted just now
+        return None
+
+
+def document(before: Side, after: Side) -> dict[str, object]:
+    """Return the document of `diff`."""
+    sides = {
+        name: {"name": found.checkpoint, "sequence": found.sequence, "session_id": found.session_id}
+        for name, (_, found) in (("a", before), ("b", after))
+    }
+    return {**sides, "patch": patch(before.found.state, after.found.state)}
+
+
+def show(screen: Screen, before: Side, after: Side) -> bool:
+    """Write what changed; return whether a value was cut."""
+    screen.table(
+        [Column("", "bold"), Column(""), Column(""), Column(""), Column("", least=10)],
+        [_side("-", _WENT, before), _side("+", _CAME, after)],
+        titled=False,
+    )
+    screen.line()
+    found = changes(before.found.state, after.found.state)
+    if not found:
+        screen.line(Cell("the states are equal", "dim"))
+    most = None if screen.width is None else _VALUE_MAX_CHARS
+    was_cut = False
+    for change in found:
+        words = list(_told(change, most))
+        screen.flow(words, indent=_INDENT)
+        was_cut |= any(word is _CUT for word in words)
+    return was_cut
+
+
+def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:
+    found = side.found
+    time = moment(from_us(found.time_us)) if found.time_us else NOTHING
+    return Cell(f"{sign} {side.selector}", style), found.session_id, time, f"sequence {found.sequence}", found.stage
+
+
+def _told(change: Change | Reordered, most: int | None) -> Iterator[Cell]:
+    """Yield the words that say a change; values are cut to `most` characters."""
+    place = spelled(change.path)
+    if isinstance(change, Reordered):
+        yield from (Cell(f"> {place}:", "bold"), Cell(f"{change.moved} stand elsewhere", ""))
+    elif change.before is None or change.after is None:
+        came = change.after is not None
+        style = _CAME if came else _WENT
+        yield Cell(f"{'+' if came else '-'} {place}:", f"bold {style}")
+        yield from _value(change.after or change.before or b"", style, most)
+    else:
+        yield Cell(f"~ {place}:", "bold")
+        yield from _became(change.before, change.after, most)
+
+
+def _became(before: bytes, after: bytes, most: int | None) -> Iterator[Cell]:
+    was, now = string(before), string(after)
+    if was is not None and now is not None and " " in was and " " in now and (found := parts(was, now)):
+        yield from _text(found)
+    elif is_number(before) and is_number(after):
+        yield from (Cell(number(before), _WENT), Cell("->", ""), Cell(number(after), _CAME))
+        if by := step(before, after):
+            yield Cell(f"({by})", "")
+    else:
+        yield from (*_value(before, _WENT, most), Cell("->", ""), *_value(after, _CAME, most))
+
+
+def _text(found: Sequence[Part]) -> Iterator[Cell]:
+    """Yield the words that went and came, each with its sign, and a few of those around them."""
+    for at, part in enumerate(found):
+        words = part.text.split()
+        if part.sign:
+            yield from (Cell(part.sign + word, _CAME if part.sign == "+" else _WENT) for word in words)
+            continue
+        front = words[:_AROUND_WORDS] if at else []
+        back = words[-_AROUND_WORDS:] if at < len(found) - 1 else []
+        if len(words) > len(front) + len(back) + 1:
+            words = [*front, "...", *back]
+        yield from (Cell(word, "dim") for word in words)
+
+
+def _value(text: bytes, style: str, most: int | None) -> Iterator[Cell]:
+    """Yield a value's JSON text, to be broken into lines where it has a space."""
+    shown = msgspec.json.format(text, indent=0).decode()
+    yield from (Cell(word, style) for word in shown[:most].split(" "))
+    if most is not None and len(shown) > most:
+        yield _CUT
