@@ -123,10 +123,15 @@ class Client:
         self._check_usable()
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         parent = None if parent is None else check_session_id(parent)
-        return self._attach(session_id, parent, seen=True, takeover=takeover)
+        return self.attach(session_id, parent, takeover=takeover)
 
-    def _attach(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool = False) -> Session:
-        """Attach; `seen` says that whoever asked is going to look at the state, not to replace it."""
+    def attach(
+        self, session_id: str, parent: str | None = None, *, seen: bool = True, takeover: bool = False
+    ) -> Session:
+        """Attach as `session` does to a checked id; `seen` says that whoever asked is going to look at the state.
+
+        Who only amends or replaces it has not seen it: an interrupted session stays one that is to be looked at.
+        """
         outbox = NullOutbox() if self.disabled else self._outbox(session_id, parent, seen=seen, takeover=takeover)
         stream = Stream(session_id, parent, outbox)
         try:
@@ -142,7 +147,7 @@ class Client:
             found = offline.load_state(self.paths, session_id)
             state, sequence, told = found.state, found.sequence, told_by_files(found)
         resumed = report(session_id, state, sequence, told, datetime.now(UTC))
-        session = Session(self._link, stream, state, resumed, self._fork)
+        session = Session(self._link, stream, state, resumed, self.fork)
         if outbox.fenced:
             session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
             self._link.wake()
@@ -163,12 +168,12 @@ class Client:
             if attached is not None or not timeout_s:
                 return attached
 
-    def _fork(self, parent: str, point: Point, session_id: str | None = None) -> str:
+    def fork(self, parent: str, point: Point, session_id: str | None = None) -> str:
         """Begin a session with the state of `point` of the session `parent`; return its id."""
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         if self._knows(session_id):
             raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
-        with self._attach(session_id, parent, seen=False) as fork:
+        with self.attach(session_id, parent, seen=False) as fork:
             fork._replace(point.state)
             with contextlib.suppress(FlushTimeout):  # it is in the outbox
                 fork.checkpoint(f"forked from {parent}, {point.said}")
@@ -246,7 +251,7 @@ class Client:
         atexit.unregister(self._at_exit)
         deadline_s = time.monotonic() + timeout_s
         for session in self._sessions:
-            session._leave(cleanly=cleanly, timeout_s=max(0.0, deadline_s - time.monotonic()))
+            session.leave(cleanly=cleanly, timeout_s=max(0.0, deadline_s - time.monotonic()))
         self._link.close()
 
     def _at_exit(self) -> None:

@@ -5,9 +5,9 @@ The daemon answers from the journal and the files; where none does, checkpoints 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -62,18 +62,36 @@ def find(
     return Point(compact(answer.state), answer.sequence, name or f"sequence {answer.sequence}")
 
 
-def last_good(link: Link, session_id: str, checkpoints: Iterable[CheckpointInfo], now: Mapping[str, JsonText]) -> Point:
-    """Return the newest of `checkpoints` (oldest first) that is intact, not failed, and of another state than `now`.
+class Stated(Protocol):
+    """What has a state: a `Point`, a daemon's answer."""
+
+    @property
+    def state(self) -> Mapping[str, JsonText]:
+        """JSON text by key."""
+
+
+Found = TypeVar("Found", bound=Stated)
+
+
+def last_good(
+    session_id: str,
+    checkpoints: Iterable[CheckpointInfo],
+    read: Callable[[CheckpointInfo], Found],
+    now: Mapping[str, JsonText],
+) -> Found:
+    """Return what `read` gives of the newest of `checkpoints` (oldest first) that is intact, not failed and not `now`.
 
     Raises `NotFound` when there is none.
     """
+    here = compact(now)
     for info in reversed(list(checkpoints)):
         try:
-            point = find(link, session_id, info)
+            found = read(info)
         except (DocumentDamaged, NotFound):  # it may have been deleted just now
             continue
-        if point.state != now and point.state.get("status") != b'"failed"':
-            return point
+        state = compact(found.state)
+        if state != here and state.get("status") != b'"failed"':
+            return found
     raise NotFound(f"session {session_id} has no earlier checkpoint that is intact and not failed")
 
 

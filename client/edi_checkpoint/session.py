@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from concurrent.futures import Future, wait
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class Session(MutableMapping[str, object]):
     ) -> None:
         """Continue from `state` (key to JSON text); the stream is attached to the link already.
 
-        `fork` begins another session, as `Client._fork`.
+        `fork` begins another session, as `Client.fork`.
         """
         self.session_id = stream.session_id
         self.parent_session = stream.parent_session
@@ -94,6 +95,11 @@ class Session(MutableMapping[str, object]):
     def __repr__(self) -> str:
         """Name the session and what is durable; no content, which may be private."""
         return f"<Session {self.session_id} keys={len(self._values)} {self.durable}>"
+
+    def texts(self) -> dict[str, JsonText]:
+        """Return the state as it is published: compact JSON text by key."""
+        with self._stream.outbox.lock:
+            return dict(self._values)
 
     def update(self, *args: Any, **fields: object) -> None:
         """Publish several keys as one entry; takes what `dict.update` takes."""
@@ -310,7 +316,8 @@ class Session(MutableMapping[str, object]):
         not there), and what publishing raises.
         """
         if to is None and sequence is None and time is None:
-            point = points.last_good(self._link, self.session_id, self.checkpoints(), self._values)
+            read = partial(points.find, self._link, self.session_id)
+            point = points.last_good(self.session_id, self.checkpoints(), read, self.texts())
         else:
             point = self._point(to, sequence, time)
         return self._heard(self._ask_rollback(point, keys))
@@ -349,14 +356,11 @@ class Session(MutableMapping[str, object]):
         It is not attached. Raises `NotFound`, `SessionIdError` (also for an id that is taken), `SessionBusy`.
         """
         self._check_usable()
-        if to is None and sequence is None:
-            with self._stream.outbox.lock:
-                point = Point(dict(self._values), 0, "now")
-        else:
-            point = self._point(to, sequence, None)
+        of_now = to is None and sequence is None
+        point = Point(self.texts(), 0, "now") if of_now else self._point(to, sequence, None)
         return self._fork(self.session_id, point, session_id)
 
-    def _amend(
+    def amend(
         self, name: str, *, pinned: bool | None = None, label: str | None = None, note: str | None = None
     ) -> CheckpointInfo:
         """Have a checkpoint pinned, labelled or noted at; None leaves as it is, an empty text removes."""
@@ -403,9 +407,10 @@ class Session(MutableMapping[str, object]):
 
         What is not acknowledged by then stays in the outbox; the daemon takes it from there.
         """
-        self._leave(cleanly=True, timeout_s=timeout_s)
+        self.leave(cleanly=True, timeout_s=timeout_s)
 
-    def _leave(self, *, cleanly: bool, timeout_s: float) -> None:
+    def leave(self, *, cleanly: bool, timeout_s: float = 2.0) -> None:
+        """Close; not `cleanly`: the session counts as interrupted, as if this process had died."""
         if self._closed or os.getpid() != self._pid:
             return
         stream = self._stream
@@ -430,7 +435,7 @@ class Session(MutableMapping[str, object]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; after an exception other than `sys.exit()` the session counts as interrupted."""
-        self._leave(cleanly=ended_well(error), timeout_s=2.0)
+        self.leave(cleanly=ended_well(error), timeout_s=2.0)
 
 
 def ended_well(error: BaseException | None) -> bool:

@@ -159,7 +159,7 @@ class StateManager:
         if self._session is None:
             session = _shared.find(self.session_id)
             if session is None:
-                session = _process_client()._attach(self.session_id, None, seen=False)
+                session = _process_client().attach(self.session_id, seen=False)
             session._begin_anew()
             self._take(session)
         assert self._session is not None
@@ -192,7 +192,7 @@ def _resume(session_id: str) -> Session | None:
     found = None if _is_held_by_daemon(client, session_id) else offline.load_state(locate(), session_id)
     if found is not None and (not found.found or _names_no_session(found)):
         return None
-    session = client._attach(session_id, None, seen=True)
+    session = client.attach(session_id)
     foreign = found is not None and found.header is not None and found.header.kind in NOT_OURS
     if found is not None and foreign and not (session and client.connected):
         session._replace(found.state)  # the daemon takes in only what it wrote itself

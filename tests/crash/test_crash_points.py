@@ -61,9 +61,9 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
 
     def goes_back(turn: int) -> None:
         """Back to the checkpoint before, which is pinned for a while, and to a fork of it."""
-        if attempt(writer, "told = session.rollback()") and attempt(writer, "session._amend(told.name, pinned=True)"):
+        if attempt(writer, "told = session.rollback()") and attempt(writer, "session.amend(told.name, pinned=True)"):
             attempt(writer, f"session.fork(told, session_id='fork-{turn}')")
-            attempt(writer, "session._amend(told.name, pinned=False)")
+            attempt(writer, "session.amend(told.name, pinned=False)")
 
     def fought_over() -> None:
         """A writer that hears nothing is taken over, and publishes on before it dies."""

@@ -197,7 +197,7 @@ def test_a_pin_a_label_and_a_note_are_in_the_file_and_its_body_stays(home: Home)
     publisher.do("session.update(n=1)")
     name = publisher.do("session.checkpoint('first')")["name"]
     before = document(home, name)
-    told = publisher.do(f"session._amend({name!r}, pinned=True, label='before the roof', note='ask again')")
+    told = publisher.do(f"session.amend({name!r}, pinned=True, label='before the roof', note='ask again')")
     assert (told["name"], told["pinned"], told["label"]) == (name, True, "before the roof")
     after = document(home, name)
     assert (after["checkpoint"]["pinned"], after["checkpoint"]["label"], after["checkpoint"]["note"]) == (
@@ -214,10 +214,10 @@ def test_a_pin_a_label_and_a_note_are_in_the_file_and_its_body_stays(home: Home)
     home.daemon("--keep-per-session", "2", "--transition-keys", "attempt")
     assert checkpoints(home)[0]["label"] == "before the roof"
     publisher.sees("client.connected")
-    publisher.do(f"session._amend({name!r}, pinned=False, label='')")
+    publisher.do(f"session.amend({name!r}, pinned=False, label='')")
     eventually(lambda: len(checkpoints(home)) == 2)
     with pytest.raises(Refused, match="no checkpoint"):
-        publisher.do(f"session._amend({name!r}, pinned=True)")
+        publisher.do(f"session.amend({name!r}, pinned=True)")
 
 
 def test_pins_have_a_limit_that_is_told_of(home: Home) -> None:
@@ -228,4 +228,4 @@ def test_pins_have_a_limit_that_is_told_of(home: Home) -> None:
         told = publisher.do("session.checkpoint(pin=True)")
         assert told["pinned"] == (number < 50)
     with pytest.raises(Refused, match="50 pinned"):
-        publisher.do(f"session._amend({told['name']!r}, pinned=True)")
+        publisher.do(f"session.amend({told['name']!r}, pinned=True)")

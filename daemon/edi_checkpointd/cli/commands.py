@@ -1,80 +1,28 @@
-"""The commands: what each takes, whom it asks, how the answer is shown."""
+"""The commands that look: what each takes, whom it asks, how the answer is shown."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import Parameter
 
 from edi_checkpoint.condition import Condition
-from edi_checkpoint.errors import EdiCheckpointError, NotFound
-from edi_checkpoint.model import SessionInfo
-from edi_checkpoint.paths import locate
-from edi_checkpointd.cli import PROGRAM, Exit, differences, documents, render, select
-from edi_checkpointd.cli.screen import Screen
-from edi_checkpointd.cli.source import SESSIONS_MAX, Source
-from edi_checkpointd.cli.tree import flat, grown, with_parents
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-SEQUENCE_MAX = (1 << 63) - 1
-
-SessionArgument = Annotated[str, Parameter(help="An id, the beginning of one that no other has, or `latest`.")]
-CheckpointArgument = Annotated[
-    str | None,
-    Parameter(
-        help="A file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2 and so on;"
-        " without it the current state."
-    ),
-]
-AsJson = Annotated[
-    bool, Parameter("--json", negative="", show_default=False, help="Print one JSON document, with times in UTC.")
-]
-
-Takeover = Annotated[
-    bool,
-    Parameter(
-        negative="",
-        show_default=False,
-        help="Even while another writes to it: that one is shut out, and what it publishes on becomes a branch.",
-    ),
-]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return f"{PROGRAM} {version(PROGRAM)}"
-
-
-app = App(
-    name=PROGRAM,
-    help="""Look at what is kept of EDI's sessions: which were interrupted, what changed, how they stood at any time.
-
-It works with and without a running daemon. What only shows changes nothing.
-
-Begin with:  edi-checkpoint sessions
-Then:        edi-checkpoint show latest
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and none answers, 5 busy, 6 damage.""",
-    help_format="plaintext",
-    version=_version,
-    version_flags=["--version"],
-    result_action="return_value",
+from edi_checkpointd.cli import Exit, differences, documents, render, select
+from edi_checkpointd.cli.app import (
+    SEQUENCE_MAX,
+    AsJson,
+    CheckpointArgument,
+    SessionArgument,
+    app,
+    chosen,
+    open_source,
+    require_within,
+    tell,
 )
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Raises `EdiCheckpointError`; a fault of usage is a `UsageError`."""
-    try:
-        code = app(arguments, exit_on_error=False, print_error=False, console=_help_console(arguments))
-    except CycloptsError as error:
-        raise select.UsageError(" ".join(str(error).split())) from error
-    return code if isinstance(code, int) else Exit.DONE
+from edi_checkpointd.cli.screen import Screen
+from edi_checkpointd.cli.source import SESSIONS_MAX
+from edi_checkpointd.cli.tree import flat, grown, with_parents
 
 
 @app.command(sort_key=1, usage="Usage: edi-checkpoint sessions [--condition C] [--tree] [--limit N] [--json]")
@@ -99,20 +47,20 @@ def sessions(
 
     Example: edi-checkpoint sessions --condition interrupted
     """
-    _within("--limit", limit, 1, SESSIONS_MAX)
-    with _source() as source:
+    require_within("--limit", limit, 1, SESSIONS_MAX)
+    with open_source() as source:
         if json:
             documents.write(documents.sessions(source.sessions(condition, limit)))
             return Exit.DONE
         every = source.sessions()
     found = [info for info in every if condition in (None, info.condition)]
     if not found:
-        _note("no sessions" if condition is None else f"no session is {condition}")
+        tell("no sessions" if condition is None else f"no session is {condition}")
         return Exit.DONE
     shown = grown(with_parents(found[:limit], every)) if tree else flat(found[:limit])
     render.sessions(Screen.of_stdout(), shown, [info.session_id for info in every])
     if len(found) > limit:
-        _note(f"{limit} of {len(found)} sessions; --limit N shows more")
+        tell(f"{limit} of {len(found)} sessions; --limit N shows more")
     return Exit.DONE
 
 
@@ -122,7 +70,7 @@ def status(*, json: AsJson = False) -> int:
 
     Example: edi-checkpoint status
     """
-    with _source() as source:
+    with open_source() as source:
         found = source.status()
     if json:
         documents.write(documents.status(found))
@@ -139,14 +87,14 @@ def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
 
     Example: edi-checkpoint log latest
     """
-    with _source() as source:
-        session_id = _session(source, session)
+    with open_source() as source:
+        session_id = chosen(source, session)
         found = source.checkpoints(session_id)
         summaries = list(differences.summaries(source, found))
     if json:
         documents.write(documents.log(session_id, found, summaries))
     elif not found:
-        _note(f"session {session_id} has no checkpoints")
+        tell(f"session {session_id} has no checkpoints")
     else:
         render.log(Screen.of_stdout(), session_id, found, summaries)
     return Exit.DONE
@@ -164,9 +112,9 @@ def history(
 
     Example: edi-checkpoint history latest --since 800
     """
-    _within("--since", since, 0, SEQUENCE_MAX)
-    with _source() as source:
-        session_id = _session(source, session)
+    require_within("--since", since, 0, SEQUENCE_MAX)
+    with open_source() as source:
+        session_id = chosen(source, session)
         pages = source.history(session_id, since)
         if json:
             documents.write_history(session_id, pages)
@@ -196,17 +144,17 @@ def show(
     if sum(given is not None for given in (checkpoint, sequence, at)) > 1:
         raise select.UsageError("CHECKPOINT, --sequence and --at say the same thing in three ways: give one of them")
     if sequence is not None:
-        _within("--sequence", sequence, 0, SEQUENCE_MAX)
+        require_within("--sequence", sequence, 0, SEQUENCE_MAX)
     time = None if at is None else select.time(at, datetime.now(UTC))
-    with _source() as source:
-        session_id = _session(source, session)
+    with open_source() as source:
+        session_id = chosen(source, session)
         name = None if checkpoint is None else select.checkpoint(checkpoint, source.checkpoints(session_id)).name
         found = source.state(session_id, checkpoint=name, sequence=sequence, time=time)
     if json:
         documents.write(documents.show(found))
     else:
         if render.show(Screen.of_stdout(), found):
-            _note("some values are cut to fit; --json shows them whole")
+            tell("some values are cut to fit; --json shows them whole")
     return Exit.DONE
 
 
@@ -235,47 +183,16 @@ def diff(
              edi-checkpoint diff latest @3 @2
              edi-checkpoint diff lighthouse --other lighthouse-branch
     """
-    with _source() as source:
-        first = _session(source, session)
-        second = first if other is None else _session(source, other)
+    with open_source() as source:
+        first = chosen(source, session)
+        second = first if other is None else chosen(source, other)
         if a is None and other is None:
             a = "@1"
         before, after = differences.side(source, first, a), differences.side(source, second, b)
     if json:
         documents.write(differences.document(before, after))
     elif differences.show(Screen.of_stdout(), before, after):
-        _note("some values are cut to fit; --json shows them whole")
-    return Exit.DONE
-
-
-@app.command(sort_key=6, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
-def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
-    """Say of an interrupted session: seen, not now. It is offered no more, and loses nothing.
-
-    It counts as left cleanly from then on, and can be gone on with at any time. Needs no daemon.
-
-    Example: edi-checkpoint dismiss latest
-    """
-    from edi_checkpoint.client import connect
-
-    with _source() as source:
-        before = _row(source, _session(source, session))
-    if before.condition in ("interrupted", "live"):
-        with connect(app=PROGRAM, autostart=False) as client:
-            client.session(before.session_id, takeover=takeover).close()
-    else:
-        _note(f"session {before.session_id} is {before.condition}: there is nothing to dismiss")
-    with _source() as source:
-        after = _row(source, before.session_id)
-    if after.condition == "interrupted":
-        raise EdiCheckpointError(
-            f"session {after.session_id} could not be dismissed: the disk took no entry that says so",
-            hint="`edi-checkpoint status` says what is wrong",
-        )
-    if json:
-        documents.write(documents.session(after))
-    else:
-        render.sessions(Screen.of_stdout(), flat([after]), [after.session_id])
+        tell("some values are cut to fit; --json shows them whole")
     return Exit.DONE
 
 
@@ -294,41 +211,3 @@ def demo(
     from edi_checkpointd.cli.demo import run_demo
 
     return run_demo(keep=keep, json_output=json)
-
-
-def _source() -> Source:
-    return Source(locate(), _note)
-
-
-def _session(source: Source, text: str) -> str:
-    """Return the id of the session that `text` selects; a whole id is recognised without a list of all."""
-    return text if source.knows(text) else select.session(text, [info.session_id for info in source.sessions()])
-
-
-def _row(source: Source, session_id: str) -> SessionInfo:
-    """Return a session's row. Raises `NotFound`."""
-    for info in source.sessions():
-        if info.session_id == session_id:
-            return info
-    raise NotFound(f"no session {session_id}")
-
-
-def _within(option: str, number: int, least: int, most: int) -> None:
-    if not least <= number <= most:
-        raise select.UsageError(f"{option} {number}: it must be {least} to {most}")
-
-
-def _note(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
-
-
-def _help_console(arguments: Sequence[str]) -> Console | None:
-    """Return where help is printed, when it is asked for: our colours, and no frames of other characters than ASCII."""
-    if arguments and {"--help", "-h"}.isdisjoint(arguments):
-        return None
-    from cyclopts.help import DefaultFormatter, PanelSpec
-    from rich.box import Box
-    from rich.console import Console
-
-    app.help_formatter = DefaultFormatter(panel_spec=PanelSpec(box=Box("    \n" * 8, ascii=True), padding=(0, 1)))
-    return Console(color_system="auto" if Screen.of_stdout().colours else None, highlight=False)

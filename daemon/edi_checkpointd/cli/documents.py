@@ -55,12 +55,18 @@ def status(found: Status) -> dict[str, object]:
 
 def log(session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> dict[str, object]:
     """Return the document of `log`."""
-    rows = []
-    for info, summary in zip(found, summaries, strict=True):
-        row = {**_row(info), "summary": summary}
-        del row["session_id"]
-        rows.append(row)
-    return {"session_id": session_id, "checkpoints": rows}
+    return {"session_id": session_id, "checkpoints": [_log_row(*one) for one in zip(found, summaries, strict=True)]}
+
+
+def checkpoint(changed: CheckpointInfo, summary: str | None) -> dict[str, object]:
+    """Return the document of a command that changed one checkpoint."""
+    return {"checkpoint": _log_row(changed, summary)}
+
+
+def _log_row(info: CheckpointInfo, summary: str | None) -> dict[str, object]:
+    row = {**_row(info), "summary": summary}
+    del row["session_id"]
+    return row
 
 
 def show(found: StateAt) -> dict[str, object]:
