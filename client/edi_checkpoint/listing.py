@@ -57,7 +57,7 @@ def session_info(
         image=_text(summary.get("image")),
         prompt=_text(summary.get("prompt")),
         score=float(score) if isinstance(score, int | float) else None,
-        started=min(_beginnings(checkpoints, header, streams, journaled), default=None),
+        started=min(_beginnings(checkpoints, header, journaled), default=_attached(streams)),
         updated=updated,
         sequence=shown.sequence if shown else 0,
         checkpoints=len(checkpoints),
@@ -139,18 +139,22 @@ def _left_cleanly(streams: Sequence[Seen], journaled: Journaled | None) -> bool 
 
 
 def _beginnings(
-    checkpoints: Sequence[CheckpointInfo],
-    header: Header | None,
-    streams: Sequence[Seen],
-    journaled: Journaled | None,
+    checkpoints: Sequence[CheckpointInfo], header: Header | None, journaled: Journaled | None
 ) -> Iterator[datetime]:
-    """Yield all times at which the session is known to have been there: a new journal begins with what files say."""
+    """Yield when the session is known to have been there: a journal begun anew knows less of that than documents."""
     yield from (info.timestamp for info in checkpoints)
     if journaled:
         yield journaled.started
-    for text in [header.summary.get("started") if header else None, *(seen.files.owner.since for seen in streams)]:
-        with suppress(ValueError, OverflowError):
-            yield datetime.fromisoformat(_text(text) or "").astimezone(UTC)
+    with suppress(ValueError, OverflowError):
+        yield datetime.fromisoformat(_text(header.summary.get("started")) or "" if header else "").astimezone(UTC)
+
+
+def _attached(streams: Sequence[Seen]) -> datetime | None:
+    """Return when the oldest of the writers attached, to the second."""
+    for seen in streams:
+        with suppress(ValueError):
+            return datetime.fromisoformat(seen.files.owner.since)
+    return None
 
 
 def _text(value: object) -> str | None:

@@ -8,11 +8,6 @@ import shutil
 import pytest
 from harness import Home, Publisher, Refused, eventually
 
-LEAVE = {
-    "closed": "session.close()",
-    "completed": "(session.update(status='completed'), session.close())",
-    "failed": "(session.update(status='failed'), session.close())",
-}
 LEFT = {"closed": "unfinished", "completed": "ended", "failed": "ended", "killed": "interrupted", "lives": "live"}
 
 
@@ -21,21 +16,24 @@ def conditions(rows: object) -> dict[str, str]:
     return {row["session_id"]: row["condition"] for row in rows}
 
 
-def publish(home: Home) -> list[Publisher]:
-    """Leave a session in each way there is, and one that lives; return the processes."""
-    publishers = []
-    for session_id in LEFT:
-        publisher = home.publisher(session_id)
+LEAVING = """
+for session_id, status in (("closed", "in_progress"), ("completed", "completed"), ("failed", "failed")):
+    with client.session(session_id) as session:
+        session.transition("refinement", image_path="/pictures/roof.jpg", naive_prompt="moss", status=status)
+"""
+
+
+def publish(home: Home) -> Publisher:
+    """Leave a session in each way there is, and return the process of one that lives."""
+    leaving, killed, lives = home.publisher(), home.publisher("killed"), home.publisher("lives")
+    leaving.do(f"exec({LEAVING!r})")
+    for publisher in (killed, lives):
         publisher.do(
             "session.transition('refinement', image_path='/pictures/roof.jpg', naive_prompt='moss',"
             " validation={'score': 0.5})"
         )
-        if session_id in LEAVE:
-            publisher.do(LEAVE[session_id])
-        elif session_id == "killed":
-            publisher.kill()
-        publishers.append(publisher)
-    return publishers
+    killed.kill()
+    return lives
 
 
 def asked(home: Home) -> list:
@@ -68,11 +66,19 @@ def test_without_a_daemon_everybody_lists_what_only_outboxes_hold(home: Home) ->
     as_json = {row["session_id"]: row for row in home.json("sessions")["sessions"]}
     for session_id, one in as_json.items():
         assert {**one, "started": None, "updated": None} == {**rows[session_id], "started": None, "updated": None}
+    (segment,) = (home.state / "outbox" / "killed").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[20] ^= 0xFF
+    segment.write_bytes(data)
+    (home.state / "outbox" / "empty").mkdir()
+    home.sessions.mkdir()
+    (home.sessions / "torn.json").write_bytes(b'{"session_id": "torn"')
+    assert conditions(client.do("client.sessions()")) == {**LEFT, "torn": "unfinished"}  # no other row is lost by it
 
 
 def test_files_alone_make_the_same_list_as_daemon_and_journal(home: Home) -> None:
     daemon = home.daemon()
-    publish(home)[-1].kill()
+    publish(home).kill()
     eventually(lambda: not any((home.state / "outbox").iterdir()))
     expected = dateless(home)
     assert conditions(expected) == {**LEFT, "lives": "interrupted"}
@@ -87,30 +93,6 @@ def dateless(home: Home) -> list:
     """The list without `updated`: after a death an auto-save may be written once more."""
     rows = sorted(home.json("sessions")["sessions"], key=lambda row: row["session_id"])
     return [{name: value for name, value in row.items() if name != "updated"} for row in rows]
-
-
-def test_a_session_gone_on_with_and_left_cleanly_is_no_longer_interrupted_without_a_daemon(home: Home) -> None:
-    home.publisher("s1").do("session.update(n=1)")
-    home.processes[-1].kill()
-    assert conditions(asked(home)) == {"s1": "interrupted"}
-    again = home.publisher("s1")
-    assert conditions(asked(home)) == {"s1": "live"}
-    again.do("session.close()")
-    assert conditions(asked(home)) == conditions(home.json("sessions")["sessions"]) == {"s1": "unfinished"}
-
-
-def test_what_a_list_cannot_read_costs_no_other_row(home: Home) -> None:
-    publish(home)
-    folder = home.state / "outbox" / "killed"
-    (segment,) = folder.glob("*.seg")
-    data = bytearray(segment.read_bytes())
-    data[20] ^= 0xFF
-    segment.write_bytes(data)
-    (home.state / "outbox" / "empty").mkdir()
-    home.sessions.mkdir()
-    (home.sessions / "torn.json").write_bytes(b'{"session_id": "torn"')
-    rows = conditions(asked(home))
-    assert {**rows, "torn": None} == {**LEFT, "torn": None}
 
 
 def test_a_list_is_made_of_heads_also_of_sessions_that_end_with_a_mark(home: Home) -> None:
@@ -178,14 +160,19 @@ def test_a_dismissed_session_is_offered_no_more_and_has_no_other_trace(home: Hom
     assert kept(home) == before
 
 
-def test_a_session_is_dismissed_without_a_daemon_too(home: Home) -> None:
+def test_a_session_is_dismissed_without_a_daemon_too_and_can_be_gone_on_with(home: Home) -> None:
     killed(home)
+    assert [row["condition"] for row in offered(home)] == ["interrupted"]
     assert dismissed(home)["session"]["condition"] == "unfinished"
     assert offered(home) == home.publisher().do("client.interrupted()") == []
     home.daemon()
     eventually(lambda: not any((home.state / "outbox").iterdir()))
     assert offered(home) == []
-    assert home.json("show", "s1")["state_info"] == {"n": 1, "status": "in_progress"}
+    again = home.publisher("s1")  # it can be gone on with
+    assert again.do("dict(session)") == {"n": 1, "status": "in_progress"}
+    again.do("session.update(n=2)")
+    again.kill()
+    eventually(lambda: [row["session_id"] for row in offered(home)] == ["s1"])
 
 
 def test_a_session_that_lives_is_dismissed_only_by_taking_it_over(home: Home) -> None:
@@ -210,14 +197,3 @@ def test_dismissing_what_is_unknown_or_was_left_cleanly_attaches_nobody(home: Ho
     assert dismissed(home)["session"]["condition"] == "unfinished"
     assert home.json("show", "s1")["sequence"] == before
     assert [row["session_id"] for row in home.json("sessions")["sessions"]] == ["s1"]
-
-
-def test_a_dismissed_session_can_be_gone_on_with(home: Home) -> None:
-    home.daemon()
-    killed(home)
-    dismissed(home)
-    again = home.publisher("s1")
-    assert again.do("dict(session)") == {"n": 1, "status": "in_progress"}
-    again.do("session.update(n=2)")
-    again.kill()
-    eventually(lambda: [row["session_id"] for row in offered(home)] == ["s1"])

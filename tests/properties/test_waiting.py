@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edi_checkpoint.protocol import Entry, Mark, Pin, Update, encode_entry
 from edi_checkpoint.records import pack, scan
 from edi_checkpoint.spool import Owner, StreamFiles, heads, last_number, read_records
-from edi_checkpoint.waiting import Seen, holds_changes, look_at
+from edi_checkpoint.waiting import Seen, between, holds_changes, look_at
 
 STREAM = "0" * 32
 OWNER = Owner(stream=STREAM, session_id="s", parent_session=None, app="edi", pid=1, since="", order=1)
@@ -70,12 +70,12 @@ def test_what_waits_is_what_lies_between_two_numbers_since_the_first_of_it(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = written(Path(folder), packed([of_segment]))
-        between = [entry for number, entry in of_segment if after < number <= upto]
+        among = [entry for number, entry in of_segment if after < number <= upto]
         count, since = between(files, after, upto)
-        assert count == len(between)
-        assert (since is None) == (not between)
+        assert count == len(among)
+        assert (since is None) == (not among)
         if since is not None:
-            assert round(since.timestamp() * 1_000_000) == between[0].time_us
+            assert round(since.timestamp() * 1_000_000) == among[0].time_us
         behind = [entry for number, entry in of_segment if number > after]
         changes = any(isinstance(entry, Update) for entry in behind)
         assert holds_changes([Seen(files, False, 0, False)], {STREAM: after}) == changes
