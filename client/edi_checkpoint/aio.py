@@ -202,7 +202,7 @@ class Session(MutableMapping[str, object]):
         self._session._flush_heard(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
-        """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
+        """Return the session's checkpoints, oldest first: from the daemon, or from the files when none answers."""
         return await self._client._aside(self._session.checkpoints)
 
     async def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
 _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
+_RESTART_S = 0.5
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _BACKLOG_RETRY_S = 0.5
 
@@ -87,7 +88,13 @@ class Link:
             self._wakeup.set()
 
     def ask(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
-        """Send a query and wait for its answer. Raises the daemon's error, or `DaemonUnavailable` in time."""
+        """Send a query and wait for its answer, at most `timeout_s`.
+
+        Raises the daemon's error, and `DaemonUnavailable`: without a connection after half a second, in which one that
+        is being started anew is back.
+        """
+        if not self.wait_connected(min(timeout_s, _RESTART_S)):
+            raise DaemonUnavailable("no daemon is connected")
         request = next(self._requests)
         return self._await(request, question(request), timeout_s)
 

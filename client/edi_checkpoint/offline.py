@@ -19,7 +19,7 @@ from edi_checkpoint.fragments import Fragment
 from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
-from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
@@ -52,6 +52,11 @@ class FoundState:
 def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
     """Return all sessions, or those of one condition, newest first: from documents' heads, outboxes and locks."""
     return newest_first(_rows(paths, look(paths.outbox), _catalog(paths)), condition)
+
+
+def checkpoints(paths: Paths, session_id: str) -> list[CheckpointInfo]:
+    """Return a session's checkpoints, oldest first."""
+    return list(_catalog(paths).checkpoints(session_id))
 
 
 def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:

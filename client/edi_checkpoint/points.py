@@ -51,8 +51,7 @@ def find(
         time = time.astimezone()  # as people mean it
     time_us = None if time is None else (time - _EPOCH) // timedelta(microseconds=1)
     try:
-        timeout_s = _ANSWER_S if link.connected else 0.0
-        answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us), timeout_s)
+        answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us), _ANSWER_S)
     except DaemonUnavailable:
         if name is None:
             raise

@@ -18,8 +18,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-from edi_checkpoint import points, protocol, values
-from edi_checkpoint.errors import FlushTimeout, NotFound, OutboxFull, SessionClosed, SessionForked, StateValueError
+from edi_checkpoint import offline, points, protocol, values
+from edi_checkpoint.errors import (
+    DaemonUnavailable,
+    FlushTimeout,
+    NotFound,
+    OutboxFull,
+    SessionClosed,
+    SessionForked,
+    StateValueError,
+)
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.points import Point
@@ -284,8 +292,11 @@ class Session(MutableMapping[str, object]):
         asked.result()
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Return the session's checkpoints, oldest first. Raises `DaemonUnavailable`."""
-        answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
+        """Return the session's checkpoints, oldest first: from the daemon, or from the files when none answers."""
+        try:
+            answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
+        except DaemonUnavailable:
+            return offline.checkpoints(self._link.paths, self.session_id)
         return answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
 
     # -- going back --------------------------------------------------------------------------------------------------

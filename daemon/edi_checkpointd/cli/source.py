@@ -77,7 +77,9 @@ class Source:
         """Return the daemon's answer; one that gives none in time is not asked again."""
         assert self._daemon is not None
         try:
-            return self._connected().ask(question, timeout_s)
+            link = self._connected()
+            link.wait_connected(timeout_s)
+            return link.ask(question, timeout_s)
         except DaemonUnavailable:
             pid, self._daemon = self._daemon.pid, None
             raise DaemonUnavailable(f"the daemon (process {pid}) has not answered within {timeout_s:g} s") from None
