@@ -222,7 +222,7 @@ def test_stop_ends_a_daemon_on_demand_and_the_next_client_starts_another(home: H
     (home.state / ".autostart").unlink()  # as if ten seconds had passed
     publisher.do("session.update(n=2)")
     with pytest.raises(Refused, match="FlushTimeout"):
-        publisher.do("session.flush(timeout_s=1.5)")
+        publisher.do("session.flush(timeout_s=0.7)")
     assert daemons(home) == []  # who ended it is not overruled
     second = home.publisher("s2", **AUTOSTART)
     publisher.do("session.flush(timeout_s=20)")

@@ -16,7 +16,8 @@ from harness import Home, Process, eventually
 
 STALL_MAX_MS = 20.0
 TRIES = 3  # of which the best counts: what our code does it does each time
-STAGES = 8 if os.environ.get("EDI_TEST_FULL") else 2
+FULL = bool(os.environ.get("EDI_TEST_FULL"))
+STAGES = 8 if FULL else 2
 TESTS = Path(__file__).parents[1]
 
 
@@ -65,11 +66,11 @@ def slow_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_loop_is_never_held_whatever_becomes_of_the_daemon(home: Home) -> None:
-    control = app(home)
-    phase(control, "warm up")
-    print(f"control   {phase(control, 'control')}")
-    ends(control)
-
+    if FULL:  # to read the others by; nothing is asked of it
+        control = app(home)
+        phase(control, "warm up")
+        print(f"control   {phase(control, 'control')}")
+        ends(control)
     edi = app(home, "s1")
     phase(edi, "warm up")
     assert best("absent", lambda: phase(edi, "absent"))["follows"] == STAGES
