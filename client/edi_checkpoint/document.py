@@ -159,6 +159,10 @@ class _Integrity(msgspec.Struct):
     state_info: dict[str, str]
 
 
+for _wanted in (_Format, _Block, _Integrity):
+    msgspec.json.Decoder(_wanted)  # built here: see `values._Plain`
+
+
 def _members(data: bytes, name: str) -> dict[str, msgspec.Raw]:
     """Return the values of a JSON object by key, each still text that is valid in syntax and encoding."""
     if not data.isascii():

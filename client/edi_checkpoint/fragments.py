@@ -106,12 +106,15 @@ class _Scored(msgspec.Struct):
     score: float | None = None
 
 
+_decode_scored = msgspec.json.Decoder(_Scored).decode  # built here: see `values._Plain`
+
+
 def _score(fragments: Mapping[str, Fragment], key: str) -> float | None:
     value = fragments.get(key)
     if value is None or len(value.text) > SUMMARY_MAX_BYTES:
         return None
     try:
-        return msgspec.json.decode(value.text, type=_Scored).score
+        return _decode_scored(value.text).score
     except msgspec.DecodeError:  # no object, or its score no number that a float can hold
         return None
 

@@ -18,10 +18,13 @@ class Holder(msgspec.Struct, frozen=True):
     started: str
 
 
+_decode_holder = msgspec.json.Decoder(Holder).decode  # built here: see `values._Plain`
+
+
 def read_holder(path: Path) -> Holder | None:
     """Return what the lock file says, whether or not its daemon still lives; None without a readable one."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Holder)
+        return _decode_holder(path.read_bytes())
     except (OSError, msgspec.MsgspecError):
         return None
 

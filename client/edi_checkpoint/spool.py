@@ -48,6 +48,9 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     fenced: dict[str, int] = {}
 
 
+_decode_owner = msgspec.json.Decoder(Owner).decode  # built here: see `values._Plain`
+
+
 @dataclass(frozen=True, slots=True)
 class StreamFiles:
     """The files of one stream: its lock file, what that says, and its segments in order."""
@@ -72,7 +75,7 @@ def list_streams(folder: Path) -> list[StreamFiles]:
         if stream == name or name.startswith("."):
             continue
         try:
-            owner = msgspec.json.decode((folder / name).read_bytes(), type=Owner)
+            owner = _decode_owner((folder / name).read_bytes())
         except (OSError, msgspec.MsgspecError):
             continue
         if owner.stream != stream or owner.session_id != folder.name:

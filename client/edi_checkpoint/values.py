@@ -58,6 +58,7 @@ def _plain_json(levels: int) -> Any:
 
 
 _Plain: Any = msgspec.defstruct("_Plain", [("value", _plain_json(_PLAIN_DEPTH))])  # a class: its type is built once
+msgspec.convert({"value": None}, _Plain)  # and here: threads that build one at the same time crash (msgspec 0.22)
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
 

@@ -503,3 +503,25 @@ def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
 def test_a_key_of_another_type_is_refused(key: object) -> None:
     with pytest.raises(StateValueError, match="keys are strings"):
         check_key(key)
+
+
+FIRST = """
+import sys, threading
+from edi_checkpoint import values
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(24)
+
+def work():
+    together.wait()
+    values.encode({"n": [1, 2.5, {"a": None}]}, "k")
+
+threads = [threading.Thread(target=work) for _ in range(24)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_the_first_values_of_a_process_may_be_encoded_by_many_threads_at_once() -> None:
+    children = [subprocess.Popen([sys.executable, "-c", FIRST], stderr=subprocess.PIPE) for _ in range(6)]
+    assert [(child.communicate(timeout=60), child.returncode) for child in children] == [((None, b""), 0)] * 6

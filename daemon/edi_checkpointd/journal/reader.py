@@ -13,6 +13,8 @@ from edi_checkpoint.errors import VersionMismatch
 from edi_checkpointd.journal.tables import FORMAT, Frame, Gap, SessionRow, check_format, named_damage
 from edi_checkpointd.state import Snapshot
 
+_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values._Plain`
+
 
 class Reader:
     """Reads a journal: of the intake thread on its own connection, of others on one that is read-only."""
@@ -111,7 +113,7 @@ class Reader:
             "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
             (key, upto),
         ).fetchone()
-        return (row[0], msgspec.msgpack.decode(row[1], type=Snapshot)) if row else None
+        return (row[0], _decode_snapshot(row[1])) if row else None
 
     def frames(self, key: int, *, after: int) -> Iterator[Frame]:
         """Yield the rows of a session that hold sequences after `after`, in order."""
