@@ -143,7 +143,7 @@ def rollback(
             }
         )
     else:
-        tell(f"session {session_id} is back at {then.checkpoint or f'sequence {then.sequence}'}")
+        print(f"session {session_id} is back at {then.checkpoint or f'sequence {then.sequence}'}")
         if kept:
             tell(f"to undo: {PROGRAM} rollback {session_id} {kept[-1]}")
     return Exit.DONE

@@ -196,7 +196,7 @@ def diff(
     return Exit.DONE
 
 
-@app.command(sort_key=7, usage="Usage: edi-checkpoint demo [--keep] [--json]")
+@app.command(sort_key=20, usage="Usage: edi-checkpoint demo [--keep] [--json]")
 def demo(
     *,
     keep: Annotated[
