@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -171,6 +172,14 @@ def test_who_only_looks_keeps_no_daemon_from_starting(path: Path) -> None:
         stop.set()
         for looker in lookers:
             looker.join()
+
+
+def test_a_daemon_starts_though_one_who_looked_was_suspended_meanwhile(path: Path) -> None:
+    os.close(acquire(path, "/s", "1"))
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.4, os.close, (looking,)).start()
+    os.close(acquire(path, "/s", "2"))
 
 
 def test_a_folder_has_one_daemon_however_many_start(path: Path) -> None:
