@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check fmt bench-quick clean
+.PHONY: help demo run test check fmt bench-quick pictures clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -37,6 +37,10 @@ fmt: $(VENV)/.made-dev ## format the code and mend what can be mended by itself
 
 bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
 	$(BIN)/python bench/quick.py
+
+pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
+	$(BIN)/python docs/pictures/make.py
+	echo 'pictures: drawn'
 
 clean: ## remove what these targets made, .venv included
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/latest.json

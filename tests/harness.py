@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import select
 import signal
 import subprocess
@@ -209,6 +210,26 @@ class Home:
         )  # fmt: skip
         assert done.returncode == expect, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return done.stdout
+
+    def on_a_terminal(self, *arguments: str, **environment: str) -> str:
+        """Run `edi-checkpoint` on a terminal, 80 columns wide, and return what it writes there."""
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
+            env={**self.environment, "COLUMNS": "80", "TERM": "xterm", **environment},
+            stdout=its,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(its)
+        text = b""
+        try:
+            while data := os.read(ours, 1 << 16):
+                text += data
+        except OSError:  # the terminal's other end was closed
+            pass
+        os.close(ours)
+        assert process.wait(60) == 0, arguments
+        return text.decode().replace("\r\n", "\n")
 
     def json(self, *arguments: str, expect: int = 0) -> dict:
         return json.loads(self.command(*arguments, "--json", expect=expect))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -83,27 +82,6 @@ def document(home: Home, *arguments: str) -> dict:
     found = json.loads(done.stdout)
     assert found["format"] == 1
     return {**found, "exit": done.returncode}
-
-
-def on_a_terminal(home: Home, *arguments: str, **environment: str) -> str:
-    """What the command writes on a terminal, 80 columns wide."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
-        env={**home.environment, "COLUMNS": "80", "TERM": "xterm", **environment},
-        stdout=its,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(its)
-    text = b""
-    try:
-        while data := os.read(ours, 1 << 16):
-            text += data
-    except OSError:  # the terminal's other end was closed
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0
-    return text.decode().replace("\r\n", "\n")
 
 
 def files(folder: Path) -> set[str]:
@@ -323,9 +301,9 @@ def test_people_get_colours_on_a_terminal_only_and_lines_that_fit(shared: Home, 
     def timeless(text: str) -> str:
         return re.sub(r"up [0-9]+ s", "up 0 s", text)
 
-    coloured = on_a_terminal(shared, *command)
+    coloured = shared.on_a_terminal(*command)
     assert ESCAPE in coloured
-    plain = timeless(on_a_terminal(shared, *command, NO_COLOR="1"))
+    plain = timeless(shared.on_a_terminal(*command, NO_COLOR="1"))
     assert timeless(re.sub(r"\x1b\[[0-9;]*m", "", coloured)) == plain
     piped = timeless(run(shared, *command, FORCE_COLOR="1").stdout.decode())
     narrow = timeless(run(shared, *command, COLUMNS="80").stdout.decode())

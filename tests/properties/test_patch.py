@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from json_states import STATES, Number, exactly, pairs, text, texts
 
-from edi_checkpointd.diff.delta import LIST_MAX, VALUE_MAX_BYTES
+from edi_checkpointd.diff.delta import COMPARED_MAX_BYTES, LIST_MAX
 from edi_checkpointd.diff.patch import Operation, patch
 
 EXAMPLES = 1000 if os.environ.get("EDI_TEST_FULL") else 150
@@ -169,9 +169,11 @@ def test_lists_of_1500_entities_take_20_ms() -> None:
 
 
 def test_a_value_beyond_the_bounds_is_replaced_whole() -> None:
-    long, large = [0] * (LIST_MAX + 1), "x" * VALUE_MAX_BYTES
-    found = plain(patch_of({"a": long, "b": [large]}, {"a": [*long, 1], "b": [large, 1]}))
-    assert [(operation["op"], operation["path"]) for operation in found] == [("replace", "/a"), ("replace", "/b")]
+    long, large = [0] * (LIST_MAX + 1), "x" * (COMPARED_MAX_BYTES // 2)
+    found = plain(patch_of({"a": long, "b": [large], "c": [1, 2]}, {"a": [*long, 1], "b": [large, 1], "c": [1]}))
+    assert [(operation["op"], operation["path"]) for operation in found] == [
+        ("replace", "/a"), ("replace", "/b"), ("remove", "/c/1"),
+    ]  # fmt: skip
 
 
 def test_hostile_lists_take_no_quadratic_time() -> None:

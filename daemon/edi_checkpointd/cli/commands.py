@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from edi_checkpoint.condition import Condition
-from edi_checkpointd.cli import Exit, differences, documents, render, select
+from edi_checkpointd.cli import Exit, documents, render, select
 from edi_checkpointd.cli.app import (
     SEQUENCE_MAX,
     AsJson,
@@ -87,6 +87,8 @@ def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
 
     Example: edi-checkpoint log latest
     """
+    from edi_checkpointd.cli import differences
+
     with open_source() as source:
         session_id = chosen(source, session)
         found = source.checkpoints(session_id)
@@ -183,6 +185,8 @@ def diff(
              edi-checkpoint diff latest @3 @2
              edi-checkpoint diff lighthouse --other lighthouse-branch
     """
+    from edi_checkpointd.cli import differences
+
     with open_source() as source:
         first = chosen(source, session)
         second = first if other is None else chosen(source, other)

@@ -76,14 +76,19 @@ def document(before: Side, after: Side) -> dict[str, object]:
 
 
 def show(screen: Screen, before: Side, after: Side) -> bool:
-    """Write what changed; return whether a value was cut."""
+    """Write what is compared and how it differs; return whether a value was cut."""
     screen.table(
         [Column("", "bold"), Column(""), Column(""), Column(""), Column("", least=10)],
         [_side("-", _WENT, before), _side("+", _CAME, after)],
         titled=False,
     )
     screen.line()
-    found = changes(before.found.state, after.found.state)
+    return show_changes(screen, before.found.state, after.found.state)
+
+
+def show_changes(screen: Screen, before: Mapping[str, JsonText], after: Mapping[str, JsonText]) -> bool:
+    """Write what changed between two states; return whether a value was cut."""
+    found = changes(before, after)
     if not found:
         screen.line(Cell("the states are equal", "dim"))
     most = None if screen.width is None else _VALUE_MAX_CHARS
@@ -139,7 +144,7 @@ def _text(found: Sequence[Part]) -> Iterator[Cell]:
         back = words[-_AROUND_WORDS:] if at < len(found) - 1 else []
         if len(words) > len(front) + len(back) + 1:
             words = [*front, "...", *back]
-        yield from (Cell(word, "dim") for word in words)
+        yield from (Cell(word, "dim") for word in words if word == "..." or any(map(str.isalnum, word)))
 
 
 def _value(text: bytes, style: str, most: int | None) -> Iterator[Cell]:

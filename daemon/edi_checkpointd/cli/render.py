@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from edi_checkpoint.layout import AUTOMATIC, Kind
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry
 from edi_checkpoint.protocol import History, JsonText, StateAt
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, cut, moment, moments, size, visible
@@ -20,6 +21,13 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _WIDE = 160  # from this width on ids are shown whole
 _CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
 _STATUS_STYLE = {"completed": "green", "failed": "red"}
+_KIND_STYLE: dict[str, str] = {
+    **dict.fromkeys(AUTOMATIC, "dim"),
+    Kind.INTERRUPTED: "bold yellow",
+    Kind.BEFORE_ROLLBACK: "cyan",
+    Kind.ROLLBACK: "cyan",
+}
+_OP_STYLE = {"mark": "dim", "pin": "dim", "rollback": "cyan"}
 _SIGN_STYLE = {"+": "green", "-": "red"}
 _UNDER = "    "
 _CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
@@ -82,14 +90,14 @@ def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo], summar
             Column("KIND"),
             Column("STAGE", least=10),
             Column("SEQ", right=True),
-            Column("SIZE", right=True),
-            Column("WHY", least=10),
+            Column("SIZE", right=True, rank=1),
+            Column("WHY", least=18),
         ],
         [
             (
                 f"@{len(found) - at}",
                 time,
-                info.kind,
+                Cell(info.kind, _KIND_STYLE.get(info.kind, "")),
                 info.stage,
                 str(info.sequence),
                 size(info.size_bytes),
@@ -124,8 +132,8 @@ def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:
                 Column("SEQ", "bold", right=True, width=len(str(page.last))),
                 Column(title, width=19),
                 Column("OP", width=len("rollback")),
-                Column("SIZE", right=True, width=len("999.9 KiB")),
-                Column("WHAT", least=10),
+                Column("SIZE", right=True, width=len("999.9 KiB"), rank=1),
+                Column("WHAT", least=36),
             ]
             screen.table(columns, (_entry(entry, offset) for entry in page.entries), titled=at == 0)
 
@@ -169,13 +177,15 @@ def _one_line(text: JsonText) -> str:
     return _BREAK.sub(" ", _BREAK_AT_BRACKET.sub("", text.decode(errors="ignore")))
 
 
-def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, str, str, Cell]:
+def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, Cell, str, Cell]:
     time = moment(entry.timestamp).removesuffix(offset)  # another offset, after a change of the clocks, stays
-    what = ", ".join(entry.keys)
+    keys = [key for key in entry.keys if entry.stage is None or key != "current_stage"]
+    what = ", ".join(keys)
     if entry.stage is not None:
-        what = f"stage {entry.stage}: {what}"
+        what = f"stage {entry.stage}" + (f": {what}" if keys else "")
     style = "bold" if entry.stage is not None else ""
-    return str(entry.sequence), time, entry.op, size(entry.bytes), Cell(what, style)
+    op = Cell(entry.op, _OP_STYLE.get(entry.op, ""))
+    return str(entry.sequence), time, op, size(entry.bytes), Cell(what, style)
 
 
 def _why(info: CheckpointInfo) -> str:

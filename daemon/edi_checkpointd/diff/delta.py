@@ -3,8 +3,9 @@
 Values stay the text they are and are compared as that, so numbers of any size and precision are told apart as JSON does
 (1, 1.0 and true differ), and only what differs is looked into. Equal fragments cost one comparison of bytes.
 
-What bounds the work: a value larger than `VALUE_MAX_BYTES` and a list longer than `LIST_MAX` count as replaced whole;
-below that all is n log n. Values nest at most `fragments.DEPTH_MAX` deep, as whoever laid them out made sure.
+What bounds the work: values are looked into as far as `COMPARED_MAX_BYTES` reach, lists up to `LIST_MAX` elements; the
+others count as replaced whole. Below that all is n log n; values nest at most `fragments.DEPTH_MAX` deep, as whoever
+laid them out made sure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from edi_checkpointd.diff.alignment import Alignment, align
 
-VALUE_MAX_BYTES: Final = 8 << 20  # ten times what is taken at most for this text while it is compared, and 3 s
+COMPARED_MAX_BYTES: Final = 4 << 20  # of both states; what was made to be hard takes a hundred times that, and 5 s
 LIST_MAX: Final = 50_000
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -58,7 +59,16 @@ def compare(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Object:
     """Return how two states (key to valid JSON text) differ, in compact texts; the whole has no text of its own."""
     equal = {key for key, text in after.items() if before.get(key) == text}
     olds, news = ({key: _compact(state[key]) for key in state if key not in equal} for state in (before, after))
-    return _members(olds, news, b"")
+    left = COMPARED_MAX_BYTES
+    changed: dict[str, Delta] = {}
+    for key in (key for key in news if key in olds):
+        delta: Delta | None = Replaced(olds[key], news[key])
+        if (size := len(olds[key]) + len(news[key])) <= left:
+            left -= size
+            delta = _value(olds[key], news[key])
+        if delta is not None:
+            changed[key] = delta
+    return Object(_without(olds, news), _without(news, olds), changed, b"")
 
 
 def is_reference(text: bytes) -> bool:
@@ -75,7 +85,7 @@ def _value(before: bytes, after: bytes) -> Delta | None:
     if before == after:
         return None
     opening = before[:1]
-    if opening != after[:1] or max(len(before), len(after)) > VALUE_MAX_BYTES:
+    if opening != after[:1]:
         return Replaced(before, after)
     if opening == b"{" and not (is_reference(before) or is_reference(after)):
         found = _members(_MEMBERS.decode(before), _MEMBERS.decode(after), after)

@@ -20,7 +20,7 @@ from edi_checkpointd.diff.changes import Change, Element, Path, Reordered, chang
 from edi_checkpointd.diff.numbers import is_number, number
 
 LINE_MAX_CHARS: Final = 76  # a line of a terminal, indented
-_WORDS_MAX: Final = 4  # of each sign
+_WORDS_MAX_CHARS: Final = 24  # of each sign
 _VALUE_MAX_CHARS: Final = 20
 _PATH_MAX_CHARS: Final = 32
 _COUNTERS: Final = ("current_iteration", "attempt")
@@ -37,11 +37,11 @@ def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
     if not pieces:
         return head or "no change"
     line = f"{head}: {pieces[0]}" if head else pieces[0]
-    for left, piece in zip(range(len(pieces) - 1, 0, -1), pieces[1:], strict=True):
-        more = f", {left} more"
-        if len(line) + len(piece) + len(more) > LINE_MAX_CHARS:
-            return line + more
-        line += f", {piece}"
+    for at, piece in enumerate(pieces[1:], start=2):
+        rest = f", {len(pieces) - at} more" if at < len(pieces) else ""
+        if len(f"{line}, {piece}{rest}") > LINE_MAX_CHARS:
+            return f"{line}, {len(pieces) - at + 1} more"
+        line = f"{line}, {piece}"
     return line
 
 
@@ -149,8 +149,13 @@ def _words(before: str | None, after: str | None) -> str:
     for sign, text, other in (("+", after, before), ("-", before, after)):
         others = set(_WORD.findall(other))
         words = [word for word in dict.fromkeys(_WORD.findall(text)) if word not in others]
-        signed += [sign + word[:_VALUE_MAX_CHARS] for word in words[:_WORDS_MAX]]
-        signed += ["..."] if len(words) > _WORDS_MAX else []
+        room = _WORDS_MAX_CHARS
+        for word in words:
+            room -= len(word) + 2
+            if room < 0:
+                signed.append("...")
+                break
+            signed.append(sign + word)
     return " ".join(signed)
 
 
