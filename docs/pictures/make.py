@@ -1,6 +1,6 @@
 """Make the pictures of the README: real commands on a session of real processes, as a terminal of 80 columns shows it.
 
-make pictures
+`make pictures` runs it.
 """
 
 from __future__ import annotations

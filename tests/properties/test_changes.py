@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from json_states import pairs, texts
+from json_states import VALUES, pairs, texts
 
 from edi_checkpointd.diff.changes import Change, Reordered, changes, spelled
 from edi_checkpointd.diff.numbers import number, step
@@ -15,6 +15,17 @@ from edi_checkpointd.diff.summary import LINE_MAX_CHARS, summary
 from edi_checkpointd.diff.words import TOKENS_MAX, parts
 
 WORDS = st.lists(st.sampled_from(["storm", "sky", "sky,", "a", "lit-up", "(sea:1.2)", "ü"]), max_size=9).map(" ".join)
+
+EDI_STATES = st.dictionaries(
+    st.sampled_from(["current_stage", "status", "current_iteration", "prompts", "validation", "validation_results"]),
+    st.one_of(
+        VALUES,
+        st.fixed_dictionaries({"score": VALUES}),
+        st.lists(WORDS),
+        st.dictionaries(WORDS, st.fixed_dictionaries({"positive": WORDS})),
+    ),
+    max_size=4,
+)
 
 
 def told(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -45,8 +56,14 @@ def test_people_are_told_of_the_keys_that_programs_are_told_of(states: tuple[dic
     by_changes = {change.path[0] for change in changes(before, after)}
     assert {key.replace("~1", "/").replace("~0", "~") for key in by_patch} == by_changes
     line = summary(before, after)
-    assert line
+    assert 0 < len(line) <= LINE_MAX_CHARS
     assert (line == "no change") == (not by_changes)
+
+
+@settings(deadline=None)
+@given(EDI_STATES, EDI_STATES)
+def test_a_line_says_of_any_change_that_there_is_one(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert (summed(before, after) == "no change") == (not changes(texts(before), texts(after)))
 
 
 def test_changes_are_told_by_their_place() -> None:
@@ -177,6 +194,8 @@ BEFORE = {
         ({"scene_analysis": {"entities": [{**SKY, "confidence": 0.5}, {**SEA, "confidence": 0.6}]}},
          "confidence changed 2 times"),
         ({"naive_prompt": "a redder sky"}, "new naive_prompt"),
+        ({"current_stage": "x" * 99}, f"refinement->{'x' * 61}..."),
+        ({"validation": {"score": 0.62, "delta": 1}}, "new validation.delta"),
         ({}, "no change"),
     ],
 )  # fmt: skip

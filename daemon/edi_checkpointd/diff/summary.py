@@ -31,43 +31,50 @@ _WORD: Final = re.compile(r"\w[\w'-]*")
 
 
 def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
-    """Return what changed between two states (key to valid JSON text), ; the first piece may be long."""
-    head = _head(before, after)
-    pieces = list(dict.fromkeys(_pieces(before, after)))
+    """Return in at most `LINE_MAX_CHARS` characters what changed between two states (key to valid JSON text)."""
+    head, told = _head(before, after)
+    pieces = list(dict.fromkeys(_pieces(before, after, told)))
     if not pieces:
-        return head or "no change"
-    line = f"{head}: {pieces[0]}" if head else pieces[0]
+        return _cut(head or "no change")
+    line = _cut(f"{head}: {pieces[0]}" if head else pieces[0])
     for at, piece in enumerate(pieces[1:], start=2):
         rest = f", {len(pieces) - at} more" if at < len(pieces) else ""
         if len(f"{line}, {piece}{rest}") > LINE_MAX_CHARS:
-            return f"{line}, {len(pieces) - at + 1} more"
+            return _cut(line, f", {len(pieces) - at + 1} more")
         line = f"{line}, {piece}"
     return line
 
 
-def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
-    """Return the stage if it changed, or with the counter of its rounds that did; else nothing."""
+def _cut(line: str, end: str = "") -> str:
+    """Return a line with its end, cut where both are too long together: names and stages are what EDI makes them."""
+    room = LINE_MAX_CHARS - len(end)
+    return (line if len(line) <= room else f"{line[: room - 3]}...") + end
+
+
+def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple[str, set[str]]:
+    """Return the stage if it changed, or with the counter of its rounds that did, and the keys that this tells of."""
     was, stage = (stage_of({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
     if was != stage:
-        return f"{was}->{stage}" if "current_stage" in before else stage
+        return f"{was}->{stage}" if "current_stage" in before else stage, {"current_stage", *_COUNTERS}
     for key in _COUNTERS:
-        if key in after and before.get(key) != after[key]:
-            return f"{stage if 'current_stage' in after else key} {_step(before.get(key), after[key])}"
-    return ""
+        if key in after and before.get(key) != after[key] and (step := _step(before.get(key), after[key])):
+            return f"{stage if 'current_stage' in after else key} {step}", {key}
+    return "", set()
 
 
-def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Iterator[str]:
-    told = {"current_stage", "status", *_COUNTERS}
+def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes], told: set[str]) -> Iterator[str]:
+    """Yield what else there is to say: what EDI's keys mean first, then the others, but for those `told`."""
     was, now = (summarise({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
+    found = [change for change in changes(before, after) if change.path[0] not in told]
     if now["status"] and was["status"] != now["status"]:
         yield str(now["status"])
+        found = [change for change in found if change.path[0] != "status"]
     if worded := _words(_newest_prompt(before), _newest_prompt(after)):
         yield worded
-        told.update(_PROMPTS)
+        found = [change for change in found if change.path[0] not in _PROMPTS]
     if now["score"] is not None and was["score"] != now["score"]:
         yield "score " + ("" if was["score"] is None else f"{was['score']:.3g}->") + f"{now['score']:.3g}"
-        told.update(_SCORED)
-    found = [change for change in changes(before, after) if change.path[0] not in told]
+        found = [change for change in found if not _scores(change.path)]
     yield from _counted(found)
     by_name: dict[str, list[Change | Reordered]] = {}
     for change in found:
@@ -91,6 +98,11 @@ def _counted(found: Iterable[Change | Reordered]) -> Iterator[str]:
                 yield f"{won[name]} {'entity' if won[name] == 1 else 'entities'} found"
         else:
             yield f"{name}" + (f" +{won[name]}" if won[name] else "") + (f" -{lost[name]}" if lost[name] else "")
+
+
+def _scores(path: Path) -> bool:
+    """Return whether a change is told by the score's own piece."""
+    return path[0] in _SCORED and path[1:] in ((), ("score",))
 
 
 def _counts(change: Change | Reordered) -> bool:
