@@ -14,7 +14,7 @@ from msgspec import structs
 from edi_checkpoint.errors import DaemonUnavailable, EdiCheckpointError, NotFound
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.protocol import JsonText, StateAt
-from edi_checkpointd.cli import PROGRAM, Exit, differences, documents, render, select
+from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
 from edi_checkpointd.cli.app import (
     SEQUENCE_MAX,
     AsJson,
@@ -29,7 +29,6 @@ from edi_checkpointd.cli.app import (
 from edi_checkpointd.cli.screen import Screen
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.cli.tree import flat
-from edi_checkpointd.diff.patch import patch
 
 if TYPE_CHECKING:
     from edi_checkpoint.session import Session
@@ -108,6 +107,9 @@ def rollback(
              edi-checkpoint rollback latest @3
              edi-checkpoint rollback latest --at 12:03 --keys prompts,intent
     """
+    from edi_checkpointd.cli import differences
+    from edi_checkpointd.diff.patch import patch
+
     if sum([checkpoint is not None, sequence is not None, at is not None, last_good]) != 1:
         raise select.UsageError("say where to: one of CHECKPOINT, --sequence, --at and --last-good")
     if not yes and not sys.stdin.isatty():
@@ -251,6 +253,8 @@ def _row(source: Source, session_id: str) -> SessionInfo:
 
 
 def _amend(session: str, checkpoint: str, *, takeover: bool, json: bool, **changed: bool | str) -> int:
+    from edi_checkpointd.cli import differences
+
     with open_source() as source:
         session_id = chosen(source, session)
         name = select.checkpoint(checkpoint, source.checkpoints(session_id)).name

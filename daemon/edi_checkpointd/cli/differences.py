@@ -76,19 +76,14 @@ def document(before: Side, after: Side) -> dict[str, object]:
 
 
 def show(screen: Screen, before: Side, after: Side) -> bool:
-    """Write what is compared and how it differs; return whether a value was cut."""
+    """Write what changed; return whether a value was cut."""
     screen.table(
         [Column("", "bold"), Column(""), Column(""), Column(""), Column("", least=10)],
         [_side("-", _WENT, before), _side("+", _CAME, after)],
         titled=False,
     )
     screen.line()
-    return show_changes(screen, before.found.state, after.found.state)
-
-
-def show_changes(screen: Screen, before: Mapping[str, JsonText], after: Mapping[str, JsonText]) -> bool:
-    """Write what changed between two states; return whether a value was cut."""
-    found = changes(before, after)
+    found = changes(before.found.state, after.found.state)
     if not found:
         screen.line(Cell("the states are equal", "dim"))
     most = None if screen.width is None else _VALUE_MAX_CHARS
