@@ -163,21 +163,21 @@ def show(
 @app.command(sort_key=5, usage="Usage: edi-checkpoint diff SESSION [A] [B] [--other SESSION] [--json]")
 def diff(
     session: SessionArgument,
-    a: Annotated[str | None, Parameter(help="The checkpoint before: as for `show`. By default @1, the newest.")] = None,
+    a: Annotated[
+        str | None, Parameter(help="The checkpoint before, said as for `show`. By default @1, the newest.")
+    ] = None,
     b: Annotated[str | None, Parameter(help="The checkpoint after. By default the current state.")] = None,
     /,
     *,
     other: Annotated[
         str | None,
-        Parameter(
-            help="Compare with this session: B is one of its checkpoints. By default the current states of both."
-        ),
+        Parameter(help="Compare with this session: B is a checkpoint of it. By default both are as they stand now."),
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Show what changed: since the newest checkpoint, or from a checkpoint A to a checkpoint B.
+    """Show what changed since the newest checkpoint, since a checkpoint A, or from A to a checkpoint B.
 
-    + came    - went    ~ became another; in texts, +word and -word.
+    + came   - went   ~ became another   > stands elsewhere; in texts +word and -word
 
     With --json it is a JSON Patch (RFC 6902) that turns the state of A into that of B.
 
