@@ -87,12 +87,9 @@ def show(screen: Screen, before: Side, after: Side) -> bool:
     if not found:
         screen.line(Cell("the states are equal", "dim"))
     most = None if screen.width is None else _VALUE_MAX_CHARS
-    was_cut = False
-    for change in found:
-        words = list(_told(change, most))
-        screen.flow(words, indent=_INDENT)
-        was_cut |= any(word is _CUT for word in words)
-    return was_cut
+    told = [list(_told(change, most)) for change in found]
+    screen.paragraphs(told, indent=_INDENT)
+    return any(word is _CUT for words in told for word in words)
 
 
 def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:

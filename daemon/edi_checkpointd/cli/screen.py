@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from typing import NamedTuple
@@ -65,20 +65,23 @@ class Screen:
         """Write one line, as long as it is."""
         self._write([_padded([(_cell(cell, ""), 0, False) for cell in cells], "")])
 
-    def flow(self, words: Iterable[str | Cell], *, indent: int) -> None:
-        """Write words with spaces between them, in as many lines as they need; all but the first are indented.
+    def paragraphs(self, paragraphs: Iterable[Iterable[str | Cell]], *, indent: int) -> None:
+        """Write words with spaces between them, in as many lines as each paragraph needs; all but its first indented.
 
         A word that no line is long enough for is left to the terminal.
         """
-        lines: list[list[Cell]] = [[]]
+        self._write(line for words in paragraphs for line in self._filled(words, indent))
+
+    def _filled(self, words: Iterable[str | Cell], indent: int) -> Iterator[list[Cell]]:
+        line: list[Cell] = []
         used = 0
         for word in (_cell(word, "") for word in words):
             if self.width is not None and used > indent and used + _cells(word.text) > self.width:
-                lines.append([Cell(" " * indent, "")])
-                used = indent
-            lines[-1] += [word, Cell(" ", "")]
+                yield line[:-1]
+                line, used = [Cell(" " * indent, "")], indent
+            line += [word, Cell(" ", "")]
             used += _cells(word.text) + 1
-        self._write(line[:-1] for line in lines)
+        yield line[:-1]
 
     def table(
         self,
