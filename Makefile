@@ -21,8 +21,8 @@ demo: $(VENV)/.made-daemon ## show it at work: a session is killed and comes bac
 run: $(VENV)/.made-daemon ## run the daemon in the foreground
 	$(BIN)/edi-checkpointd run
 
-test: $(VENV)/.made-dev ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.made-dev ## run the tests, on all cores
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(VENV)/.made-dev ## check format, style, types and imports
 	$(BIN)/ruff format --check .

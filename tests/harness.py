@@ -150,7 +150,7 @@ class Home:
         self.sessions = folder / "sessions"
         self.state = folder / "state"
         self.environment = {
-            **{key: text for key, text in os.environ.items() if not key.startswith("EDI_CHECKPOINT_")},
+            **{key: text for key, text in os.environ.items() if not key.startswith(("EDI_CHECKPOINT_", "COLUMNS"))},
             "EDI_CHECKPOINT_HOME": str(folder),
             "EDI_CHECKPOINT_AUTOSTART": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
