@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edi_checkpoint.client import Client as Client
     from edi_checkpoint.client import connect as connect
+    from edi_checkpoint.errors import ArraysMissing as ArraysMissing
+    from edi_checkpoint.errors import AttachmentDamaged as AttachmentDamaged
+    from edi_checkpoint.errors import AttachmentMissing as AttachmentMissing
+    from edi_checkpoint.errors import AttachmentsFull as AttachmentsFull
     from edi_checkpoint.errors import CheckpointFailed as CheckpointFailed
     from edi_checkpoint.errors import DaemonUnavailable as DaemonUnavailable
     from edi_checkpoint.errors import EdiCheckpointError as EdiCheckpointError
@@ -44,9 +48,10 @@ if TYPE_CHECKING:
 _HOME = {
     "client": ("Client", "connect"),
     "errors": (
-        "CheckpointFailed", "DaemonUnavailable", "EdiCheckpointError", "Fenced", "FlushTimeout", "NotFound",
-        "OutboxFull", "ProtocolError", "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError",
-        "StateValueError", "VersionMismatch", "WrongFolder",
+        "ArraysMissing", "AttachmentDamaged", "AttachmentMissing", "AttachmentsFull", "CheckpointFailed",
+        "DaemonUnavailable", "EdiCheckpointError", "Fenced", "FlushTimeout", "NotFound", "OutboxFull", "ProtocolError",
+        "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError", "StateValueError", "VersionMismatch",
+        "WrongFolder",
     ),
     "model": ("CheckpointInfo", "Durable", "Gap", "ResumeReport", "SessionInfo"),
     "session": ("Session",),

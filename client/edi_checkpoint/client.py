@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 
 import msgspec
 
 from edi_checkpoint import offline, protocol
+from edi_checkpoint.arrays import Recent
+from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
-from edi_checkpoint.disabled import NullLink, NullOutbox, is_disabled
+from edi_checkpoint.disabled import NullAttachments, NullLink, NullOutbox, is_disabled
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     EdiCheckpointError,
@@ -28,6 +31,7 @@ from edi_checkpoint.errors import (
     SessionForked,
     SessionIdError,
 )
+from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.names import check_session_id, new_session_id
@@ -35,6 +39,7 @@ from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
 from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Resumed
+from edi_checkpoint.references import Reference
 from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session, ended_well
 from edi_checkpoint.spool import is_held
@@ -49,20 +54,25 @@ _FOLLOW_AGAIN_S = 2.0
 _LOOK_TIMEOUT_S = 2.0  # for what the files can tell as well
 
 
-def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
+def connect(
+    *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
+) -> Client:
     """Return a client of the daemon of this user, starting one when none answers and `autostart` allows it.
 
     Never fails for want of a daemon: without one, what is published waits in the outbox. `app` is shown to people who
-    ask who writes to a session. Waits at most `timeout_s` for a daemon. With EDI_CHECKPOINT_DISABLE=1 nothing is
-    remembered: all calls work, in memory.
+    ask who writes to a session. Waits at most `timeout_s` for a daemon. `encoder` is called for a value of a type
+    that is not in the table of `docs/format.md`: it returns something that is, or raises TypeError. With
+    EDI_CHECKPOINT_DISABLE=1 nothing is remembered: all calls work, in memory.
     """
-    return Client(app=app, autostart=autostart, timeout_s=timeout_s)
+    return Client(app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder)
 
 
 class Client:
     """One connection and its sessions; safe to use from several threads, not over a fork. Close it, or use `with`."""
 
-    def __init__(self, *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
+    ) -> None:
         """See `connect`. Raises `FolderError` or `ConfigError` when our folders cannot be used."""
         self.disabled = is_disabled()
         self._app = app
@@ -73,9 +83,11 @@ class Client:
         self._lock = threading.Lock()  # of that list
         self._autostart = autostart
         self._follow_at_s = 0.0
+        self._encoder = encoder
         if self.disabled:
             self._link: Link = NullLink()
             return
+        self._recent = Recent()
         self.paths = locate()
         ensure_private(self.paths.state)
         self._link = Link(self.paths, app=app, version=_version(), absent=self._follow_the_dead)
@@ -113,20 +125,34 @@ class Client:
             with contextlib.suppress(RuntimeError):  # the interpreter is leaving
                 threading.Thread(target=start_daemon, args=(self.paths, _REQUEST_TIMEOUT_S), daemon=True).start()
 
-    def session(self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False) -> Session:
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        parent: str | None = None,
+        takeover: bool = False,
+        encoder: Encoder | None = None,
+    ) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
 
         Without a daemon the state is the newest valid file with all outboxes on top. Raises `SessionIdError`, and
         `SessionBusy` while another writer is attached. `takeover` fences that one instead: what it has published is
-        here, what it publishes from now on goes into a branch, and its next call raises `Fenced`.
+        here, what it publishes from now on goes into a branch, and its next call raises `Fenced`. `encoder` stands
+        in this session for that of the client (see `connect`).
         """
         self._check_usable()
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         parent = None if parent is None else check_session_id(parent)
-        return self.attach(session_id, parent, takeover=takeover)
+        return self.attach(session_id, parent, takeover=takeover, encoder=encoder)
 
     def attach(
-        self, session_id: str, parent: str | None = None, *, seen: bool = True, takeover: bool = False
+        self,
+        session_id: str,
+        parent: str | None = None,
+        *,
+        seen: bool = True,
+        takeover: bool = False,
+        encoder: Encoder | None = None,
     ) -> Session:
         """Attach as `session` does to a checked id; `seen` says that whoever asked is going to look at the state.
 
@@ -147,7 +173,9 @@ class Client:
             found = offline.load_state(self.paths, session_id)
             state, sequence, told = found.state, found.sequence, told_by_files(found)
         resumed = report(session_id, state, sequence, told, datetime.now(UTC))
-        session = Session(self._link, stream, state, resumed, self.fork)
+        session = Session(
+            self._link, stream, state, resumed, self.fork, self._attachments(session_id), encoder or self._encoder
+        )
         if outbox.fenced:
             session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
             self._link.wake()
@@ -157,6 +185,19 @@ class Client:
 
     def _outbox(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool) -> Outbox:
         return Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover)
+
+    def _attachments(self, session_id: str) -> Attachments:
+        if self.disabled:
+            return NullAttachments()
+        return Attachments(self.paths, session_id, self._recent, partial(self._attachment, session_id))
+
+    def _attachment(self, session_id: str, reference: Reference) -> bytes | None:
+        """Return what the daemon has of an attachment, None when that is nothing or none answers."""
+        if self._link.connected:
+            with contextlib.suppress(EdiCheckpointError):
+                answer = self.ask(lambda n: protocol.GetAttachment(n, session_id, reference.sha256, reference.type))
+                return answer.data if isinstance(answer, protocol.AttachmentFound) else None
+        return None
 
     def _attach_stream(self, stream: Stream) -> protocol.Attached | None:
         """Attach `stream`; None without a daemon. One that leaves meanwhile is followed by another."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry, encode_entry
-from edi_checkpoint.records import Record, pack
+from edi_checkpoint.records import ENTRY_MAX_BYTES, Record, pack
+from edi_checkpoint.references import Attachment, digests_in
 
 TRANSITION_KEYS = frozenset({"current_stage", "status", "current_iteration", "attempt"})
 
@@ -23,12 +24,14 @@ def compact(records: Iterable[Record]) -> Iterator[bytes]:
             yield from run.end()
             yield pack(number, data)
             continue
+        if run.bytes + len(data) > ENTRY_MAX_BYTES:
+            yield from run.end()
         if isinstance(entry, Update) and not TRANSITION_KEYS.isdisjoint(entry.changed):
             yield from run.end()  # what stood before this transition is photographed just before it
-            run.add(number, entry)
+            run.add(number, entry, len(data))
             yield from run.end()
             continue
-        run.add(number, entry)
+        run.add(number, entry, len(data))
     yield from run.end()
 
 
@@ -42,10 +45,12 @@ class _Run:
         self._changed: dict[str, JsonText] = {}
         self._removed: dict[str, None] = {}
         self._is_base = False
+        self._attachments: dict[str, Attachment] = {}
+        self.bytes = 0  # of the entries within: what stands for them has no more
         self._first = self._number = self._time_us = 0
         self._reason: str | None = None
 
-    def add(self, number: int, entry: Update | Base) -> None:
+    def add(self, number: int, entry: Update | Base, size: int) -> None:
         if isinstance(entry, Base):
             self._changed, self._removed, self._is_base = dict(entry.state), {}, True
         else:
@@ -55,6 +60,11 @@ class _Run:
             for key, text in entry.changed.items():
                 self._changed[key] = text
             self._reason = entry.reason
+        if entry.attachments:  # those of values that have been replaced go at once: many pictures do not fit here
+            carried = self._attachments | entry.attachments
+            named = set[str]().union(*map(digests_in, self._changed.values()))
+            self._attachments = {digest: carried[digest] for digest in carried.keys() & named}
+        self.bytes += size
         self._first = self._first or number - entry.covers
         self._number, self._time_us = number, entry.time_us
 
@@ -64,9 +74,9 @@ class _Run:
         covers = self._number - self._first
         entry: Update | Base
         if self._is_base:
-            entry = Base(self._time_us, self._changed, covers)
+            entry = Base(self._time_us, self._changed, covers, self._attachments)
         else:
             removed = tuple(key for key in self._removed if key not in self._changed)
-            entry = Update(self._time_us, self._changed, removed, self._reason, covers)
+            entry = Update(self._time_us, self._changed, removed, self._reason, covers, self._attachments)
         yield pack(self._number, encode_entry(entry))
         self._clear()

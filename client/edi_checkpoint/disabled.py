@@ -9,18 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import msgspec
 
 from edi_checkpoint import protocol
+from edi_checkpoint.arrays import ARRAY_MAX_BYTES, Recent
+from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.condition import CONDITIONS
-from edi_checkpoint.errors import NotFound
+from edi_checkpoint.errors import AttachmentMissing, NotFound
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.protocol import JsonText
+from edi_checkpoint.references import Attachment, Reference
 from edi_checkpoint.status import Served, Status
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.troubles import Trouble
@@ -43,6 +47,25 @@ def is_disabled() -> bool:
     if _said.acquire(blocking=False):
         log.warning("%s is set: nothing of this process is remembered", VARIABLE)
     return True
+
+
+class NullAttachments(Attachments):
+    """Holds what was encoded in memory, and nowhere else."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.recent = Recent(max_bytes=ARRAY_MAX_BYTES)
+
+    def _data(self, reference: Reference) -> bytes:
+        if (recent := self.recent.attachment(reference.sha256)) is None:
+            raise AttachmentMissing(
+                f"attachment {reference.sha256}: more than is held in memory", hint=f"unset {VARIABLE}"
+            )
+        return recent.data
+
+    def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
+        """Return nothing: a base goes nowhere."""
+        return {}
 
 
 class NullOutbox(Outbox):

@@ -146,6 +146,34 @@ class DocumentDamaged(EdiCheckpointError):
     default_hint = "use the next older checkpoint: `edi-checkpoint log SESSION`"
 
 
+class AttachmentMissing(NotFound):
+    """The content of an array or bytes that the state names is nowhere; the message names path and digest."""
+
+    code = "attachment_missing"
+    default_hint = "an older checkpoint may name one that is there; the other keys are not touched by this"
+
+
+class AttachmentDamaged(DocumentDamaged):
+    """The file of an array or bytes is not what was written; the message names path, digest and fault."""
+
+    code = "attachment_damaged"
+    default_hint = "delete the file named and publish the value again; the other keys are not touched by this"
+
+
+class AttachmentsFull(EdiCheckpointError):
+    """The attachments of all sessions together would grow beyond `attachments_max_bytes`; nothing was stored."""
+
+    code = "attachments_full"
+    default_hint = "raise attachments_max_bytes, or delete sessions that you need no more; the state is unchanged"
+
+
+class ArraysMissing(EdiCheckpointError):
+    """An array was to be read where numpy is not installed."""
+
+    code = "arrays_missing"
+    default_hint = "pip install 'edi-checkpoint[arrays]'"
+
+
 class ConfigError(EdiCheckpointError, ValueError):
     """A setting that cannot be used; the message names the key and where it was set."""
 
@@ -164,7 +192,7 @@ _BY_CODE: dict[str, type[EdiCheckpointError]] = {
     kind.code: kind
     for kind in (
         StateValueError, SessionIdError, NotFound, CheckpointFailed, OutboxFull, WrongFolder, ProtocolError,
-        VersionMismatch, DocumentDamaged,
+        VersionMismatch, DocumentDamaged, AttachmentMissing, AttachmentDamaged, AttachmentsFull,
     )
 }  # fmt: skip
 

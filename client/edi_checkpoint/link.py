@@ -336,6 +336,7 @@ class Link:
         stream.save_sent = 0
         with stream.news:
             stream.attached = message
+        stream.attachments_left = message.attachments_left
         stream.acknowledge(message.number, message.checkpointed)
         for number in list(stream.marks):
             if number <= message.number:

@@ -20,6 +20,7 @@ _STAMP = r"[0-9]{8}_[0-9]{6}(?:_[0-9]{6})?"
 _ID_LIKE_CHECKPOINT = re.compile(rf".*_checkpoint_{_STAMP}(?:\.tmp)?(?:\.json)?")
 # Greedy, so that the last `_checkpoint_<stamp>` counts.
 _CHECKPOINT = re.compile(rf"(.+)_checkpoint_({_STAMP})\.json")
+_ATTACHMENT = re.compile(r"([0-9a-f]{64})\.[a-z0-9]{1,8}")
 _STAMP_FORMAT = "%Y%m%d_%H%M%S_%f"
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -82,6 +83,17 @@ def parse_autosave_name(name: str) -> str | None:
     """Return the session whose auto-save is called `name`, or None if it is no auto-save's name."""
     session_id = name.removesuffix(".json")
     return session_id if session_id != name and _is_session_id(session_id) else None
+
+
+def attachment_name(sha256: str, kind: str) -> str:
+    """Return where the file of an attachment lies below the folder of attachments."""
+    return f"{sha256[:2]}/{sha256}.{kind}"
+
+
+def parse_attachment_name(name: str) -> str | None:
+    """Return the digest that the file name `name` of an attachment gives, None if it is no such name."""
+    match = _ATTACHMENT.fullmatch(name)
+    return match and match[1]
 
 
 def stamp_time(stamp: str) -> datetime:

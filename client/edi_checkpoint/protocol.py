@@ -10,13 +10,16 @@ Unknown fields are ignored, an unknown version is refused by name, and any bytes
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo, Gap, HistoryEntry, SessionInfo
+from edi_checkpoint.references import Attachment, Digest, Type
 
 WIRE_VERSION = 1
 _MARK = b"EDIC"
@@ -42,6 +45,7 @@ class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
 
     `time_us` is the publisher's clock (UTC, microseconds): it is shown and spaces transitions, it never orders.
     `covers` counts the earlier entries this one stands for (compaction); 0 for an entry as it was published.
+    `attachments` is what the values refer to, by digest; the journal keeps it apart from the entry.
     """
 
     time_us: int
@@ -49,14 +53,19 @@ class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
     removed: tuple[str, ...] = ()
     reason: Text | None = None
     covers: Number = 0
+    attachments: dict[Digest, Attachment] = {}
 
 
 class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
-    """The whole state; whatever stood before is replaced. It may follow a gap in the numbers."""
+    """The whole state; whatever stood before is replaced. It may follow a gap in the numbers.
+
+    `attachments` is what the values refer to and no file holds yet.
+    """
 
     time_us: int
     state: dict[str, JsonText]
     covers: Number = 0
+    attachments: dict[Digest, Attachment] = {}
 
 
 class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
@@ -73,6 +82,7 @@ class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
     label: Text | None = None
     pinned: bool = False
     keep: Annotated[int, Meta(ge=1, le=KEEP_MAX)] | None = None
+    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})
 
 
 class Rollback(Struct, tag="rollback", array_like=True, frozen=True, gc=False):
@@ -85,6 +95,7 @@ class Rollback(Struct, tag="rollback", array_like=True, frozen=True, gc=False):
     state: dict[str, JsonText]
     to: Number
     reason: Text
+    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})  # whatever was there before is kept
 
 
 class Pin(Struct, tag="pin", array_like=True, frozen=True, gc=False):
@@ -95,6 +106,7 @@ class Pin(Struct, tag="pin", array_like=True, frozen=True, gc=False):
     pinned: bool | None = None
     label: Text | None = None
     note: Text | None = None
+    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})
 
 
 Entry: TypeAlias = Update | Base | Mark | Rollback | Pin
@@ -199,13 +211,22 @@ class GetHistory(Struct, tag="get_history", frozen=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
+class GetAttachment(Struct, tag="get_attachment", frozen=True):
+    """Asks for the content of an attachment, of type `kind`, that a state of the session names."""
+
+    request: Number
+    session_id: Text
+    sha256: Digest
+    kind: Type
+
+
 class GetStatus(Struct, tag="get_status", frozen=True):
     """Asks how the daemon is."""
 
     request: Number
 
 
-Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetStatus
+Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Query
 
 
@@ -259,12 +280,14 @@ class Attached(Struct, tag="attached", frozen=True):
     parent_session: Text | None = None
     state: dict[str, JsonText] | None = None
     resumed: Resumed | None = None
+    attachments_left: Number | None = None
 
 
 class Ack(Struct, tag="ack", frozen=True):
     """All entries of the stream up to `number` are durable, those up to `checkpointed` are in a file too.
 
-    `probe` is that of the `Probe` it answers, else 0; those up to `saved` are in the auto-save.
+    `probe` is that of the `Probe` it answers, else 0; those up to `saved` are in the auto-save. `attachments_left` is
+    how many bytes of attachments are still taken, None when that is not known.
     """
 
     stream: StreamId
@@ -272,6 +295,7 @@ class Ack(Struct, tag="ack", frozen=True):
     checkpointed: Number
     probe: Number = 0
     saved: Number = 0
+    attachments_left: Number | None = None
 
 
 class MarkDone(Struct, tag="mark_done", frozen=True):
@@ -329,6 +353,13 @@ class History(Struct, tag="history", frozen=True):
     entries: list[HistoryEntry]
 
 
+class AttachmentFound(Struct, tag="attachment_found", frozen=True):
+    """The answer to `GetAttachment`: bytes of that digest."""
+
+    request: Number
+    data: bytes
+
+
 class Status(Struct, tag="status", frozen=True):
     """The answer to `GetStatus`; `body` is the JSON text of `edi-checkpoint status --json`, without its format."""
 
@@ -354,7 +385,7 @@ class Error(Struct, tag="error", frozen=True):
     branch: str = ""
 
 
-Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | Status
+Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
 
 _encoder = msgspec.msgpack.Encoder()

@@ -51,6 +51,7 @@ def acknowledged(stream: Stream, message: protocol.Ack) -> None:
     """Note what the daemon has; when its answer to a question proves that something was lost, send that again."""
     lost = message.probe and message.probe == stream.probed and message.number < stream.probed
     stream.acknowledge(message.number, message.checkpointed, message.saved)
+    stream.attachments_left = message.attachments_left
     stream.probe_pause_s = _SILENCE_S
     stream.probe_at_s = time.monotonic() + _SILENCE_S
     stream.probed = 0

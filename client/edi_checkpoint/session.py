@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 from edi_checkpoint import offline, points, protocol, values
+from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import (
+    AttachmentsFull,
     DaemonUnavailable,
     FlushTimeout,
     NotFound,
@@ -28,17 +30,20 @@ from edi_checkpoint.errors import (
     SessionForked,
     StateValueError,
 )
+from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
+from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
 
 ENDED = ("completed", "failed")  # the values of EDI's `status` that end a session
 STATE_MAX_BYTES = 63 << 20  # a whole state must fit into one entry (a base)
+_BASE_ROOM_BYTES = 1024  # for what a base says beside its state
 _REQUEST_TIMEOUT_S = 5.0
 
 
@@ -59,6 +64,8 @@ class Session(MutableMapping[str, object]):
         state: dict[str, JsonText],
         resumed: ResumeReport,
         fork: Callable[[str, Point, str | None], str],
+        attachments: Attachments,
+        encoder: Encoder | None = None,
     ) -> None:
         """Continue from `state` (key to JSON text); the stream is attached to the link already.
 
@@ -74,23 +81,31 @@ class Session(MutableMapping[str, object]):
         self._closed = False
         self._resumed = resumed
         self._fork = fork
+        self._attachments = attachments
+        self._encoder = encoder
         stream.publish_base = self._publish_base
 
     # -- the mapping -------------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> object:
-        """Return a copy of the value of `key`, in the form a restore gives."""
-        return values.decode(self._values[key])
+        """Return a copy of the value of `key`, in the form a restore gives; its arrays and bytes are read now.
+
+        Raises `AttachmentMissing` or `AttachmentDamaged`, naming the path, when one of them cannot be had.
+        """
+        return values.decode(self._values[key], key, self._attachments.restore)
 
     def __setitem__(self, key: str, value: object) -> None:
         """Publish `key` with `value`."""
         if key not in self._values:
             key = values.check_key(key)
-        self._publish({key: self._encode(key, value)})
+        carried: dict[str, Attachment] = {}
+        self._publish({key: self._encode(key, value, carried)}, carried)
 
     def __delitem__(self, key: str) -> None:
         """Publish that `key` is gone; raises KeyError when it is not there."""
-        self.pop(key)
+        if key not in self._values:
+            raise KeyError(key)
+        self._publish({}, {}, removed=(values.check_key(key),))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys as they are now."""
@@ -113,7 +128,7 @@ class Session(MutableMapping[str, object]):
         """Publish several keys as one entry; takes what `dict.update` takes."""
         items: dict[str, object] = dict(*args, **fields)
         if items:
-            self._publish({values.check_key(key): self._encode(key, value) for key, value in items.items()})
+            self._publish(*self._encode_all(items))
 
     def pop(self, key: str, *default: object) -> object:
         """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
@@ -122,38 +137,52 @@ class Session(MutableMapping[str, object]):
                 return default[0]
             raise KeyError(key)
         value = self[key]
-        self._publish({}, removed=(values.check_key(key),))
+        del self[key]
         return value
 
     def clear(self) -> None:
         """Publish that all keys are gone, as one entry."""
         if self._values:
-            self._publish({}, removed=tuple(self._values))
+            self._publish({}, {}, removed=tuple(self._values))
 
     def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
         """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
-        changed = {values.check_key(key): self._encode(key, value) for key, value in fields.items()}
-        self._publish({**changed, "current_stage": self._encode("current_stage", stage)}, reason=_text(reason))
+        self._publish(*self._encode_all({**fields, "current_stage": stage}), reason=_text(reason))
 
     @contextlib.contextmanager
     def edit(self, key: str) -> Iterator[object]:
         """Give a copy of the value of `key` to change in place; publishes it on exit, not on an exception."""
         value = self[key]
         yield value
-        text = self._encode(key, value)
+        carried: dict[str, Attachment] = {}
+        text = self._encode(key, value, carried)
         if text != self._values.get(key):
-            self._publish({key: text})
+            self._publish({key: text}, carried)
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
-    def _encode(self, key: str, value: object) -> JsonText:
+    def _encode_all(self, items: Mapping[str, object]) -> tuple[dict[str, JsonText], dict[str, Attachment]]:
+        """Return the JSON texts of `items`, their keys checked, and what the texts refer to."""
+        carried: dict[str, Attachment] = {}
+        return {values.check_key(key): self._encode(key, value, carried) for key, value in items.items()}, carried
+
+    def _encode(self, key: str, value: object, carried: dict[str, Attachment]) -> JsonText:
+        """Return the JSON text of a value; what it refers to goes into `carried`."""
         if key == "session_id" and value != self.session_id:
             raise StateValueError(f"session_id: {value!r} is not this session's id {self.session_id!r}")
-        return values.encode(value, key)
+        return values.encode(value, key, carried, self._attachments.recent, self._encoder)
 
-    def _publish(self, changed: dict[str, JsonText], removed: tuple[str, ...] = (), reason: str | None = None) -> None:
+    def _publish(
+        self,
+        changed: dict[str, JsonText],
+        carried: dict[str, Attachment],
+        removed: tuple[str, ...] = (),
+        reason: str | None = None,
+    ) -> None:
         self._check_usable()
-        entry = encode_entry(Update(_now_us(), changed, removed, reason))
+        if carried:
+            self._require_room(carried)
+        entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
         with self._stream.outbox.lock:
             held = self._values
             grown = 0
@@ -173,6 +202,26 @@ class Session(MutableMapping[str, object]):
             self._state_bytes += grown
         self._link.wake()
 
+    def _publish_difference(self, state: Mapping[str, object]) -> None:
+        """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it."""
+        texts, carried = self._encode_all(state)
+        changed = {key: text for key, text in texts.items() if self._values.get(key) != text}
+        removed = tuple(key for key in self if key not in texts)
+        if changed or removed:
+            named = set[str]().union(*map(digests_in, changed.values()))
+            self._publish(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
+
+    def _require_room(self, carried: Mapping[str, Attachment]) -> None:
+        """Refuse what the daemon, as far as it has told, would refuse: the call fails, not one after it."""
+        left_bytes = self._stream.attachments_left
+        if left_bytes is not None:
+            new_bytes = self._attachments.new_bytes(carried)
+            if new_bytes > left_bytes:
+                raise AttachmentsFull(
+                    f"{new_bytes} bytes of arrays and bytes: {left_bytes} are left of attachments_max_bytes"
+                )
+            self._stream.attachments_left = left_bytes - new_bytes
+
     def _append(self, entry: bytes) -> int:
         """Append to the outbox, whose lock is held: under it, it is known whether we left or another has taken over."""
         if self._closed:
@@ -186,7 +235,12 @@ class Session(MutableMapping[str, object]):
         with self._stream.outbox.lock:
             if self._stream.fenced is not None:
                 raise self._stream.fenced
-            return self._stream.outbox.append(encode_entry(Base(_now_us(), dict(self._values))))
+            return self._stream.outbox.append(self._base(self._values))
+
+    def _base(self, state: Mapping[str, JsonText]) -> bytes:
+        """Return the entry that carries a whole state, with what it refers to and no file holds."""
+        room_bytes = ENTRY_MAX_BYTES - _size(state) - _BASE_ROOM_BYTES
+        return encode_entry(Base(_now_us(), dict(state), 0, self._attachments.unfiled(state.values(), room_bytes)))
 
     def _begin_anew(self) -> None:
         """Publish an empty state; what an earlier writer left is kept as a checkpoint, unless it is in one."""
@@ -200,7 +254,7 @@ class Session(MutableMapping[str, object]):
         self._check_usable()
         state = points.compact(state)
         with self._stream.outbox.lock:
-            self._append(encode_entry(Base(_now_us(), state)))
+            self._append(self._base(state))
             self._values = dict(state)
             self._state_bytes = _size(state)
         self._link.wake()
@@ -307,7 +361,7 @@ class Session(MutableMapping[str, object]):
         Raises `NotFound` outside the journal's window, and `DaemonUnavailable`.
         """
         point = self._point(None, sequence, time)
-        return {key: values.decode(text) for key, text in point.state.items()}
+        return {key: values.decode(text, key, self._attachments.restore) for key, text in point.state.items()}
 
     def rollback(
         self,
@@ -454,7 +508,7 @@ def ended_well(error: BaseException | None) -> bool:
     return error is None or (isinstance(error, SystemExit) and not error.code)
 
 
-def _size(state: dict[str, JsonText]) -> int:
+def _size(state: Mapping[str, JsonText]) -> int:
     return sum(len(text) + _key_bytes(key) for key, text in state.items())
 
 

@@ -11,13 +11,13 @@ import logging
 import threading
 from pathlib import Path
 
-from edi_checkpoint import offline, protocol, values
+from edi_checkpoint import offline, protocol
 from edi_checkpoint.client import Client, connect
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound
 from edi_checkpoint.layout import NOT_OURS, Kind
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
-from edi_checkpoint.protocol import KEEP_MAX, JsonText
+from edi_checkpoint.protocol import KEEP_MAX
 from edi_checkpoint.session import Session
 
 log = logging.getLogger(__name__)
@@ -168,13 +168,7 @@ class StateManager:
     def _published(self) -> Session:
         """Publish what was changed in place in `state_data`, at the cost of encoding it once; return the session."""
         session = self._attached()
-        encoded: dict[str, JsonText] = {
-            values.check_key(key): session._encode(key, value) for key, value in self.state_data.items()
-        }
-        changed = {key: text for key, text in encoded.items() if session._values.get(key) != text}
-        removed = tuple(key for key in session if key not in encoded)
-        if changed or removed:
-            session._publish(changed, removed)
+        session._publish_difference(self.state_data)
         return session
 
     def _patience_s(self) -> float:

@@ -41,6 +41,7 @@ class Stream:
         self.journaled = 0
         self.checkpointed = 0  # in a checkpoint or the auto-save
         self.saved = 0  # in the auto-save
+        self.attachments_left: int | None = None  # bytes of them that the daemon takes; None: it has not said
         self.marks: dict[int, Future[CheckpointInfo]] = {}  # those that are waited for
         self.save_wanted = 0  # bring entries up to this number into a file
         self.failed: EdiCheckpointError | None = None  # raised at the next call

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import Fenced, NotFound, ProtocolError, SessionBusy
+from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, Fenced, NotFound, ProtocolError, SessionBusy
 from edi_checkpoint.model import Gap
 from edi_checkpoint.names import branch_id, may_be_branch
 from edi_checkpoint.records import scan
@@ -33,7 +33,7 @@ class Admission:
         saving: Saving,
         *,
         commit: Callable[[], None],
-        refuse: Callable[[Stream, bytes, ProtocolError], None],
+        refuse: Callable[[Stream, bytes, EdiCheckpointError], None],
         fenced: Callable[[Stream], None],
     ) -> None:
         """Take the parts.
@@ -88,6 +88,7 @@ class Admission:
             parent_session=session.parent_session,
             state={key: value.text for key, value in session.state.fragments.items()} if message.want_state else None,
             resumed=session.resumed if message.want_state else None,
+            attachments_left=self._ledger.attachments.left_bytes,
         )
 
     def admit(self, session: Session, files: StreamFiles) -> Stream:
@@ -134,7 +135,7 @@ class Admission:
                 part = chunk[: taken[-1].end]
                 try:
                     self._ledger.accept(stream, part)
-                except ProtocolError as error:
+                except (ProtocolError, AttachmentsFull) as error:
                     self._refuse(stream, part, error)
                 self._commit()
             if len(taken) < len(records):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import Fenced, ProtocolError
+from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, Fenced, ProtocolError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
@@ -40,7 +40,7 @@ class Attendance:
         admission: Admission,
         *,
         commit: Callable[[], None],
-        refuse: Callable[[Stream, bytes, ProtocolError], None],
+        refuse: Callable[[Stream, bytes, EdiCheckpointError], None],
         damaged: Path,
     ) -> None:
         """Take the parts; `look_around` finds what was left.
@@ -113,7 +113,7 @@ class Attendance:
         before = stream.session.state.sequence
         try:
             self._ledger.accept(stream, chunk)
-        except ProtocolError as error:
+        except (ProtocolError, AttachmentsFull) as error:
             self._refuse(stream, chunk, error)
         self._commit()
         stream.session.drained += stream.session.state.sequence - before

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +26,10 @@ from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, su
 from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
+from edi_checkpoint.paths import Paths
+from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock
+from edi_checkpointd.collection import Collector
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import write_atomic
@@ -57,24 +60,33 @@ class Written(NamedTuple):
     wish: Wish | Amendment | None
     checkpoint: CheckpointInfo | None
     error: EdiCheckpointError | OSError | None
+    filed: Collection[str]  # digests of attachments that have come into files before it
 
 
 class Checkpointer:
-    """Writes documents of `folder`, keeps `catalog` true, and calls `tell`, in its thread, with each result."""
+    """Writes documents and attachments, keeps `catalog` true, and calls `tell`, in its thread, with each result."""
 
     def __init__(
-        self, folder: Path, catalog: Catalog, config: Config, clock: Clock, tell: Callable[[Written], None]
+        self,
+        paths: Paths,
+        catalog: Catalog,
+        attachments: Attachments,
+        config: Config,
+        clock: Clock,
+        tell: Callable[[Written], None],
     ) -> None:
         """Start the thread; nothing is written before it is asked for."""
         self.config = config
-        self._folder = folder
+        self._folder = paths.sessions
         self._catalog = catalog
+        self._attachments = attachments
         self._clock = clock
         self._tell = tell
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[tuple[Subject, Wish | Amendment]]] = {}
         self._autosaves: dict[str, tuple[Subject, State]] = {}
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._collector = Collector(paths, attachments, clock, config.collect_every_s, self._submit)
 
     def checkpoint(self, subject: Subject, wish: Wish | Amendment) -> bool:
         """Write or amend a checkpoint as soon as earlier ones are written; return whether one more will be told of.
@@ -114,6 +126,10 @@ class Checkpointer:
         found = [info for info in self._catalog.checkpoints(session_id) if 0 < info.sequence < sequence]
         return found[-1] if found else None
 
+    def collect(self) -> None:
+        """Look for attachments that nothing names any more, if it is time to."""
+        self._submit(self._collector.look_if_due)
+
     def close(self, within_s: float | None = None) -> None:
         """Write what is asked for already, as far as `within_s` goes (None: all of it), then end the thread."""
         with contextlib.suppress(TimeoutError):
@@ -133,13 +149,15 @@ class Checkpointer:
             if not waiting:
                 del self._waiting[session_id]
         reached(CrashPoint.MARK_COMMITTED)
+        filed: Collection[str] = ()
         try:
+            filed = self._attachments.store()
             info = self._amend(subject, wish) if isinstance(wish, Amendment) else self._write_checkpoint(subject, wish)
         except (EdiCheckpointError, OSError) as error:
-            self._told(Written(session_id, wish.state, wish, None, error))
+            self._told(Written(session_id, wish.state, wish, None, error, filed))
             return
         reached(CrashPoint.CHECKPOINT_AMENDED if isinstance(wish, Amendment) else CrashPoint.CHECKPOINT_WRITTEN)
-        self._told(Written(session_id, wish.state, wish, info, None))
+        self._told(Written(session_id, wish.state, wish, info, None, filed))
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
         stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))
@@ -149,6 +167,7 @@ class Checkpointer:
         if pinned != wish.pinned:
             log.warning("checkpoint not pinned session=%s: it has %d pins", subject.session_id, PINS_MAX)
         header = self._header(subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=pinned)
+        self._collector.keep(value.text for value in wish.state.fragments.values())
         size = write_atomic(self._folder / name, checkpoint_document(header, wish.state.fragments))
         info = CheckpointInfo(
             name, subject.session_id, wish.state.sequence, stamp, wish.kind, wish.reason, header.stage, wish.label,
@@ -239,13 +258,15 @@ class Checkpointer:
     def _next_autosave(self, session_id: str) -> None:
         with self._lock:
             subject, state = self._autosaves.pop(session_id)
+        filed: Collection[str] = ()
         try:
+            filed = self._attachments.store()
             self._write_autosave(subject, state)
         except OSError as error:
-            self._told(Written(session_id, state, None, None, error))
+            self._told(Written(session_id, state, None, None, error, filed))
             return
         reached(CrashPoint.AUTOSAVE_WRITTEN)
-        self._told(Written(session_id, state, None, None, None))
+        self._told(Written(session_id, state, None, None, None, filed))
 
     def _write_autosave(self, subject: Subject, state: State) -> None:
         path = self._folder / autosave_name(subject.session_id)
@@ -253,6 +274,7 @@ class Checkpointer:
         if before is None or before.header.kind == Kind.FOREIGN:
             self._keep_foreign(subject, path)
         header = self._header(subject, state, self._clock.now(), AUTOSAVE, "autosave")
+        self._collector.keep(value.text for value in state.fragments.values())
         size = write_atomic(path, autosave_document(header, state.fragments))
         self._catalog.note_autosave(subject.session_id, header, size)
 

@@ -61,6 +61,10 @@ class Config:
     # One entry has at most 64 MiB; what is left is for its other fields.
     value_max_bytes: int = _setting((64 << 20) - 1024, 1024, (64 << 20) - 1024, "bytes", "the largest single value")
     value_max_depth: int = _setting(100, 1, 500, "levels", "the deepest nesting; JSON readers give up near 1,000")
+    attachments_max_bytes: int = _setting(2 << 30, 0, 1 << 50, "bytes", "attachments of all sessions; more is refused")
+    collect_every_s: float = _setting(
+        86400.0, 0.1, 604800, "s", "attachments that nothing names are looked for so often"
+    )
     idle_exit_s: float = _setting(300.0, 0, 604800, "s", "a daemon that a client started leaves when unused; 0 = never")
 
     origins: Mapping[str, tuple[Source, str]] = dataclasses.field(default_factory=dict, compare=False, repr=False)

@@ -30,6 +30,10 @@ class CrashPoint(Enum):
     FENCED_READ = "what a fenced writer had published is journaled, epoch not raised"
     EPOCH_RAISED = "new stream committed, its writer not told"
     BRANCH_BEGUN = "a fenced writer's branch has its first state, nothing of what was published since"
+    BLOBS_COMMITTED = "attachments committed as blobs, their files not begun"
+    ATTACHMENTS_FILED = "attachments' files durable, no document that names them visible"
+    BLOBS_FILED = "attachments' files and a document durable, blobs not dropped"
+    COLLECTION_CUT = "an attachment that nothing names unlinked, others not"
     JOURNAL_SET_ASIDE = "damaged journal moved, no new one made"
     RECOVERED = "sessions recovered, socket not bound"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edi_checkpoint.paths import ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 
 _IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
@@ -21,6 +22,29 @@ def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
     is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError; an older
     file is then as it was.
     """
+    size = _appear(path, parts)
+    sync_folder(path.parent)
+    return size
+
+
+def write_new(root: Path, files: Iterable[tuple[str, bytes]], there: Iterable[str] = ()) -> None:
+    """Write files below the folder `root`, as whole and as durably as `write_atomic`.
+
+    Their names lead one folder down; each folder is made (0700) and synced once, however many files come into it. Names
+    `there` are of files that lie there already, maybe since a moment before a crash: they are made durable too.
+    """
+    folders = {root.parent, root, *((root / name).parent for name in there)}
+    ensure_private(root)
+    for name, data in files:
+        path = root / name
+        ensure_private(path.parent)
+        _appear(path, [data])
+        folders.add(path.parent)
+    for folder in folders:
+        sync_folder(folder)
+
+
+def _appear(path: Path, parts: Sequence[bytes]) -> int:
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     with contextlib.suppress(FileNotFoundError):  # left by a crash; unlink follows no link that was planted there
         temporary.unlink()
@@ -37,7 +61,6 @@ def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
         temporary.unlink(missing_ok=True)
         raise
     reached(CrashPoint.RENAMED)
-    sync_folder(path.parent)
     return size
 
 
@@ -64,12 +87,12 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def sweep_temporaries(folder: Path) -> int:
-    """Unlink the temporaries that a crash left in `folder`; return how many."""
+def sweep_temporaries(folder: Path, of: str = ".json") -> int:
+    """Unlink the temporaries that a crash left in `folder`, of files whose names end in `of`; return how many."""
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            ours = entry.name.startswith(".") and entry.name.endswith(f".json{_TEMPORARY}")
+            ours = entry.name.startswith(".") and entry.name.endswith(of + _TEMPORARY)
             if ours and not entry.is_dir(follow_symlinks=False):
                 (folder / entry.name).unlink(missing_ok=True)
                 count += 1

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
+from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.records import whole
 from edi_checkpoint.status import Told
@@ -29,7 +29,7 @@ from edi_checkpointd.journal import JournalRefused
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
-from edi_checkpointd.saving import Saving, acknowledgement
+from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Stream, fenced_error
 from edi_checkpointd.stats import Stats
@@ -190,11 +190,11 @@ class Intake:
             return  # the disk refuses: the client asks again after a silence, and sends it from its outbox
         try:
             if not self._ledger.accept(stream, message.records):
-                self._send(routing_id, acknowledgement(stream))
-        except ProtocolError as error:
+                self._send(routing_id, self._ledger.acknowledgement(stream))
+        except (ProtocolError, AttachmentsFull) as error:
             self.refuse_entries(stream, message.records, error)
 
-    def refuse_entries(self, stream: Stream, records: bytes | memoryview, error: ProtocolError) -> None:
+    def refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
         """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
         _, last = whole(records)
         log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
@@ -220,7 +220,7 @@ class Intake:
         if committed.streams:
             self._stats.disk_took()
         for stream in committed.streams:
-            self.notify(stream.id, acknowledgement(stream))
+            self.notify(stream.id, self._ledger.acknowledgement(stream))
         for session, wish in committed.wishes:
             self._saving.wish(session, wish)
         for stream in committed.streams:
@@ -253,7 +253,7 @@ class Intake:
                     self._routes[message.stream] = routing_id
                     self._send(routing_id, attached)
                 case protocol.Probe(stream_id, probe):
-                    self._send(routing_id, acknowledgement(self._attached(stream_id), probe))
+                    self._send(routing_id, self._ledger.acknowledgement(self._attached(stream_id), probe))
                 case protocol.Save(stream_id):
                     self._saving.save_now(self._attached(stream_id))
                 case protocol.AskMark(stream_id, number):

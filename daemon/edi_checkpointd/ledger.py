@@ -15,10 +15,13 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple
 
+from msgspec import structs
+
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.names import branch_id
-from edi_checkpoint.protocol import Base, Mark, Update, decode_entry
-from edi_checkpoint.records import scan_all
+from edi_checkpoint.protocol import Ack, Base, Mark, Update, decode_entry, encode_entry
+from edi_checkpoint.records import Record, pack, scan_all
+from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
@@ -31,6 +34,14 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_MIN_BYTES = 1 << 20
 SHORT_LIFE_S = 60.0  # a writer that dies within it after it was shown the state may have died of that
+
+
+def _without_attachments(records: list[Record], entries: list[Prepared]) -> bytes:
+    """Return the records as the journal's history keeps them; what they carried is kept by its digest, once."""
+    return b"".join(
+        pack(number, encode_entry(structs.replace(entry, attachments={})) if entry.attachments else record.entry)
+        for record, (number, entry, _) in zip(records, entries, strict=True)
+    )
 
 
 class Committed(NamedTuple):
@@ -49,9 +60,17 @@ class _Accepted(NamedTuple):
 class Ledger:
     """Sessions and streams on top of a journal."""
 
-    def __init__(self, journal: Journal, config: Config, clock: Clock, files_of: Callable[[str, int], Files]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        attachments: Attachments,
+        config: Config,
+        clock: Clock,
+        files_of: Callable[[str, int], Files],
+    ) -> None:
         """`files_of(session_id, sequence)` tells of a session's files, with the state if newer than `sequence`."""
         self.journal = journal
+        self.attachments = attachments
         self.config = config
         self._clock = clock
         self._files_of = files_of
@@ -66,22 +85,28 @@ class Ledger:
         """Take records of `stream` into the open transaction; return False when all of them are known already.
 
         What is known already is passed over; a gap before the first is noted, never waited for. Raises `ProtocolError`
-        when anything in `data` is refused: then nothing of it is taken.
+        when anything in `data` is refused, `AttachmentsFull` when it carries more than is taken: then nothing of it is
+        taken.
         """
         records = scan_all(data)
         new = [record for record in records if record.number > stream.expected]
         if not new:
             return False
         entries = read(new)
+        carried = {digest: attachment for _, entry, _ in entries for digest, attachment in entry.attachments.items()}
+        blobs = self.attachments.lacking(carried, self.journal.read, self._open.blobs)
         session = stream.session
         now_us = to_us(self._clock.now())
         self._note_gaps(stream, entries, now_us)
         kept = bytes(data) if len(new) == len(records) else bytes(data[records[-len(new) - 1].end :])
+        if carried:
+            kept = _without_attachments(new, entries)
         first = session.sequence + 1
         session.sequence += len(new)
         stream.expected = new[-1].number
         self._open.frames.append(Frame(session.key, first, session.sequence, stream.id, now_us, kept))
         self._open.numbers[stream.id] = stream.expected
+        self._open.blobs |= blobs
         for _, entry, _ in entries:
             if isinstance(entry, Mark) and entry.keep is not None:
                 self._open.keeps[session.key] = entry.keep
@@ -120,6 +145,7 @@ class Ledger:
                 stream = self.streams[stream_id]
                 stream.expected, stream.session.sequence = stream.number, stream.session.state.sequence
             raise
+        self.attachments.used(sum(len(blob.data) for blob in transaction.blobs.values()))
         reached(CrashPoint.COMMITTED_NOT_ACKNOWLEDGED)
         moved = [self.streams[stream_id] for stream_id in transaction.numbers]
         for stream in moved:
@@ -132,6 +158,14 @@ class Ledger:
             session.keep = transaction.keeps.get(session.key, session.keep)
             stream.note_last(entries[-1].entry)
         return Committed(moved, wishes)
+
+    def acknowledgement(self, stream: Stream, probe: int = 0) -> Ack:
+        """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""
+        session = stream.session
+        return Ack(
+            stream.id, stream.number, session.covered_number(stream), probe, session.saved_number(stream),
+            self.attachments.left_bytes,
+        )  # fmt: skip
 
     def _fold(self, session: Session, stream_id: str, entries: list[Prepared]) -> list[Wish | Amendment]:
         session.state, moments = fold(session.state, stream_id, entries, self.config.transition_keys)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from edi_checkpoint import protocol
+from edi_checkpoint import attachments, protocol
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.condition import Condition
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
@@ -65,6 +65,8 @@ class Requests:
                     return self.state(query)
                 case protocol.GetHistory():
                     return self.history(query)
+                case protocol.GetAttachment():
+                    return self.attachment(query)
                 case _:
                     raise NotFound(f"{type(query).__name__}: answered by the daemon itself")
 
@@ -164,6 +166,14 @@ class Requests:
             source=found.source,
             state={key: value.text for key, value in found.state.fragments.items()},
         )
+
+    def attachment(self, query: protocol.GetAttachment) -> protocol.AttachmentFound:
+        """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
+        session_id, reader = check_session_id(query.session_id), self._reader
+        data = attachments.read(
+            self._paths, session_id, query.sha256, query.kind, ask=lambda: reader.blob(query.sha256) if reader else None
+        )
+        return protocol.AttachmentFound(query.request, data)
 
     def _condition(
         self, session_id: str, row: SessionRow | None, streams: Sequence[Seen], status: str | None

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 HOLD_AGAIN_S = 10.0  # how often the reserve is tried for after it was given back
 NOTE_AFTER_S = 1.0  # noting is a commit of its own; until then a start finds out by the files' heads
+COLLECT_LOOKS = 1440  # in the time between two collections: whether it is over, also for a daemon that runs for minutes
 TRIM_ROWS = 200  # a slice of clean-up; frames may wait behind it
 
 
@@ -63,6 +64,8 @@ class Saving:
         self._notify = notify
         self.failing: dict[str, str] = {}  # by session: why its files could not be written the last time
         self._notes: dict[int, Notes] = {}
+        self._filed: set[str] = set()  # attachments that have come into files
+        self._collect_at_s = clock.monotonic_s() + config.collect_every_s / COLLECT_LOOKS
         self._notes_due = False
         self._under_way: dict[str, int] = {}  # by session: checkpoints asked for and not yet told of
         self._save_asked: dict[str, int] = {}  # streams whose clients wait for the auto-save, with the number they want
@@ -101,7 +104,7 @@ class Saving:
             self._save_asked[stream.id] = stream.number
             self._checkpointer.autosave(_subject(stream.session), stream.session.state)
         else:
-            self._notify(stream.id, acknowledgement(stream))
+            self._notify(stream.id, self._ledger.acknowledgement(stream))
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +152,7 @@ class Saving:
 
     def written(self, result: Written) -> None:
         """Note what has come into a file, tell who waits for it, and go on with what is still unsaved."""
+        self._filed.update(result.filed)
         session = self._ledger.sessions.get(result.session_id)
         if session is None:
             return
@@ -172,7 +176,7 @@ class Saving:
         if "notes" not in self._scheduler.pending:
             self._scheduler.after(NOTE_AFTER_S, "notes", lambda: self._post(self._note_now))
         for stream in session.streams.values():
-            self._notify(stream.id, acknowledgement(stream))
+            self._notify(stream.id, self._ledger.acknowledgement(stream))
             if self._save_asked.get(stream.id, 0) > session.saved_number(stream):
                 self._checkpointer.autosave(_subject(session), session.state)
             else:
@@ -219,7 +223,10 @@ class Saving:
         journal = self._ledger.journal
         if self._notes and self._notes_due:
             notes, self._notes, self._notes_due = self._notes, {}, False
-            journal.note(notes)
+            filed, self._filed = self._filed, set()
+            if filed:
+                reached(CrashPoint.BLOBS_FILED)
+            journal.note(notes, filed)
             reached(CrashPoint.SAVED_NOTED)
             return True
         if self._grown:
@@ -235,6 +242,9 @@ class Saving:
             if journal.trim(session.key, before_us=to_us(before), limit=TRIM_ROWS) < TRIM_ROWS:
                 self._untrimmed.pop()
             return True
+        if self._clock.monotonic_s() >= self._collect_at_s:
+            self._collect_at_s = self._clock.monotonic_s() + self._config.collect_every_s / COLLECT_LOOKS
+            self._checkpointer.collect()
         if journal.wants_carry_over:
             journal.carry_over()
         if not self._reserve_held and self._clock.monotonic_s() >= self._hold_again_s:
@@ -264,15 +274,9 @@ class Saving:
         """Note what came into files while the daemon was ending; the next start would find out by itself."""
         try:
             if self._notes:
-                self._ledger.journal.note(self._notes)
+                self._ledger.journal.note(self._notes, self._filed)
         except EdiCheckpointError as error:
             log.warning("saved sequences not noted: %s", error)
-
-
-def acknowledgement(stream: Stream, probe: int = 0) -> protocol.Ack:
-    """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""
-    session = stream.session
-    return protocol.Ack(stream.id, stream.number, session.covered_number(stream), probe, session.saved_number(stream))
 
 
 def _subject(session: Session) -> Subject:

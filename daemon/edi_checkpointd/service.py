@@ -20,6 +20,7 @@ from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpoint.status import Told
 from edi_checkpoint.troubles import met
+from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
@@ -74,9 +75,10 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     scheduler = Scheduler(clock)
     idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
     intake = Intake(paths, version, clock, scheduler, stats, idle_exit_s=idle_exit_s)
-    ledger = Ledger(journal, config, clock, files_teller(paths, catalog))
+    attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
+    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
     checkpointer = Checkpointer(
-        paths.sessions, catalog, config, clock, lambda result: intake.post(lambda: saving.written(result))
+        paths, catalog, attachments, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
     saving = Saving(ledger, scheduler, checkpointer, reserve, config, clock, post=intake.post, notify=intake.notify)
 

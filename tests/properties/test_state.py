@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edi_checkpoint.errors import Fenced, ProtocolError
 from edi_checkpoint.protocol import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
+from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Journal, Notes
 from edi_checkpointd.ledger import Ledger
@@ -215,7 +216,8 @@ class Opened(NamedTuple):
 def opened(path: Path, files: Files | None = None) -> Iterator[Opened]:
     journal = Journal(path)
     try:
-        yield Opened(journal, Ledger(journal, Config(), StoppedClock(), lambda *_: files or Files()))
+        attachments = Attachments(path.parent / "attachments", path, 1 << 30, StoppedClock())
+        yield Opened(journal, Ledger(journal, attachments, Config(), StoppedClock(), lambda *_: files or Files()))
     finally:
         journal.close()
 

@@ -30,6 +30,8 @@ KEYS = {
     "outbox_max_bytes": 256 * 1024**2,
     "value_max_bytes": 64 * 1024**2 - 1024,
     "value_max_depth": 100,
+    "attachments_max_bytes": 2 * 1024**3,
+    "collect_every_s": 86400.0,
     "idle_exit_s": 300.0,
 }
 NUMBERS = [setting for setting in SETTINGS.values() if not isinstance(setting.default, tuple)]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"apscheduler", "watchdog", "apsw", "sqlite3", "cyclopts", "rich", "numpy", "asyncio", "zmq"}
+HEAVY = {"apscheduler", "watchdog", "apsw", "sqlite3", "cyclopts", "rich", "numpy", "PIL", "asyncio", "zmq"}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -36,6 +36,11 @@ def test_connecting_loads_nothing_of_the_daemon() -> None:
     assert {"zmq", "msgspec"} <= loaded
     assert not loaded & (HEAVY - {"zmq", "asyncio"})
     assert "edi_checkpointd" not in loaded
+
+
+def test_publishing_bytes_and_plain_values_loads_no_numpy() -> None:
+    code = "from edi_checkpoint import values; values.encode({'a': [1, b'bytes', {'b': bytearray(3)}], 'c': {1, 2}})"
+    assert not loaded_by(code) & {"numpy", "PIL"}
 
 
 def test_the_account_would_show_a_heavy_module() -> None:

@@ -19,6 +19,7 @@ from edi_checkpoint.errors import EdiCheckpointError, NotFound, VersionMismatch
 from edi_checkpoint.paths import locate
 from edi_checkpoint.protocol import Base, Entry, GetState, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
+from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import (
@@ -671,7 +672,8 @@ def test_trimming_keeps_what_the_window_needs(
     entries: list[Entry] = []
     received_s: list[float] = []
     with closing(Journal(paths.journal)) as journal:
-        ledger = Ledger(journal, Config(), clock, lambda *_: Files())
+        attachments = Attachments(paths.attachments, paths.journal, 1 << 30, clock)
+        ledger = Ledger(journal, attachments, Config(), clock, lambda *_: Files())
         session, _ = ledger.open("s")
         other = ledger.attach(ledger.open("other")[0], OTHER)
         stream = ledger.attach(session, STREAM)

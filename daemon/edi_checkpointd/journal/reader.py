@@ -128,3 +128,28 @@ class Reader:
     def gaps(self, key: int) -> list[Gap]:
         """Return the gaps noted in a session, in order."""
         return [Gap(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))]
+
+    def blobs(self) -> list[tuple[str, str, int]]:
+        """Return digest, type and size of the attachments whose files are not noted to be there."""
+        rows = self._db.execute("SELECT digest, type, length(data) FROM blobs ORDER BY rowid")
+        return [(digest, kind, size) for digest, kind, size in rows]
+
+    def blob(self, digest: str) -> bytes | None:
+        """Return the content of an attachment, None when the journal does not hold it."""
+        found = self._db.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).get
+        return None if found is None else bytes(found)
+
+    def has_blob(self, digest: str) -> bool:
+        """Return whether the journal holds the content of an attachment."""
+        return self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).get is not None
+
+    def holding(self, mark: bytes, *, rows: int) -> Iterator[list[bytes]]:
+        """Yield all records and snapshots that hold `mark`, looking at `rows` rows at a time; for slices of upkeep."""
+        for table, column in (("frames", "records"), ("snapshots", "body")):
+            last: int = self._db.execute(f"SELECT ifnull(max(rowid), 0) FROM {table}").get or 0
+            for first in range(0, last, rows):
+                found = self._db.execute(
+                    f"SELECT {column} FROM {table} WHERE rowid > ? AND rowid <= ? AND instr({column}, ?)",
+                    (first, first + rows, mark),
+                )
+                yield [bytes(text) for (text,) in found]

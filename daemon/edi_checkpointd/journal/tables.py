@@ -66,6 +66,13 @@ CREATE TABLE gaps (
     noticed_us INTEGER NOT NULL
 ) STRICT;
 """
+BLOBS = """
+CREATE TABLE blobs (
+    digest TEXT PRIMARY KEY,         -- sha256 of data
+    type TEXT NOT NULL,
+    data BLOB NOT NULL               -- an attachment whose file is not noted to be there
+) STRICT;
+"""
 
 # From the format before to the next, each in one transaction.
 MIGRATIONS = {
@@ -77,7 +84,8 @@ ALTER TABLE sessions ADD COLUMN resumed_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN short_lives INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE streams ADD COLUMN fenced_at INTEGER;
-""",
+"""
+    + BLOBS,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -12,10 +12,12 @@ from uuid import uuid4
 import apsw
 import msgspec
 
+from edi_checkpoint.references import Attachment
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
     APPLICATION_ID,
+    BLOBS,
     FORMAT,
     MIGRATIONS,
     NOT_SHOWN,
@@ -48,6 +50,7 @@ class Transaction:
     numbers: dict[str, int] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     keeps: dict[int, int] = field(default_factory=dict)  # by session: how many checkpoints its writer wants kept
+    blobs: dict[str, Attachment] = field(default_factory=dict)  # by digest
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
@@ -108,7 +111,7 @@ class Journal:
 
     def _make(self) -> None:
         with self._transaction():
-            self._db.execute(SCHEMA)
+            self._db.execute(SCHEMA + BLOBS)
             self._db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
             self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={FORMAT}")
@@ -158,6 +161,11 @@ class Journal:
                 self._db.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", transaction.gaps)
             if transaction.keeps:
                 self._db.executemany("UPDATE sessions SET keep = ?2 WHERE key = ?1", list(transaction.keeps.items()))
+            if transaction.blobs:
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)",
+                    [(digest, blob.type, blob.data) for digest, blob in transaction.blobs.items()],
+                )
         self._rows += len(transaction.frames)
         self._witness.note(self._rows)
         if self._wal_pages >= _WAL_FORCED_PAGES:
@@ -234,11 +242,12 @@ class Journal:
         with self._transaction():
             self._db.execute("DELETE FROM streams WHERE stream = ?", (stream,))
 
-    def note(self, notes: Mapping[int, Notes]) -> None:
-        """Note, by session, which sequences have come into files."""
+    def note(self, notes: Mapping[int, Notes], filed: Collection[str] = ()) -> None:
+        """Note, by session, which sequences have come into files; drop the blobs `filed`: they are files now."""
         with self._transaction():
             for key, noted in notes.items():
                 self._note(key, noted)
+            self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in filed])
 
     def _note(self, key: int, notes: Notes) -> None:
         self._db.execute(

@@ -1,0 +1,307 @@
+"""Arrays and bytes as files: what each kind is stored as, and back.
+
+    0 and 1 (bool, uint8)          png, 1 bit a pixel; more than two dimensions stand below each other
+    uint8, HxW, HxWx3, HxWx4       png, 8 bits: grey, RGB, RGBA
+    any other array                npy, without pickle
+    bytes                          raw
+
+Both kinds of PNG are written here, in one way each: rows unfiltered (1 bit) or minus the row above (8 bits), deflated
+as runs. That is the fastest of what was measured and among the smallest (docs/architecture.md). Only that one way is
+read, and nothing is allocated before the sizes agree. numpy is loaded when an array is met.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from edi_checkpoint.errors import ArraysMissing
+from edi_checkpoint.references import Attachment, Reference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+ATTACHMENT_MAX_BYTES: Final = (64 << 20) - 1024  # an entry is at most 64 MiB, with the value that names it
+ARRAY_MAX_BYTES: Final = 1 << 30  # in memory: a picture of few colours deflates a thousandfold
+RECENT_MAX_BYTES: Final = 32 << 20
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_IHDR: Final = struct.Struct(">IIBBBBB")
+_GREY, _COLOURS = 0, {1: 0, 3: 2, 4: 6}  # PNG's colour types, by values a pixel
+_AS_IS, _MINUS_ABOVE = 0, 2  # PNG's filters
+
+
+class Encoded(NamedTuple):
+    """What refers to an attachment, and the attachment."""
+
+    reference: Reference
+    attachment: Attachment
+
+
+class Recent:
+    """A bounded memory of attachments encoded lately, so that an array published again is not deflated again.
+
+    What is known again is known by a digest of its pixels, never by its identity: arrays change in place.
+    """
+
+    def __init__(self, max_bytes: int = RECENT_MAX_BYTES) -> None:
+        """Hold at most `max_bytes` of encoded data, the least recently met going first."""
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._lock = threading.Lock()  # sessions of several threads share it
+        self._encoded: OrderedDict[str, tuple[Encoded, bytes | None]] = OrderedDict()  # by sha256, with the key
+        self._digests: dict[bytes, str] = {}  # by key: what the file's digest is
+
+    def keep(self, encoded: Encoded, key: bytes | None = None) -> None:
+        """Take note of an attachment; `key` tells its content before it was encoded."""
+        with self._lock:
+            self._forget(encoded.reference.sha256)
+            self._encoded[encoded.reference.sha256] = encoded, key
+            self._bytes += len(encoded.attachment.data)
+            if key is not None:
+                self._digests[key] = encoded.reference.sha256
+            while self._bytes > self._max_bytes:
+                self._forget(next(iter(self._encoded)))
+
+    def _forget(self, digest: str) -> None:
+        encoded, key = self._encoded.pop(digest, (None, None))
+        if encoded is not None:
+            self._bytes -= len(encoded.attachment.data)
+        if key is not None:
+            self._digests.pop(key, None)
+
+    def known(self, key: bytes) -> Encoded | None:
+        """Return what the content that `key` tells was encoded as."""
+        with self._lock:
+            digest = self._digests.get(key, "")
+            if digest not in self._encoded:
+                return None
+            self._encoded.move_to_end(digest)
+            return self._encoded[digest][0]
+
+    def attachment(self, digest: str) -> Attachment | None:
+        """Return the attachment of a digest."""
+        with self._lock:
+            found = self._encoded.get(digest)
+            return None if found is None else found[0].attachment
+
+
+def is_array(value: object) -> bool:
+    """Return whether `value` is a numpy array; that is asked without loading numpy."""
+    kind: Any = type(value)
+    return _is_array_type(kind)
+
+
+@lru_cache(maxsize=256)
+def _is_array_type(kind: type) -> bool:
+    return any(base.__module__ == "numpy" and base.__name__ == "ndarray" for base in kind.__mro__)
+
+
+# -- to a file -------------------------------------------------------------------------------------------------------
+
+
+def encode(value: Any, recent: Recent | None = None) -> Encoded:
+    """Return a numpy array or bytes as an attachment. Raises ValueError saying why it cannot be one."""
+    size = value.nbytes if hasattr(value, "nbytes") else len(value)
+    if size > ARRAY_MAX_BYTES:
+        raise ValueError(f"{size} bytes in memory; at most {ARRAY_MAX_BYTES} are stored")
+    if not is_array(value):
+        data = bytes(value)
+        return _encoded("raw", data, None, (len(data),), recent=recent)
+    if type(value).__name__ not in ("ndarray", "memmap"):
+        raise ValueError("would come back as an array of another class; convert it with numpy.asarray")
+    import numpy as np
+
+    value = np.asarray(value)
+    shape, dtype = value.shape, value.dtype
+    in_colour = len(shape) == 3 and shape[2] in (3, 4)
+    if shape and value.size:
+        if dtype == np.bool_ or (dtype == np.uint8 and not in_colour and value.max() <= 1):
+            return _mask(value, recent)
+        if dtype == np.uint8 and (in_colour or len(shape) == 2):
+            return _picture(value, recent)
+    return _encoded("npy", _npy(value), str(dtype), shape, recent=recent)
+
+
+def _encoded(
+    kind: str, data: bytes, dtype: str | None, shape: tuple[int, ...], area: int | None = None,
+    *, recent: Recent | None, key: bytes | None = None,
+) -> Encoded:  # fmt: skip
+    if len(data) > ATTACHMENT_MAX_BYTES:
+        raise ValueError(f"{len(data)} bytes as {kind}; at most {ATTACHMENT_MAX_BYTES} are stored")
+    reference = Reference(sha256(data).hexdigest(), kind, dtype, shape, len(data), area)
+    encoded = Encoded(reference, Attachment(kind, data))
+    if recent is not None:
+        recent.keep(encoded, key)
+    return encoded
+
+
+def _mask(value: Array, recent: Recent | None) -> Encoded:
+    import numpy as np
+
+    height, width = _mask_size(value.shape)
+    packed = np.packbits(np.ascontiguousarray(value).reshape(height, width), axis=1)
+    key = _key(value, packed)
+    if recent is not None and (known := recent.known(key)) is not None:
+        return known
+    rows = np.zeros((height, packed.shape[1] + 1), np.uint8)
+    rows[:, 1:] = packed
+    area = int(np.count_nonzero(value))
+    data = _png(rows, width, height, 1, _GREY)
+    return _encoded("png", data, str(value.dtype), value.shape, area, recent=recent, key=key)
+
+
+def _picture(value: Array, recent: Recent | None) -> Encoded:
+    import numpy as np
+
+    height, width, colour = _picture_size(value.shape)
+    pixels = np.ascontiguousarray(value).reshape(height, -1)
+    key = _key(value, pixels)
+    if recent is not None and (known := recent.known(key)) is not None:
+        return known
+    rows = np.empty((height, pixels.shape[1] + 1), np.uint8)
+    rows[:, 0] = _MINUS_ABOVE
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    return _encoded("png", _png(rows, width, height, 8, colour), "uint8", value.shape, recent=recent, key=key)
+
+
+def _key(value: Array, pixels: Array) -> bytes:
+    """Return what tells the content again: a third of the time of deflating a mask, a tenth for a picture."""
+    key = sha256(f"{value.dtype} {value.shape} {pixels.nbytes} ".encode())
+    key.update(pixels.data)
+    return key.digest()
+
+
+def _mask_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def _picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return shape[0], shape[1], _COLOURS[shape[2] if len(shape) == 3 else 1]
+
+
+def _png(rows: Array, width: int, height: int, depth: int, colour: int) -> bytes:
+    # Runs alone: masks are made of them, and so is what is left of a picture's row when the one above is taken off.
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    body = deflate.compress(rows.data) + deflate.flush()
+    header = _IHDR.pack(width, height, depth, colour, 0, 0, 0)
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    named = name + body
+    return len(body).to_bytes(4) + named + zlib.crc32(named).to_bytes(4)
+
+
+def _npy(value: Array) -> bytes:
+    import numpy as np
+
+    if value.dtype.hasobject:
+        raise ValueError("holds Python objects; make lists of them")
+    file = io.BytesIO()
+    try:
+        np.lib.format.write_array(file, value, version=(1, 0), allow_pickle=False)
+        kept = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(value.dtype))
+    except (ValueError, TypeError) as error:  # UnicodeEncodeError too: field names
+        raise ValueError(f"npy cannot store it: {error}") from error
+    if str(kept) != str(value.dtype):
+        raise ValueError(f"npy does not keep its type {value.dtype}")
+    return file.getvalue()
+
+
+# -- and back --------------------------------------------------------------------------------------------------------
+
+
+def decode(reference: Reference, data: bytes) -> object:
+    """Return the array or bytes that `data`, whose digest is right, holds.
+
+    Raises ValueError saying what does not agree with the reference, before anything of its size is allocated;
+    `ArraysMissing` without numpy.
+    """
+    if reference.type == "raw" and reference.dtype is None:
+        return data
+    try:
+        import numpy as np
+    except ImportError:
+        raise ArraysMissing(f"an array of {reference.dtype}, and numpy is not installed") from None
+
+    if reference.type == "npy":
+        return _from_npy(reference, data)
+    shape, kind = reference.shape, {"bool": np.bool_, "uint8": np.uint8}.get(reference.dtype or "")
+    if reference.type != "png" or kind is None or not shape or not 0 < math.prod(shape) <= ARRAY_MAX_BYTES:
+        raise ValueError(f"no {reference.type} of {reference.dtype} and shape {shape} is known here")
+    if reference.area is not None:
+        height, width = _mask_size(shape)
+        packed = _rows(data, width, height, 1, _GREY, -(-width // 8), _AS_IS)
+        return np.unpackbits(packed, axis=1, count=width).view(kind).reshape(shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in _COLOURS) or kind is not np.uint8:
+        raise ValueError(f"no picture has the shape {shape}")
+    height, width, colour = _picture_size(shape)
+    return np.add.accumulate(
+        _rows(data, width, height, 8, colour, math.prod(shape[1:]), _MINUS_ABOVE), axis=0, dtype=np.uint8
+    ).reshape(shape)
+
+
+def _rows(data: bytes, width: int, height: int, depth: int, colour: int, row_bytes: int, filtered: int) -> Array:
+    """Return the rows of a PNG that `_png` wrote with these very parameters."""
+    import numpy as np
+
+    head = _PNG + _chunk(b"IHDR", _IHDR.pack(width, height, depth, colour, 0, 0, 0))
+    body = data[len(head) + 8 : -16]  # its chunk's length and name before; checksum and end behind
+    if not data.startswith(head) or data[len(head) :] != _chunk(b"IDAT", body) + _chunk(b"IEND", b""):
+        raise ValueError(f"is no PNG of ours of {width}x{height} pixels of {depth} bit")
+    inflate = zlib.decompressobj()
+    size = height * (row_bytes + 1)
+    try:
+        text = inflate.decompress(body, size + 1)
+    except zlib.error as error:
+        raise ValueError(f"its pixels cannot be inflated: {error}") from error
+    if len(text) != size or not inflate.eof:
+        raise ValueError(f"its pixels are not the {size} bytes that its shape needs")
+    rows = np.frombuffer(text, np.uint8).reshape(height, row_bytes + 1)
+    if not (rows[:, 0] == filtered).all():
+        raise ValueError("its rows are filtered in another way than ours")
+    return rows[:, 1:]
+
+
+def _from_npy(reference: Reference, data: bytes) -> object:
+    import numpy as np
+
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, in_columns, dtype = _npy_header(data[:start])
+    if dtype.hasobject or (str(dtype), shape) != (reference.dtype, reference.shape):
+        raise ValueError(f"it holds {dtype} of shape {shape}, not {reference.dtype} of {reference.shape}")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise ValueError(f"its {len(data) - start} bytes are not those of the shape {shape}")
+    return np.ndarray(shape, dtype, bytearray(memoryview(data)[start:]), order="F" if in_columns else "C")
+
+
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return what an npy header says: shape, whether it lies in columns, type. Raises ValueError for any other bytes.
+
+    numpy's own reader ends in errors of its tokenizer and compiler for some of those.
+    """
+    import numpy as np
+
+    if not header.startswith(b"\x93NUMPY\x01\x00"):
+        raise ValueError("it is no npy of version 1.0")
+    try:
+        said = ast.literal_eval(header[10:].decode("latin-1").strip())
+        shape, in_columns = said["shape"], said["fortran_order"]
+        dtype = np.lib.format.descr_to_dtype(said["descr"])
+    except (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"its npy header cannot be read: {error}") from error
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"its npy header says the shape {shape!r:.80}")
+    return shape, bool(in_columns), dtype

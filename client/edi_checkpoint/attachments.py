@@ -1,0 +1,144 @@
+"""Where the content of a session's attachments is read from, when somebody looks at it.
+
+In this order: what this process encoded lately, the file, the session's outboxes, the daemon's journal. A document
+that names an attachment becomes visible after its file, and an outbox goes after that: so file and outboxes together
+hold whatever a session's newest state names, daemon or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from edi_checkpoint import arrays
+from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES, Recent
+from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing
+from edi_checkpoint.names import attachment_name, parse_attachment_name
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.protocol import Base, JsonText, Update, decode_entry
+from edi_checkpoint.records import scan
+from edi_checkpoint.references import MARK, Attachment, Reference, digests_in
+from edi_checkpoint.spool import list_streams, read_records
+
+log = logging.getLogger(__name__)
+
+
+class Attachments:
+    """The attachments of one session, as its writer sees them."""
+
+    def __init__(self, paths: Paths, session_id: str, recent: Recent, ask: Callable[[Reference], bytes | None]) -> None:
+        """`ask` gives what the daemon has of a reference, None when there is nothing or no daemon."""
+        self._paths = paths
+        self._session_id = session_id
+        self.recent = recent
+        self._ask = ask
+
+    def restore(self, reference: Reference, path: str) -> object:
+        """Return the array or bytes that `reference`, found under `path` of the state, stands for.
+
+        Raises `AttachmentMissing` and `AttachmentDamaged`, naming path and digest, and `ArraysMissing`.
+        """
+        try:
+            return arrays.decode(reference, self._data(reference))
+        except ValueError as error:
+            raise AttachmentDamaged(f"{path}: attachment {reference.sha256}: {error}") from error
+        except (AttachmentMissing, AttachmentDamaged) as error:
+            raise type(error)(f"{path}: {error}", hint=error.hint) from error
+
+    def _data(self, reference: Reference) -> bytes:
+        if (recent := self.recent.attachment(reference.sha256)) is not None:
+            return recent.data
+        return read(self._paths, self._session_id, reference.sha256, reference.type, ask=lambda: self._ask(reference))
+
+    def new_bytes(self, carried: Mapping[str, Attachment]) -> int:
+        """Return how many bytes of what an entry carries are in no file yet."""
+        return sum(
+            len(attachment.data)
+            for digest, attachment in carried.items()
+            if not (self._paths.attachments / attachment_name(digest, attachment.type)).exists()
+        )
+
+    def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
+        """Return the attachments that `texts` name and no file holds, as far as `most_bytes` reach.
+
+        It is what a base carries. A file is known by its name: whether it is damaged is found out when it is read.
+        """
+        named = set[str]().union(*map(digests_in, texts))
+        lacking = {digest for digest in named if not has_file(self._paths.attachments, digest)}
+        found = {digest: recent for digest in lacking if (recent := self.recent.attachment(digest)) is not None}
+        found |= read_outboxes(self._paths.outbox / self._session_id, lacking - found.keys())
+        for digest, attachment in list(found.items()):
+            most_bytes -= len(attachment.data) + 128
+            if most_bytes < 0:
+                log.warning("session %s: no room for attachment %s in a base", self._session_id, digest)
+                del found[digest]
+        return found
+
+
+def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[], bytes | None]) -> bytes:
+    """Return the content of an attachment of a session: from its file, its outboxes, or what `ask` gives.
+
+    Raises `AttachmentMissing`, or `AttachmentDamaged` when all that there is of it is a damaged file.
+    """
+    damage: AttachmentDamaged | None = None
+    try:
+        if (data := read_file(paths.attachments, digest, kind)) is not None:
+            return data
+    except AttachmentDamaged as error:
+        damage = error
+    published = read_outboxes(paths.outbox / session_id, {digest})
+    data = published[digest].data if published else ask()
+    if data is None:
+        raise damage or AttachmentMissing(f"attachment {digest}: {attachment_name(digest, kind)} is not there")
+    return data
+
+
+def has_file(folder: Path, digest: str) -> bool:
+    """Return whether a file below `folder` has the name of the attachment, of whatever type."""
+    try:
+        return any(parse_attachment_name(path.name) == digest for path in (folder / digest[:2]).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def read_outboxes(folder: Path, wanted: Collection[str]) -> dict[str, Attachment]:
+    """Return those of the attachments `wanted` (digests) that the entries in a session's outbox `folder` carry."""
+    found: dict[str, Attachment] = {}
+    if not wanted:
+        return found
+    for files in list_streams(folder):
+        for data in read_records(files):
+            for record in scan(data):
+                if MARK in record.entry and isinstance(entry := decode_entry(record.entry), Update | Base):
+                    found |= {
+                        digest: attachment
+                        for digest, attachment in entry.attachments.items()
+                        if digest in wanted and sha256(attachment.data).hexdigest() == digest
+                    }
+    return found
+
+
+def read_file(folder: Path, digest: str, kind: str) -> bytes | None:
+    """Return the content of an attachment's file below `folder`, None when there is no file.
+
+    Raises `AttachmentDamaged` for what is no regular file, cannot be read, is too large, or has another digest.
+    """
+    name = attachment_name(digest, kind)
+    try:
+        fd = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as file:  # noqa: PTH123 - by its descriptor
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > ATTACHMENT_MAX_BYTES:
+                raise AttachmentDamaged(f"attachment {name}: no regular file of at most {ATTACHMENT_MAX_BYTES} bytes")
+            data = file.read(ATTACHMENT_MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AttachmentDamaged(f"attachment {name}: cannot be read: {error.strerror or error}") from error
+    if sha256(data).hexdigest() != digest:
+        raise AttachmentDamaged(f"attachment {name}: digest differs")
+    return data

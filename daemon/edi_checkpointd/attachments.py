@@ -1,0 +1,186 @@
+"""Attachments: the files of arrays and bytes, each once under its digest, and the blobs that are not files yet.
+
+    lacking       what an entry carries -> blobs of the open transaction, unless its file is there     (intake thread)
+    store         all blobs -> files, before the next document becomes visible                         (files thread)
+    note          their rows go                                                                        (intake thread)
+
+So a document never names what is in no file, and what an acknowledged entry carried is in a blob or in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
+from edi_checkpoint.errors import AttachmentsFull, ProtocolError
+from edi_checkpoint.names import attachment_name, parse_attachment_name
+from edi_checkpoint.references import Attachment
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import sweep_temporaries, write_new
+from edi_checkpointd.journal import JournalDamaged, JournalRefused, Reader
+
+TOUCH_AFTER_S = 3600.0  # a file whose content is published again counts as new to the collection, within so much
+
+
+class Filed(NamedTuple):
+    """An attachment's file: its path and digest, its size, and when it was written or last published again."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    modified_s: float
+
+
+class Attachments:
+    """The folder of attachments and the blobs of a journal. What they hold together is bounded by `max_bytes`."""
+
+    def __init__(self, folder: Path, journal: Path, max_bytes: int, clock: Clock) -> None:
+        """Count what is there; temporaries that a crash left are swept. A file costs some 3 us of the start."""
+        self.folder = folder
+        self._journal = journal
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
+        for shelf in _shelves(folder):
+            sweep_temporaries(shelf, of="")  # the shelf is ours alone
+        self._used_bytes = sum(filed.size_bytes for filed in listed(folder))
+        with self._reading() as reader:
+            self._used_bytes += sum(
+                size for digest, kind, size in reader.blobs() if not self._filed(digest, kind, size)
+            )
+
+    @property
+    def left_bytes(self) -> int:
+        """How much of new attachments is still taken."""
+        return max(0, self._max_bytes - self._used_bytes)
+
+    def used(self, more_bytes: int) -> None:
+        """Count blobs that were committed, or (negative) files that are gone."""
+        with self._lock:
+            self._used_bytes += more_bytes
+        if more_bytes > 0:
+            self._blobs_wait = True
+
+    # -- the intake thread -------------------------------------------------------------------------------------------
+
+    def lacking(
+        self, carried: Mapping[str, Attachment], reader: Reader, taken: Mapping[str, Attachment]
+    ) -> dict[str, Attachment]:
+        """Return those of the attachments `carried` that are in no file, nor a blob of `reader`'s journal, nor `taken`.
+
+        Raises `ProtocolError` for one that is too large or not of its digest, `AttachmentsFull` when all that is taken
+        would hold too much.
+        """
+        new = {
+            digest: attachment
+            for digest, attachment in carried.items()
+            if digest not in taken and not self._published_again(digest, attachment) and not reader.has_blob(digest)
+        }
+        for digest, attachment in new.items():
+            if len(attachment.data) > ATTACHMENT_MAX_BYTES:
+                raise ProtocolError(f"attachment {digest}: {len(attachment.data)} bytes")
+            if sha256(attachment.data).hexdigest() != digest:
+                raise ProtocolError(f"attachment {digest}: digest differs")
+        left_bytes = self.left_bytes - _size(taken)
+        if new and _size(new) > left_bytes:
+            raise AttachmentsFull(
+                f"attachments of {_size(new)} bytes: of {self._max_bytes} (attachments_max_bytes) {left_bytes} are left"
+            )
+        return new
+
+    def _published_again(self, digest: str, attachment: Attachment) -> bool:
+        """Return whether the file is there; then its age begins anew, so that a collection under way leaves it."""
+        path = self._path(digest, attachment.type)
+        try:
+            status = path.stat(follow_symlinks=False)
+            if status.st_size != len(attachment.data):
+                return False
+            if self._clock.now().timestamp() - status.st_mtime > TOUCH_AFTER_S:
+                os.utime(path, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    # -- the files thread --------------------------------------------------------------------------------------------
+
+    def store(self) -> Collection[str]:
+        """Make files of all blobs; return the digests of those, whose rows may go. Raises OSError."""
+        if not self._blobs_wait:
+            return ()
+        self._blobs_wait = False  # before looking: a commit from now on sets it again
+        try:
+            with self._reading() as reader:
+                rows = reader.blobs()
+                if not rows:
+                    return ()
+                reached(CrashPoint.BLOBS_COMMITTED)
+                there: list[tuple[str, str]] = []
+                new: list[tuple[str, str]] = []
+                for digest, kind, size in rows:
+                    (there if self._filed(digest, kind, size) else new).append((digest, attachment_name(digest, kind)))
+                write_new(
+                    self.folder,
+                    ((name, reader.blob(digest) or b"") for digest, name in new),
+                    there=[name for _, name in there],
+                )
+        except JournalDamaged as error:  # the intake meets it too, and ends the daemon
+            self._blobs_wait = True
+            raise JournalRefused(str(error)) from error
+        except OSError:
+            self._blobs_wait = True
+            raise
+        reached(CrashPoint.ATTACHMENTS_FILED)
+        return [digest for digest, _, _ in rows]
+
+    def _filed(self, digest: str, kind: str, size: int) -> bool:
+        try:
+            return self._path(digest, kind).stat(follow_symlinks=False).st_size == size
+        except OSError:
+            return False
+
+    def _path(self, digest: str, kind: str) -> Path:
+        return self.folder / attachment_name(digest, kind)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Reader]:
+        reader = Reader.open(self._journal)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+def listed(folder: Path) -> Iterator[Filed]:
+    """Yield the attachments' files below `folder`, one shelf (all that begin alike) after the other.
+
+    Whatever is not named like one of ours, or is no regular file, is passed over.
+    """
+    for shelf in _shelves(folder):
+        with contextlib.suppress(FileNotFoundError), os.scandir(shelf) as entries:
+            for entry in entries:
+                digest = parse_attachment_name(entry.name)
+                if digest is not None and digest[:2] == shelf.name and entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    yield Filed(shelf / entry.name, digest, status.st_size, status.st_mtime)
+
+
+def _shelves(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                folder / entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        return []
+
+
+def _size(attachments: Mapping[str, Attachment]) -> int:
+    return sum(len(attachment.data) for attachment in attachments.values())

@@ -1,0 +1,193 @@
+"""The collection: attachments that nothing names any more, found and deleted.
+
+A look has steps, so that documents are written between them. It lists files older than the grace, strikes from them
+what any carrier names (documents, trash, outboxes, the journal's rows and snapshots), and unlinks what is left. A
+carrier that cannot be read ends the look: nothing is deleted then. Who names an attachment anew meanwhile is seen,
+too: a published one's file is touched, and a document's fragments are shown to `keep` as it is written.
+
+It costs one pass over all of them, half a second per GB where there are no attachments and some seconds where there
+are, in the thread that writes files, between two documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.references import MARK, digests_in
+from edi_checkpointd.attachments import Attachments, Filed, listed
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.journal import Reader
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 86400.0  # for whoever brings documents back, imports or forks: their attachments come first
+CANDIDATES_MAX = 100_000  # in one look, some 30 MB; the rest waits for the next
+JOURNAL_ROWS = 1000  # looked at in one step
+CLOCK_JUMP_S = 86400.0
+CLOCK_SLACK_S = 60.0
+READ_BYTES = 1 << 20
+OVERLAP = 66  # of two parts of a file: a digest and its quotes, which are longer than the mark
+_STAMP = ".looked"
+
+
+class Collector:
+    """Looks once in `every_s`, in the thread that writes files; `submit` has a call made there."""
+
+    def __init__(
+        self, paths: Paths, attachments: Attachments, clock: Clock, every_s: float, submit: Callable[..., None]
+    ) -> None:
+        """Begin with no look under way."""
+        self._paths = paths
+        self._attachments = attachments
+        self._clock = clock
+        self._every_s = every_s
+        self._submit = submit
+        self._stamp = attachments.folder / _STAMP
+        self._offset_s = self._wall_minus_monotonic_s()
+        self._look: Look | None = None
+
+    def look_if_due(self) -> None:
+        """Begin a look unless one is under way, or was begun less than `every_s` ago, by whatever daemon."""
+        now_s = self._clock.now().timestamp()
+        if self._look is not None or not self._attachments.folder.exists():
+            return
+        if abs(self._wall_minus_monotonic_s() - self._offset_s) > CLOCK_JUMP_S:
+            log.warning("attachments not looked through: the wall clock was stepped by more than a day")
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if 0 <= now_s - self._stamp.stat().st_mtime < self._every_s:
+                return
+        self._stamp.touch(mode=0o600)
+        self._look = Look(self._paths, self._attachments, now_s)
+        self._submit(self._go_on, self._look.steps())
+
+    def _go_on(self, steps: Iterator[None]) -> None:
+        try:
+            next(steps)
+        except StopIteration:
+            self._look = None
+        except (OSError, EdiCheckpointError) as error:
+            log.warning("attachments not looked through, none deleted: %s", error)
+            self._look = None
+        else:
+            self._submit(self._go_on, steps)
+
+    def keep(self, texts: Iterable[bytes]) -> None:
+        """Take note of what is written into a document: a look under way may have passed that already."""
+        if self._look is not None:
+            self._look.keep(set[str]().union(*map(digests_in, texts)))
+
+    def _wall_minus_monotonic_s(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic_s()
+
+
+class Look:
+    """One look through everything that may name an attachment; `steps` does it, one slice at a time."""
+
+    def __init__(self, paths: Paths, attachments: Attachments, now_s: float) -> None:
+        """Begin a look at what lies there at `now_s`, by the wall clock."""
+        self._paths = paths
+        self._attachments = attachments
+        self._now_s = now_s
+        self._unnamed: dict[str, list[Filed]] = {}
+
+    def steps(self) -> Iterator[None]:
+        """Do the look, a slice at each `next`. Raises OSError, `JournalDamaged` when a carrier cannot be read."""
+        for filed in listed(self._attachments.folder):
+            if filed.modified_s > self._now_s + CLOCK_SLACK_S:
+                log.warning("attachments not looked through: the wall clock is behind their files")
+                return
+            if self._now_s - filed.modified_s >= GRACE_S and len(self._unnamed) < CANDIDATES_MAX:
+                self._unnamed.setdefault(filed.digest, []).append(filed)
+        for step in carriers(self._paths):
+            if not self._unnamed:
+                return
+            self.keep(step)
+            yield
+        for filed in [filed for files in self._unnamed.values() for filed in files]:
+            self._delete(filed)
+            yield
+
+    def keep(self, named: Iterable[str]) -> None:
+        """Strike digests that are named."""
+        for digest in named:
+            self._unnamed.pop(digest, None)
+
+    def _delete(self, filed: Filed) -> None:
+        if filed.digest not in self._unnamed:
+            return
+        try:
+            if filed.path.stat(follow_symlinks=False).st_mtime != filed.modified_s:
+                return  # published again meanwhile
+            filed.path.unlink()
+        except FileNotFoundError:
+            return
+        self._attachments.used(-filed.size_bytes)
+        log.info("attachment deleted name=%s bytes=%d rule=unnamed", filed.path.name, filed.size_bytes)
+        reached(CrashPoint.COLLECTION_CUT)
+
+
+def carriers(paths: Paths) -> Iterator[set[str]]:
+    """Yield the digests that each document, outbox segment and part of the journal names, one after the other.
+
+    A document that goes into the trash meanwhile is met there; one that comes back from it, at the end.
+    """
+    met: set[str] = set()
+    for folder, inner, names in os.walk(paths.sessions, onerror=_not_listed):
+        if Path(folder) == paths.sessions:
+            inner[:] = [name for name in inner if name != paths.attachments.name]
+            met.update(names)
+        yield from (_named_in(Path(folder) / name) for name in names)
+    for folder, _, names in os.walk(paths.outbox, onerror=_not_listed):
+        yield from (_named_in(Path(folder) / name) for name in names)
+    if paths.journal.exists():
+        reader = Reader.open(paths.journal)
+        try:
+            for texts in reader.holding(MARK, rows=JOURNAL_ROWS):
+                yield set[str]().union(*map(digests_in, texts))
+        finally:
+            reader.close()
+    yield from (_named_in(path) for path in paths.sessions.iterdir() if path.name not in met)
+
+
+def _not_listed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _named_in(path: Path) -> set[str]:
+    """Return the digests that a file may name; what is no regular file names none."""
+    named: set[str] = set()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):  # gone, a link, a socket
+            return named
+        raise
+    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - by its descriptor
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return named
+        before, marked = b"", False
+        while part := file.read(READ_BYTES):
+            part = before + part
+            marked = marked or MARK in part
+            if marked:
+                named |= digests_in(part, marked=True)
+            before = part[-OVERLAP:]
+    return named
+
+
+def unnamed(paths: Paths) -> list[Filed]:
+    """Return the attachments' files that nothing names, of whatever age, by path: what a look would find."""
+    found = {filed.path: filed for filed in listed(paths.attachments)}
+    named = set[str]().union(*carriers(paths))
+    return [found[path] for path in sorted(found) if found[path].digest not in named]
