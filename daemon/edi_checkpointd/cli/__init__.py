@@ -39,6 +39,8 @@ _EXITS = {
     "session_busy": Exit.BUSY,
     "daemon_runs": Exit.BUSY,
     "document_damaged": Exit.DAMAGE,
+    "attachment_missing": Exit.DAMAGE,
+    "attachment_damaged": Exit.DAMAGE,
     "journal_damaged": Exit.DAMAGE,
 }
 

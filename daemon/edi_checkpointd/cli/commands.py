@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -198,6 +199,40 @@ def diff(
     elif differences.show(Screen.of_stdout(), before, after):
         tell("some values are cut to fit; --json shows them whole")
     return Exit.DONE
+
+
+@app.command(sort_key=13, usage="Usage: edi-checkpoint attachments SESSION [--extract DIR] [--json]")
+def attachments(
+    session: SessionArgument,
+    /,
+    *,
+    extract: Annotated[
+        Path | None,
+        Parameter(help="Write them into this folder, as they are stored: pictures, .npy arrays, raw bytes."),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """List the masks, other arrays and bytes of a session's current state; with --extract, get them as files.
+
+    Exit code 6 when one of them is missing or damaged; the others are listed and extracted all the same.
+
+    Example: edi-checkpoint attachments latest --extract masks
+    """
+    from edi_checkpointd.cli.attachments import look
+
+    with open_source() as source:
+        session_id = chosen(source, session)
+        found = list(look(source, source.state(session_id), extract))
+    if json:
+        documents.write(documents.attachments(session_id, found))
+    elif not found:
+        tell(f"session {session_id} holds no arrays and no bytes")
+    else:
+        render.attachments(Screen.of_stdout(), session_id, found)
+    faults = [named.fault for named in found if named.fault is not None]
+    for fault in faults:
+        tell(f"{fault.message}: {fault.hint}")
+    return Exit.DAMAGE if faults else Exit.DONE
 
 
 @app.command(sort_key=20, usage="Usage: edi-checkpoint demo [--keep] [--json]")

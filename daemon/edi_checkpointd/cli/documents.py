@@ -19,6 +19,7 @@ from edi_checkpointd.clock import from_us
 
 if TYPE_CHECKING:
     from edi_checkpoint.status import Status
+    from edi_checkpointd.cli.attachments import Named
 
 FORMAT: Final = 1
 
@@ -82,6 +83,24 @@ def show(found: StateAt) -> dict[str, object]:
         "source": found.source,
         "state_info": {key: msgspec.Raw(text) for key, text in found.state.items()},
     }
+
+
+def attachments(session_id: str, found: Iterable[Named]) -> dict[str, object]:
+    """Return the document of `attachments`; `fault` is the code of what is wrong with one, null when it is whole."""
+    rows = [
+        {
+            "sha256": named.reference.sha256,
+            "type": named.reference.type,
+            "dtype": named.reference.dtype,
+            "shape": named.reference.shape,
+            "bytes": named.reference.bytes,
+            "path": named.path,
+            "fault": named.fault and named.fault.code,
+            "file": named.file and str(named.file),
+        }
+        for named in found
+    ]
+    return {"session_id": session_id, "attachments": rows}
 
 
 def _history(session_id: str, pages: Iterable[History]) -> Iterator[bytes]:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from edi_checkpoint.layout import AUTOMATIC, Kind
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry
 from edi_checkpoint.protocol import History, JsonText, StateAt
+from edi_checkpoint.references import MARK, Reference
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, cut, moment, moments, size, visible
 from edi_checkpointd.cli.tree import Branch
 from edi_checkpointd.clock import from_us
+
+if TYPE_CHECKING:
+    from edi_checkpointd.cli.attachments import Named
 
 _PREFIX_LEAST = 13  # of an id that a person chose: up to this length it is never cut
 _UUID_PREFIX_LEAST = 8
@@ -33,6 +41,8 @@ _UNDER = "    "
 _CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
 _SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
 _BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
+_REFERENCE = re.compile(rb'\{\s*"\$attachment":\s*(\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})\s*\}')
+_FAULTS = {"attachment_missing": "missing", "attachment_damaged": "damaged"}
 _BREAK = re.compile(r"\n *")
 
 
@@ -159,7 +169,51 @@ def show(screen: Screen, found: StateAt) -> bool:
     return _state(screen, found.state)
 
 
+def attachments(screen: Screen, session_id: str, found: Sequence[Named]) -> None:
+    """Write what a session's state names, with what is wrong with it."""
+    screen.line(Cell(f"session {session_id}", "dim"))
+    screen.table(
+        [Column("PATH", "bold", least=12), Column("WHAT", least=10), Column("SHA256"), Column("")],
+        [
+            (
+                named.path,
+                _phrase(named.reference),
+                named.reference.sha256[:16],
+                Cell(_FAULTS.get(named.fault.code, named.fault.code), "bold red") if named.fault else "",
+            )
+            for named in found
+        ],
+    )
+
+
+def _phrase(reference: Reference) -> str:
+    """Return an attachment in a few words; pictures are measured as pictures are, width first."""
+    shape, kind = reference.shape, f"array of {reference.dtype}"
+    if reference.dtype is None:
+        return f"bytes, {size(reference.bytes)}"
+    if reference.area is not None:
+        return (
+            f"mask {_times(shape[::-1])}, {100 * reference.area / max(1, prod(shape)):.1f} % set,"
+            f" {size(reference.bytes)}"
+        )
+    if reference.type == "png":
+        shape, kind = (shape[1], shape[0]), "picture"
+    return f"{kind} {_times(shape)}, {size(reference.bytes)}"
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _in_words(found: re.Match[bytes]) -> bytes:
+    try:
+        return f"<{_phrase(msgspec.json.decode(found[1], type=Reference))}>".encode()
+    except msgspec.MsgspecError:
+        return found[0]
+
+
 def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
+    state = {key: _REFERENCE.sub(_in_words, text) if MARK in text else text for key, text in state.items()}
     most = max(map(len, state.values())) if screen.width is None else screen.width * _CUT_BYTES_PER_CELL
     sizes = [size(len(text)) if len(text) >= _SIZE_SHOWN_BYTES else "" for text in state.values()]
     values = [_one_line(text[:most]) + ("..." if len(text) > most else "") for text in state.values()]

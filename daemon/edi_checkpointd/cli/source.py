@@ -26,6 +26,7 @@ from edi_checkpoint.errors import (
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.references import Reference
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.lock import running
 
@@ -130,6 +131,13 @@ class Source:
         """Return a state: of a checkpoint by name, at a sequence, at a time, or the current one."""
         time_us = None if time is None else to_us(time)
         return self._ask(protocol.StateAt, lambda n: protocol.GetState(n, session_id, checkpoint, sequence, time_us))
+
+    def attachment(self, session_id: str, reference: Reference) -> bytes:
+        """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
+        return self._ask(
+            protocol.AttachmentFound,
+            lambda n: protocol.GetAttachment(n, session_id, reference.sha256, reference.type),
+        ).data
 
     def history(self, session_id: str, since: int) -> Iterator[protocol.History]:
         """Yield pages of what the journal holds from sequence `since` on, up to the newest when this was asked.
