@@ -30,6 +30,7 @@ from edi_checkpoint.layout import (
     checkpoint_document,
     state_info_parts,
 )
+from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.names import check_session_id, parse_autosave_name, parse_checkpoint_name, stamp_time
 
 __all__ = [
@@ -151,6 +152,7 @@ class _Block(msgspec.Struct):
     parent_session: str | None = None
     stage: str = "unknown"
     keep: int | None = None
+    files: dict[str, FileFacts] = {}
     integrity: dict[str, str] = {}
 
 
@@ -247,6 +249,7 @@ def _checkpoint_header(members: Mapping[str, msgspec.Raw], block: _Block | None,
         streams=block.streams,
         summary=block.summary,
         keep=block.keep,
+        files=block.files,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from edi_checkpoint.fragments import Fragment
+from edi_checkpoint.named_files import FileFacts
 
 FORMAT: Final = 1  # rises when a reader of the older format would go wrong; extra header keys do not
 AUTOSAVE: Final = "autosave"
@@ -47,7 +48,8 @@ class Header:
     """What a document says besides the state. `timestamp` is aware; `previous` names the checkpoint before this one.
 
     `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`),
-    `keep` the session's own number of checkpoints kept, if it has one.
+    `keep` the session's own number of checkpoints kept, if it has one, `files` what was known of the files that the
+    state only names.
     """
 
     session_id: str
@@ -65,6 +67,7 @@ class Header:
     streams: Mapping[str, int] = field(default_factory=dict)
     summary: Mapping[str, object] = field(default_factory=dict)
     keep: int | None = None
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
@@ -88,6 +91,7 @@ def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> li
                 "streams": dict(header.streams),
                 "summary": dict(header.summary),
                 **_own_keep(header),
+                **_files(header),
             },
         }
     )
@@ -130,6 +134,13 @@ def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list
 
 def _own_keep(header: Header) -> dict[str, object]:
     return {} if header.keep is None else {"keep": header.keep}
+
+
+def _files(header: Header) -> dict[str, object]:
+    """Return the member `files` of a checkpoint whose state names some: each with all that a `FileFacts` says."""
+    return (
+        {"files": {key: msgspec.structs.asdict(facts) for key, facts in header.files.items()}} if header.files else {}
+    )
 
 
 def state_info_parts(fragments: Mapping[str, Fragment]) -> list[bytes]:

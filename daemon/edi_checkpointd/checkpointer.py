@@ -25,6 +25,7 @@ from edi_checkpoint.errors import EdiCheckpointError, NotFound
 from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, summarise
 from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.named_files import paths_in
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
 from edi_checkpoint.paths import Paths
 from edi_checkpointd.attachments import Attachments
@@ -35,6 +36,7 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.policy import PINS_MAX, Amendment, Wish
 from edi_checkpointd.retention import Held, plan
+from edi_checkpointd.sightings import Sightings
 from edi_checkpointd.state import State
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Checkpointer:
         self._folder = paths.sessions
         self._catalog = catalog
         self._attachments = attachments
+        self._sightings = Sightings()
         self._clock = clock
         self._tell = tell
         self._lock = threading.Lock()
@@ -228,6 +231,7 @@ class Checkpointer:
             streams=state.streams,
             summary={**summarise(state.fragments), "started": subject.started.isoformat()},
             keep=subject.keep,
+            files={} if kind == AUTOSAVE else self._sightings.of(paths_in(state.fragments)),
         )
 
     def _keep_within_limits(self, subject: Subject) -> None:

@@ -1,0 +1,162 @@
+"""Files that a state only names: what a checkpoint records of them, and what has become of them since.
+
+`look` and `look_around` read the disk, `compare` decides. Whoever owns the files changes them at will: nothing here
+trusts a name to stay what it was between two looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping, MutableMapping
+from enum import StrEnum
+from hashlib import sha256
+from io import FileIO
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edi_checkpoint.fragments import Fragment, string
+
+KEYS: Final = ("image_path", "edited_image_path", "mask_path")
+DIGESTED_MAX_BYTES: Final = 256 << 20  # a second of reading; a larger file is known by size and time
+PATH_MAX_BYTES: Final = 4096  # as Linux takes it
+BESIDE_MAX: Final = 2000  # names looked at for a file that was moved
+ALIKE_MAX: Final = 8  # files of its size that are digested for it
+_READ_BYTES = 1 << 20
+
+Identity = tuple[str, int, int, int]  # path, inode, size and time: who changes a file changes one of them
+
+
+class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of a named file; None where it was not there, not to be read, or not told in time.
+
+    `sha256` is None for a file larger than `DIGESTED_MAX_BYTES` too.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+
+
+class Now(NamedTuple):
+    """A named file as it is now; `moved_to` is a file beside it with the recorded content, looked for if it is gone."""
+
+    facts: FileFacts
+    moved_to: str | None = None
+
+
+class Verdict(StrEnum):
+    """What has become of a file since it was recorded."""
+
+    SAME = "same"
+    MOVED = "moved"
+    EDITED = "edited"
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # it is there, and nothing of it was recorded
+
+
+class NamedFile(NamedTuple):
+    """One row: the state's key, the path that it names, the verdict, and where the content lies if it was moved."""
+
+    key: str
+    path: str
+    verdict: Verdict
+    moved_to: str | None
+
+
+def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
+    """Return the files that a state names, by key."""
+    found = {}
+    for key in KEYS:
+        value = fragments.get(key)
+        if value is not None and len(value.text) <= PATH_MAX_BYTES and (path := string(value.text)):
+            found[key] = path
+    return found
+
+
+def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
+    """Return what has become of each file `recorded`, by key; `now` is what `look_around` found of them."""
+    return [NamedFile(key, facts.path, _verdict(facts, now[key]), now[key].moved_to) for key, facts in recorded.items()]
+
+
+def _verdict(before: FileFacts, now: Now) -> Verdict:
+    after = now.facts
+    if after.size_bytes is None:
+        return Verdict.MISSING if now.moved_to is None else Verdict.MOVED
+    if before.size_bytes is None:
+        return Verdict.UNKNOWN
+    if before.sha256 is not None and after.sha256 is not None:
+        return Verdict.SAME if before.sha256 == after.sha256 else Verdict.EDITED
+    alike = (before.size_bytes, before.mtime_ns) == (after.size_bytes, after.mtime_ns)
+    return Verdict.SAME if alike else Verdict.EDITED
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
+    """Return the files `recorded` as they are now; what has the recorded size and another time is read."""
+    return {key: _now(facts) for key, facts in recorded.items()}
+
+
+def _now(recorded: FileFacts) -> Now:
+    seen = look(recorded.path, digest=False)
+    if seen.size_bytes is None:
+        return Now(seen, _moved_to(recorded))
+    if (seen.size_bytes, seen.mtime_ns) == (recorded.size_bytes, recorded.mtime_ns):
+        return Now(recorded)
+    if seen.size_bytes != recorded.size_bytes:
+        return Now(seen)  # edited, whatever is in it
+    return Now(look(recorded.path))
+
+
+def _moved_to(recorded: FileFacts) -> str | None:
+    """Return the path of a file with the recorded content in the same folder, among the first that are looked at."""
+    if recorded.sha256 is None or not Path(recorded.path).is_absolute():
+        return None
+    alike: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(Path(recorded.path).parent) as entries:
+        for _, entry in zip(range(BESIDE_MAX), entries, strict=False):
+            if (
+                entry.is_file(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_size == recorded.size_bytes
+            ):
+                alike.append(entry.path)
+    return next((path for path in sorted(alike)[:ALIKE_MAX] if look(path).sha256 == recorded.sha256), None)
+
+
+def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
+    """Return what is known of the file `path` now; what is relative, gone, no regular file or not readable is unknown.
+
+    `known` are digests of files that were not changed since; what is digested now is added. The file is opened without
+    waiting (a pipe has no writer to wait for), and what was opened is what is told of.
+    """
+    facts = FileFacts(path)
+    if not path.startswith("/") or "\0" in path:
+        return facts
+    known = {} if known is None else known
+    with contextlib.suppress(OSError, UnicodeEncodeError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - by its descriptor
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return facts
+            identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+            if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
+                found = _digest(file, status.st_size)
+                if os.fstat(fd).st_mtime_ns == status.st_mtime_ns:  # else somebody writes to it just now
+                    known[identity] = found
+            facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
+    return facts
+
+
+def _digest(file: FileIO, size: int) -> str:
+    digest = sha256()
+    while size > 0 and (part := file.read(min(size, _READ_BYTES))):
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
