@@ -8,8 +8,6 @@ hold whatever a session's newest state names, daemon or not.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +16,7 @@ from edi_checkpoint import arrays
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES, Recent
 from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing
 from edi_checkpoint.names import attachment_name, parse_attachment_name
+from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Update, decode_entry
 from edi_checkpoint.records import scan
@@ -54,12 +53,13 @@ class Attachments:
             return recent.data
         return read(self._paths, self._session_id, reference.sha256, reference.type, ask=lambda: self._ask(reference))
 
-    def new_bytes(self, carried: Mapping[str, Attachment]) -> int:
-        """Return how many bytes of what an entry carries are in no file yet."""
+    def new_bytes(self, carried: Mapping[str, Attachment], held: Iterable[JsonText]) -> int:
+        """Return how many bytes of what an entry carries are in no file, and named by none of the texts `held`."""
+        known = set[str]().union(*map(digests_in, held))
         return sum(
             len(attachment.data)
             for digest, attachment in carried.items()
-            if not (self._paths.attachments / attachment_name(digest, attachment.type)).exists()
+            if digest not in known and not has_file(self._paths.attachments, digest)
         )
 
     def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
@@ -125,15 +125,11 @@ def read_outboxes(folder: Path, wanted: Collection[str]) -> dict[str, Attachment
 def read_file(folder: Path, digest: str, kind: str) -> bytes | None:
     """Return the content of an attachment's file below `folder`, None when there is no file.
 
-    Raises `AttachmentDamaged` for what is no regular file, cannot be read, is too large, or has another digest.
+    Raises `AttachmentDamaged` for what is no regular file, cannot be read, or has another digest (a larger one has).
     """
     name = attachment_name(digest, kind)
     try:
-        fd = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb") as file:  # noqa: PTH123 - by its descriptor
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > ATTACHMENT_MAX_BYTES:
-                raise AttachmentDamaged(f"attachment {name}: no regular file of at most {ATTACHMENT_MAX_BYTES} bytes")
+        with open_regular(folder / name) as file:
             data = file.read(ATTACHMENT_MAX_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Mapping, MutableMapping
 from enum import StrEnum
 from hashlib import sha256
@@ -19,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edi_checkpoint.fragments import Fragment, string
+from edi_checkpoint.opening import open_regular
 
 KEYS: Final = ("image_path", "edited_image_path", "mask_path")
 DIGESTED_MAX_BYTES: Final = 256 << 20  # a second of reading; a larger file is known by size and time
@@ -132,25 +132,20 @@ def _moved_to(recorded: FileFacts) -> str | None:
 def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
     """Return what is known of the file `path` now; what is relative, gone, no regular file or not readable is unknown.
 
-    `known` are digests of files that were not changed since; what is digested now is added. The file is opened without
-    waiting (a pipe has no writer to wait for), and what was opened is what is told of.
+    `known` are digests of files that were not changed since; what is digested now is added.
     """
     facts = FileFacts(path)
     if not path.startswith("/") or "\0" in path:
         return facts
     known = {} if known is None else known
-    with contextlib.suppress(OSError, UnicodeEncodeError):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - by its descriptor
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return facts
-            identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-            if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
-                found = _digest(file, status.st_size)
-                if os.fstat(fd).st_mtime_ns == status.st_mtime_ns:  # else somebody writes to it just now
-                    known[identity] = found
-            facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
+    with contextlib.suppress(OSError, UnicodeEncodeError), open_regular(path, follow=True) as file:
+        status = os.fstat(file.fileno())
+        identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+        if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
+            found = _digest(file, status.st_size)
+            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else somebody writes to it just now
+                known[identity] = found
+        facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
     return facts
 
 

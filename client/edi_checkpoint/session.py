@@ -215,7 +215,7 @@ class Session(MutableMapping[str, object]):
         """Refuse what the daemon, as far as it has told, would refuse: the call fails, not one after it."""
         left_bytes = self._stream.attachments_left
         if left_bytes is not None:
-            new_bytes = self._attachments.new_bytes(carried)
+            new_bytes = self._attachments.new_bytes(carried, self._values.values())
             if new_bytes > left_bytes:
                 raise AttachmentsFull(
                     f"{new_bytes} bytes of arrays and bytes: {left_bytes} are left of attachments_max_bytes"

@@ -15,11 +15,11 @@ import contextlib
 import errno
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.opening import NotRegular, open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.references import MARK, digests_in
 from edi_checkpointd.attachments import Attachments, Filed, listed
@@ -168,14 +168,14 @@ def _named_in(path: Path) -> set[str]:
     """Return the digests that a file may name; what is no regular file names none."""
     named: set[str] = set()
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open_regular(path)
+    except (FileNotFoundError, NotRegular):
+        return named
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):  # gone, a link, a socket
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             return named
         raise
-    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - by its descriptor
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return named
+    with file:
         before, marked = b"", False
         while part := file.read(READ_BYTES):
             part = before + part

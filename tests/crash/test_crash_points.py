@@ -6,18 +6,21 @@ import contextlib
 import os
 import signal
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 from harness import Home, Process, Publisher, Refused, eventually
 
 from edi_checkpoint.document import parse_autosave, parse_checkpoint
-from edi_checkpoint.names import parse_checkpoint_name
+from edi_checkpoint.names import attachment_name, parse_checkpoint_name
+from edi_checkpoint.references import references
 from edi_checkpointd.faults import CrashPoint
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
-    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3",
+    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3", "--collect-every-s", "0.1",
 )  # fmt: skip
 HITS = (1, 2, 3) if os.environ.get("EDI_TEST_FULL") == "1" else (1,)
 ONCE = {CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.RECOVERED}  # reached once in the life of a daemon
@@ -50,13 +53,13 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
         alone = daemon.popen.poll() is not None
         other = home.start_publisher("other")
         others.append(other)
-        other.send("publish(50, pause_s=0.0005, attempt=1)")
+        other.send("publish(50, pause_s=0.0005, attempt=1, raw=b'of another')")
         wanted = "= " if alone else "acked "
         eventually(lambda: other.has_said(wanted) or (not alone and daemon.popen.poll() is not None))
         other.kill()
 
     def transition_and_mark(number: int) -> None:
-        writer.do(f"session.update(attempt={number})")
+        writer.do(f"session.update(attempt={number}, raw=[b'{number}', bytes({number})])")
         attempt(writer, f"session.checkpoint('mark {number}', timeout_s=0.2)")
 
     def goes_back(turn: int) -> None:
@@ -145,6 +148,30 @@ def numbers(entries: list[dict]) -> list[int]:
     return [entry["values"]["n"] for entry in entries if entry["op"] == "update" and "n" in entry["values"]]
 
 
+def plant_unnamed(home: Home) -> list[Path]:
+    """Put attachments there that nothing names, old enough to be collected."""
+    planted = []
+    for number in range(4):
+        path = home.sessions / "attachments" / attachment_name(f"{number:064}", "raw")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"nothing names it")
+        os.utime(path, (1e9, 1e9))
+        planted.append(path)
+    return planted
+
+
+def assert_attachments_are_whole(home: Home) -> None:
+    """Whatever a visible document names is in a file, bit for bit, at any moment."""
+    for path in home.sessions.glob("*.json"):
+        if path.name.startswith("."):
+            continue
+        parse = parse_checkpoint if parse_checkpoint_name(path.name) else parse_autosave
+        for text in parse(path.read_bytes(), path.name).values.values():
+            for _, reference in references(msgspec.json.decode(text)):
+                file = home.sessions / "attachments" / attachment_name(reference.sha256, reference.type)
+                assert sha256(file.read_bytes()).hexdigest() == reference.sha256
+
+
 def temporaries(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.tmp")]
 
@@ -162,6 +189,7 @@ def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, 
     attempt(writer, "session.checkpoint('before')")
     writer.do("publish(50)")
     healthy.kill()
+    unnamed = plant_unnamed(home)
     if set_aside:
         damage_journal(home)
 
@@ -172,6 +200,7 @@ def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, 
     dying.wait(REACHED_WITHIN_S)
     assert dying.popen.returncode == -signal.SIGKILL, f"{point.name} was not reached"
     assert_no_file_is_torn(home)
+    assert_attachments_are_whole(home)
     acknowledged = writer.acknowledged
     if not set_aside:
         held = home.journaled("s1")["s1"]
@@ -194,6 +223,10 @@ def test_what_was_acknowledged_survives_the_daemons_death_at(point: CrashPoint, 
         assert_no_checkpoint_was_made_twice(home, session_id)
     document = parse_checkpoint((home.sessions / told["name"]).read_bytes(), told["name"])
     assert document.values["n"] == str(published).encode()
+    if "attempt" in document.values:  # else it died before the first
+        assert writer.do("session['raw'][0].decode()") == document.values["attempt"].decode()
+    assert_attachments_are_whole(home)
+    eventually(lambda: writer.do("session.update(turn=1)") or not any(path.exists() for path in unnamed))
     writer.do("client.close()")
     eventually(lambda: list((home.state / "outbox").iterdir()) == [] and temporaries(home.sessions) == [])
     if not set_aside:
