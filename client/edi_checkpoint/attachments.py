@@ -18,7 +18,7 @@ from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing
 from edi_checkpoint.names import attachment_name, parse_attachment_name
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, JsonText, Update, decode_entry
+from edi_checkpoint.protocol import JsonText, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.references import MARK, Attachment, Reference, digests_in
 from edi_checkpoint.spool import list_streams, read_records
@@ -70,7 +70,8 @@ class Attachments:
         named = set[str]().union(*map(digests_in, texts))
         lacking = {digest for digest in named if not has_file(self._paths.attachments, digest)}
         found = {digest: recent for digest in lacking if (recent := self.recent.attachment(digest)) is not None}
-        found |= read_outboxes(self._paths.outbox / self._session_id, lacking - found.keys())
+        folders = [self._paths.outbox / self._session_id, *_others(self._paths, self._session_id)]
+        found |= read_outboxes(folders, lacking - found.keys())
         for digest, attachment in list(found.items()):
             most_bytes -= len(attachment.data) + 128
             if most_bytes < 0:
@@ -82,6 +83,8 @@ class Attachments:
 def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[], bytes | None]) -> bytes:
     """Return the content of an attachment of a session: from its file, its outboxes, or what `ask` gives.
 
+    Else from the outboxes of other sessions: a fork or a branch names what its parent published.
+
     Raises `AttachmentMissing`, or `AttachmentDamaged` when all that there is of it is a damaged file.
     """
     damage: AttachmentDamaged | None = None
@@ -90,11 +93,20 @@ def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[]
             return data
     except AttachmentDamaged as error:
         damage = error
-    published = read_outboxes(paths.outbox / session_id, {digest})
-    data = published[digest].data if published else ask()
-    if data is None:
+    published = read_outboxes([paths.outbox / session_id], {digest})
+    if not published and (data := ask()) is not None:
+        return data
+    published = published or read_outboxes(_others(paths, session_id), {digest})
+    if not published:
         raise damage or AttachmentMissing(f"attachment {digest}: {attachment_name(digest, kind)} is not there")
-    return data
+    return published[digest].data
+
+
+def _others(paths: Paths, session_id: str) -> list[Path]:
+    try:
+        return sorted(folder for folder in paths.outbox.iterdir() if folder.name != session_id)
+    except FileNotFoundError:
+        return []
 
 
 def has_file(folder: Path, digest: str) -> bool:
@@ -105,21 +117,24 @@ def has_file(folder: Path, digest: str) -> bool:
         return False
 
 
-def read_outboxes(folder: Path, wanted: Collection[str]) -> dict[str, Attachment]:
-    """Return those of the attachments `wanted` (digests) that the entries in a session's outbox `folder` carry."""
+def read_outboxes(folders: Iterable[Path], wanted: Collection[str]) -> dict[str, Attachment]:
+    """Return those of the attachments `wanted` (digests) that entries in the outboxes of `folders` carry."""
     found: dict[str, Attachment] = {}
-    if not wanted:
-        return found
-    for files in list_streams(folder):
-        for data in read_records(files):
-            for record in scan(data):
-                if MARK in record.entry and isinstance(entry := decode_entry(record.entry), Update | Base):
-                    found |= {
-                        digest: attachment
-                        for digest, attachment in entry.attachments.items()
-                        if digest in wanted and sha256(attachment.data).hexdigest() == digest
-                    }
+    for folder in folders:
+        for files in list_streams(folder) if len(found) < len(wanted) else ():
+            for data in read_records(files):
+                found |= _carried(data, wanted)
     return found
+
+
+def _carried(records: bytes, wanted: Collection[str]) -> dict[str, Attachment]:
+    return {
+        digest: attachment
+        for record in scan(records)
+        if MARK in record.entry
+        for digest, attachment in decode_entry(record.entry).attachments.items()
+        if digest in wanted and sha256(attachment.data).hexdigest() == digest
+    }
 
 
 def read_file(folder: Path, digest: str, kind: str) -> bytes | None:

@@ -61,12 +61,16 @@ class _Run:
                 self._changed[key] = text
             self._reason = entry.reason
         if entry.attachments:  # those of values that have been replaced go at once: many pictures do not fit here
-            carried = self._attachments | entry.attachments
-            named = set[str]().union(*map(digests_in, self._changed.values()))
-            self._attachments = {digest: carried[digest] for digest in carried.keys() & named}
+            self._attachments |= entry.attachments
+            self._attachments = self._named()
         self.bytes += size
         self._first = self._first or number - entry.covers
         self._number, self._time_us = number, entry.time_us
+
+    def _named(self) -> dict[str, Attachment]:
+        """Return what was carried and the values still name."""
+        named = set[str]().union(*map(digests_in, self._changed.values())) if self._attachments else set()
+        return {digest: self._attachments[digest] for digest in self._attachments.keys() & named}
 
     def end(self) -> Iterator[bytes]:
         if not self._number:
@@ -74,9 +78,9 @@ class _Run:
         covers = self._number - self._first
         entry: Update | Base
         if self._is_base:
-            entry = Base(self._time_us, self._changed, covers, self._attachments)
+            entry = Base(self._time_us, self._changed, covers, self._named())
         else:
             removed = tuple(key for key in self._removed if key not in self._changed)
-            entry = Update(self._time_us, self._changed, removed, self._reason, covers, self._attachments)
+            entry = Update(self._time_us, self._changed, removed, self._reason, covers, self._named())
         yield pack(self._number, encode_entry(entry))
         self._clear()

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edi_checkpoint import compaction
 from edi_checkpoint import outbox as outbox_module
 from edi_checkpoint.compaction import TRANSITION_KEYS, compact
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.records import Record, pack, scan_all
+from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.spool import list_streams, read_records
 
 keys = st.sampled_from(["a", "b", "current_stage", "prompts"])
@@ -67,6 +70,46 @@ def test_compacted_entries_cover_all_numbers_without_gap_or_overlap(published: l
         assert number - covers == last + 1
         last = number
     assert last == len(published)
+
+
+CONTENT = [Attachment("raw", bytes([number]) * 40) for number in range(4)]
+DIGESTS = [sha256(attachment.data).hexdigest() for attachment in CONTENT]
+
+
+def carrying(numbers: dict[str, int], *, base: bool) -> Update | Base:
+    """An entry whose values name attachments and which carries them, as a session publishes it."""
+    texts = {key: b'{"$attachment":{"sha256":"%s"}}' % DIGESTS[number].encode() for key, number in numbers.items()}
+    carried = {DIGESTS[number]: CONTENT[number] for number in numbers.values()}
+    return Base(1, texts, 0, carried) if base else Update(1, texts, (), None, 0, carried)
+
+
+@given(
+    st.lists(
+        st.builds(carrying, st.dictionaries(keys, st.integers(0, 3), max_size=3), base=st.booleans())
+        | st.builds(Update, st.integers(0, 99), changes, st.lists(keys, max_size=2, unique=True).map(tuple)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_what_the_values_name_after_a_compaction_is_carried_and_nothing_else(published: list[Entry]) -> None:
+    state: dict[str, bytes] = {}
+    there: set[str] = set()
+    for _, data, _ in scan_all(b"".join(compact(records_of(published)))):
+        entry = decode_entry(data)
+        texts = entry.changed if isinstance(entry, Update) else entry.state
+        assert entry.attachments.keys() == set().union(*map(digests_in, texts.values()))
+        assert all(sha256(held.data).hexdigest() == digest for digest, held in entry.attachments.items())
+        there |= entry.attachments.keys()
+        state = apply(state, entry)
+        assert set().union(*map(digests_in, state.values())) <= there
+
+
+def test_entries_that_together_would_be_too_large_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "ENTRY_MAX_BYTES", 500)
+    published = [carrying({f"k{number}": number}, base=False) for number in range(4)]
+    sizes = [len(data) for _, data, _ in scan_all(b"".join(compact(records_of(published))))]
+    assert len(sizes) > 1
+    assert max(sizes) <= 500
 
 
 @given(entries.filter(bool), st.integers(1, 29))
