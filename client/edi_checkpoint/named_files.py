@@ -56,7 +56,7 @@ class Verdict(StrEnum):
     MOVED = "moved"
     EDITED = "edited"
     MISSING = "missing"
-    UNKNOWN = "unknown"  # it is there, and nothing of it was recorded
+    UNKNOWN = "unknown"  # its path is relative; or it is there, and nothing of it was recorded
 
 
 class NamedFile(NamedTuple):
@@ -85,6 +85,8 @@ def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[N
 
 def _verdict(before: FileFacts, now: Now) -> Verdict:
     after = now.facts
+    if not before.path.startswith("/"):
+        return Verdict.UNKNOWN
     if after.size_bytes is None:
         return Verdict.MISSING if now.moved_to is None else Verdict.MOVED
     if before.size_bytes is None:

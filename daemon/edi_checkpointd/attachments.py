@@ -42,7 +42,7 @@ class Attachments:
     """The folder of attachments and the blobs of a journal. What they hold together is bounded by `max_bytes`."""
 
     def __init__(self, folder: Path, journal: Path, max_bytes: int, clock: Clock) -> None:
-        """Count what is there; temporaries that a crash left are swept. A file costs some 3 us of the start."""
+        """Count what is there; temporaries that a crash left are swept. A file costs some 7 us of the start."""
         self.folder = folder
         self._journal = journal
         self._max_bytes = max_bytes

@@ -5,8 +5,8 @@ what any carrier names (documents, trash, outboxes, the journal's rows and snaps
 carrier that cannot be read ends the look: nothing is deleted then. Who names an attachment anew meanwhile is seen,
 too: a published one's file is touched, and a document's fragments are shown to `keep` as it is written.
 
-It costs one pass over all of them, half a second per GB where there are no attachments and some seconds where there
-are, in the thread that writes files, between two documents.
+It costs one pass over all of them, 0.4 s a GB where nothing is named and 1.4 s where something is, in the thread that
+writes files, between two documents.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from harness import Home, Publisher, Refused, eventually
 from PIL import Image
 
 from edi_checkpoint.document import parse_checkpoint
+from edi_checkpoint.named_files import FileFacts, Verdict, compare, look_around
 from edi_checkpoint.names import attachment_name
 from edi_checkpoint.paths import locate
 from edi_checkpoint.references import digests_in
@@ -356,3 +357,64 @@ def test_nothing_is_collected_while_a_document_cannot_be_read(home: Home) -> Non
     assert gone.exists()
     unread.unlink()
     eventually(lambda: writer.do("session.update(n=1)") or not gone.exists())
+
+
+# -- beside other features -------------------------------------------------------------------------------------------
+
+
+def test_going_back_and_forking_bring_the_masks_back(home: Home) -> None:
+    home.daemon(*NO_FILES)
+    writer = with_masks(home.publisher("s1"))
+    writer.do("session.update(mask=masks.smooth(64, 1))")
+    first = writer.do("masks.told(session['mask'])")
+    writer.do("session.update(mask=masks.smooth(64, 2))")
+    second = writer.do("masks.told(session['mask'])")
+    writer.do("session.flush()")
+    writer.do("setattr(session._attachments, 'recent', type(session._attachments.recent)())")
+    assert writer.do("masks.told(session.at(sequence=1)['mask'])") == first  # from the journal: no file has it
+    writer.do("session.rollback(sequence=1)")
+    assert writer.do("masks.told(session['mask'])") == first
+    fork = writer.do("session.fork(sequence=2)")
+    other = with_masks(home.publisher(fork))
+    assert other.do("masks.told(session['mask'])") == second
+    assert_all_verify(home)
+
+
+def test_a_living_writer_brings_its_masks_to_a_journal_that_was_lost(home: Home) -> None:
+    daemon = home.daemon(*NO_FILES)
+    writer = with_masks(home.publisher("s1"))
+    writer.do("session.update(mask=masks.smooth(64, 1), raw=b'abc')")
+    told = writer.do("masks.told(dict(session))")
+    writer.do("session.flush()")
+    daemon.kill()
+    for path in home.state.glob("journal.sqlite*"):
+        path.unlink()
+    home.daemon(*NO_FILES)
+    writer.sees("session.durable.journaled >= 2")  # a base, and what came before
+    writer.do("session.checkpoint()")
+    assert len(files(home)) == 2
+    writer.kill()
+    other = with_masks(home.publisher("s1"))
+    assert other.do("masks.told(dict(session))") == told
+
+
+def test_a_checkpoint_records_what_the_daemon_saw_of_the_files_that_the_state_names(home: Home, tmp_path: Path) -> None:
+    picture = tmp_path / "roof.jpg"
+    picture.write_bytes(b"a roof")
+    home.daemon(*NO_FILES)
+    writer = home.publisher("s1")
+    writer.do(f"session.update(image_path={str(picture)!r}, mask_path='relative.png', other={str(picture)!r})")
+    name = writer.do("session.checkpoint()")["name"]
+    header = parse_checkpoint((home.sessions / name).read_bytes(), name).header
+    assert header.files == {
+        "image_path": FileFacts(str(picture), 6, picture.stat().st_mtime_ns, sha256(b"a roof").hexdigest()),
+        "mask_path": FileFacts("relative.png"),
+    }
+    pinned = writer.do(f"session._amend({name!r}, pinned=True)")
+    assert parse_checkpoint((home.sessions / pinned["name"]).read_bytes(), pinned["name"]).header.files == header.files
+    moved = picture.rename(tmp_path / "old roof.jpg")
+    rows = compare(header.files, look_around(header.files))
+    assert [(row.key, row.verdict, row.moved_to) for row in rows] == [
+        ("image_path", Verdict.MOVED, str(moved)),
+        ("mask_path", Verdict.UNKNOWN, None),
+    ]
