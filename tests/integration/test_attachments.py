@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from hashlib import sha256
@@ -110,6 +111,21 @@ def test_a_publisher_that_is_killed_leaves_a_checkpoint_whose_attachments_are_fi
     document = parse_checkpoint(path.read_bytes(), path.name)
     assert document.values["n"] == b"19"
     assert digests_in(document.values["mask"]) <= files(home).keys()
+
+
+@pytest.mark.parametrize(
+    "way", ["session.checkpoint()", "session.flush('checkpointed')", "session.rollback(sequence=1)"]
+)
+def test_whatever_a_visible_document_names_is_in_a_file(home: Home, way: str) -> None:
+    home.daemon(*NO_FILES)
+    writer = home.publisher("s1")
+    for number in range(5):
+        writer.do(f"session.update(raw=b'content {number}')")
+        writer.do(way)
+        documents = list(home.sessions.glob("s1*.json"))
+        named = [digest for path in documents for _, digest in re.findall(r'"(sha256)": "(\w+)"', path.read_text())]
+        assert named
+        assert set(named) <= files(home).keys()
 
 
 def test_sessions_that_share_a_mask_store_it_once(home: Home) -> None:
