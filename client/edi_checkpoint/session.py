@@ -37,6 +37,7 @@ from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
 from edi_checkpoint.references import Attachment, digests_in
+from edi_checkpoint.restored import Restored
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -203,13 +204,22 @@ class Session(MutableMapping[str, object]):
         self._link.wake()
 
     def _publish_difference(self, state: Mapping[str, object]) -> None:
-        """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it."""
-        texts, carried = self._encode_all(state)
+        """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it.
+
+        What of a `Restored` was never read cannot have been changed: it still is the text it was.
+        """
+        unread = state.unread if isinstance(state, Restored) else {}
+        texts, carried = self._encode_all({key: state[key] for key in state if key not in unread})
+        texts |= unread
         changed = {key: text for key, text in texts.items() if self._values.get(key) != text}
         removed = tuple(key for key in self if key not in texts)
         if changed or removed:
             named = set[str]().union(*map(digests_in, changed.values()))
             self._publish(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
+
+    def _restored(self) -> Restored:
+        """Return the state as it is now, as a dict of its own; its values are read when they are looked at."""
+        return Restored(self._values, lambda key, text: values.decode(text, key, self._attachments.restore))
 
     def _require_room(self, carried: Mapping[str, Attachment]) -> None:
         """Refuse what the daemon, as far as it has told, would refuse: the call fails, not one after it."""

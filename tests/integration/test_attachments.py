@@ -192,6 +192,18 @@ def test_a_missing_a_damaged_and_an_orphan_attachment_are_found_and_named_and_ha
         with pytest.raises(Refused, match=error) as refused:
             other.do(code)
         assert refused.value.message.startswith(place)
+    other.do("session.close()")
+    other.do("manager = StateManager()")
+    assert other.do("manager.load_state('s1'), manager.state_data['d'], sorted(manager.state_data)") == [
+        True,
+        "plain",
+        list("abcd"),
+    ]
+    other.do("manager.set_state('d', 'changed')")
+    other.do("manager.checkpoint()")  # what was never read is not read for that
+    with pytest.raises(Refused, match="AttachmentMissing"):
+        other.do("manager.state_data['a']")
+    other.do("session = manager._session")
     other.do("session.update(a=1)")  # and what cannot be read can be replaced and deleted
     other.do("session.__delitem__('b')")
     assert other.do("masks.told(dict(session))").keys() == {"a", "c", "d"}
