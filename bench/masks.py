@@ -27,7 +27,7 @@ from parts import Home, Neighbours, Place
 from PIL import Image
 
 from edi_checkpoint import StateManager, arrays, connect
-from edi_checkpoint.arrays import Recent
+from edi_checkpoint.recent import Recent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "publishers"))
 from masks import EntityMask, entities

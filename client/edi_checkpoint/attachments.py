@@ -13,12 +13,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from edi_checkpoint import arrays
-from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES, Recent
-from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing
+from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
+from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing, AttachmentsFull
 from edi_checkpoint.names import attachment_name, parse_attachment_name
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import JsonText, decode_entry
+from edi_checkpoint.recent import Recent
 from edi_checkpoint.records import scan
 from edi_checkpoint.references import MARK, Attachment, Reference, digests_in
 from edi_checkpoint.spool import list_streams, read_records
@@ -53,14 +54,23 @@ class Attachments:
             return recent.data
         return read(self._paths, self._session_id, reference.sha256, reference.type, ask=lambda: self._ask(reference))
 
-    def new_bytes(self, carried: Mapping[str, Attachment], held: Iterable[JsonText]) -> int:
-        """Return how many bytes of what an entry carries are in no file, and named by none of the texts `held`."""
+    def left_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
+        """Return how many of the `left_bytes` that the daemon takes are left after an entry that carries `carried`.
+
+        What is in a file, or named by one of the texts `held`, costs nothing. Raises `AttachmentsFull`: what the daemon
+        would refuse later is refused by the call itself.
+        """
         known = set[str]().union(*map(digests_in, held))
-        return sum(
+        new_bytes = sum(
             len(attachment.data)
             for digest, attachment in carried.items()
             if digest not in known and not has_file(self._paths.attachments, digest)
         )
+        if new_bytes > left_bytes:
+            raise AttachmentsFull(
+                f"{new_bytes} bytes of arrays and bytes: {left_bytes} are left of attachments_max_bytes"
+            )
+        return left_bytes - new_bytes
 
     def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
         """Return the attachments that `texts` name and no file holds, as far as `most_bytes` reach.

@@ -18,7 +18,6 @@ from types import TracebackType
 import msgspec
 
 from edi_checkpoint import offline, protocol
-from edi_checkpoint.arrays import Recent
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.disabled import NullAttachments, NullLink, NullOutbox, is_disabled
@@ -39,6 +38,7 @@ from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.paths import ensure_private, locate
 from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Resumed
+from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Reference
 from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session, ended_well

@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from edi_checkpoint import arrays
-from edi_checkpoint.arrays import Recent
+from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import DEPTH, KEY, Attachment, form_of, step
 
 Encoder = Callable[[Any], object]  # the app's own: a value of an unknown type to one of a known, or TypeError

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -46,6 +46,13 @@ class Attachment(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     type: Type
     data: bytes
+
+
+class Encoded(NamedTuple):
+    """What refers to an attachment, and the attachment."""
+
+    reference: Reference
+    attachment: Attachment
 
 
 def step(key: str) -> str:

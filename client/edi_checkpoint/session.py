@@ -21,7 +21,6 @@ from typing import Any, Literal
 from edi_checkpoint import offline, points, protocol, values
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import (
-    AttachmentsFull,
     DaemonUnavailable,
     FlushTimeout,
     NotFound,
@@ -181,8 +180,8 @@ class Session(MutableMapping[str, object]):
         reason: str | None = None,
     ) -> None:
         self._check_usable()
-        if carried:
-            self._require_room(carried)
+        if carried and (left := self._stream.attachments_left) is not None:
+            self._stream.attachments_left = self._attachments.left_after(carried, self._values.values(), left)
         entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
         with self._stream.outbox.lock:
             held = self._values
@@ -220,17 +219,6 @@ class Session(MutableMapping[str, object]):
     def _restored(self) -> Restored:
         """Return the state as it is now, as a dict of its own; its values are read when they are looked at."""
         return Restored(self._values, lambda key, text: values.decode(text, key, self._attachments.restore))
-
-    def _require_room(self, carried: Mapping[str, Attachment]) -> None:
-        """Refuse what the daemon, as far as it has told, would refuse: the call fails, not one after it."""
-        left_bytes = self._stream.attachments_left
-        if left_bytes is not None:
-            new_bytes = self._attachments.new_bytes(carried, self._values.values())
-            if new_bytes > left_bytes:
-                raise AttachmentsFull(
-                    f"{new_bytes} bytes of arrays and bytes: {left_bytes} are left of attachments_max_bytes"
-                )
-            self._stream.attachments_left = left_bytes - new_bytes
 
     def _append(self, entry: bytes) -> int:
         """Append to the outbox, whose lock is held: under it, it is known whether we left or another has taken over."""

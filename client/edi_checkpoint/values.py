@@ -19,9 +19,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from edi_checkpoint.arrays import Recent
 from edi_checkpoint.errors import ProtocolError, StateValueError
 from edi_checkpoint.forms import Encoder, Unfit, Walk, key_text
+from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import KEY, MARK, Attachment, Reference, replaced
 
 VALUE_MAX_BYTES: Final = (64 << 20) - 1024  # an entry is at most 64 MiB, with its key and head

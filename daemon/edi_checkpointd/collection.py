@@ -66,7 +66,11 @@ class Collector:
         with contextlib.suppress(FileNotFoundError):
             if 0 <= now_s - self._stamp.stat().st_mtime < self._every_s:
                 return
-        self._stamp.touch(mode=0o600)
+        try:
+            self._stamp.touch(mode=0o600)
+        except OSError as error:
+            log.warning("attachments not looked through: %s", error)
+            return
         self._look = Look(self._paths, self._attachments, now_s)
         self._submit(self._go_on, self._look.steps())
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edi_checkpoint import arrays
-from edi_checkpoint.arrays import Recent
 from edi_checkpoint.errors import ProtocolError, StateValueError
+from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Attachment, Reference, digests_in, references
 from edi_checkpoint.values import decode, encode
 
