@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeVar
 
 from edi_checkpoint.client import Client as PlainClient
 from edi_checkpoint.client import connect as plain_connect
+from edi_checkpoint.forms import Encoder
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
 from edi_checkpoint.session import Session as PlainSession
 
@@ -39,9 +40,11 @@ _THREADS = 4  # a client's questions and openings under way; others wait for the
 _PREFIX = "edi-checkpoint-aio"
 
 
-async def connect(*, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0) -> Client:
+async def connect(
+    *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
+) -> Client:
     """Return a client, as `edi_checkpoint.connect` does, without blocking the loop."""
-    made = _apart(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s))
+    made = _apart(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder))
     return Client(await _given(made, undo=PlainClient.close))
 
 
@@ -54,13 +57,20 @@ class Client:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
 
     async def session(
-        self, session_id: str | None = None, *, parent: str | None = None, takeover: bool = False
+        self,
+        session_id: str | None = None,
+        *,
+        parent: str | None = None,
+        takeover: bool = False,
+        encoder: Encoder | None = None,
     ) -> Session:
         """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
 
         When this is cancelled the session is closed again, as soon as it is open.
         """
-        opening = self._submit(partial(self._client.session, session_id, parent=parent, takeover=takeover))
+        opening = self._submit(
+            partial(self._client.session, session_id, parent=parent, takeover=takeover, encoder=encoder)
+        )
         return Session(self, await _given(opening, undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:

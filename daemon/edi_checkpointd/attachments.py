@@ -50,7 +50,7 @@ class Attachments:
         self._lock = threading.Lock()
         self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
         for shelf in _shelves(folder):
-            sweep_temporaries(shelf, of="")  # the shelf is ours alone
+            sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
         self._used_bytes = sum(filed.size_bytes for filed in listed(folder))
         with self._reading() as reader:
             self._used_bytes += sum(
@@ -62,14 +62,19 @@ class Attachments:
         """How much of new attachments is still taken."""
         return max(0, self._max_bytes - self._used_bytes)
 
-    def used(self, more_bytes: int) -> None:
-        """Count blobs that were committed, or (negative) files that are gone."""
+    def gone(self, filed: Filed) -> None:
+        """Count a file out that was deleted."""
         with self._lock:
-            self._used_bytes += more_bytes
-        if more_bytes > 0:
-            self._blobs_wait = True
+            self._used_bytes -= filed.size_bytes
 
     # -- the intake thread -------------------------------------------------------------------------------------------
+
+    def committed(self, blobs: Mapping[str, Attachment]) -> None:
+        """Count blobs in that a transaction brought; they have no files yet."""
+        if blobs:
+            with self._lock:
+                self._used_bytes += _size(blobs)
+            self._blobs_wait = True
 
     def lacking(
         self, carried: Mapping[str, Attachment], reader: Reader, taken: Mapping[str, Attachment]

@@ -135,7 +135,7 @@ class Look:
             filed.path.unlink()
         except FileNotFoundError:
             return
-        self._attachments.used(-filed.size_bytes)
+        self._attachments.gone(filed)
         log.info("attachment deleted name=%s bytes=%d rule=unnamed", filed.path.name, filed.size_bytes)
         reached(CrashPoint.COLLECTION_CUT)
 

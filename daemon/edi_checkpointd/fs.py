@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edi_checkpoint.paths import ensure_private
@@ -87,13 +87,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def sweep_temporaries(folder: Path, of: str = ".json") -> int:
-    """Unlink the temporaries that a crash left in `folder`, of files whose names end in `of`; return how many."""
+def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = lambda name: name.endswith(".json")) -> int:
+    """Unlink the temporaries that a crash left in `folder`, of files with names of `ours`; return how many."""
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            ours = entry.name.startswith(".") and entry.name.endswith(of + _TEMPORARY)
-            if ours and not entry.is_dir(follow_symlinks=False):
+            name = entry.name.removeprefix(".").removesuffix(_TEMPORARY)
+            if entry.name == f".{name}{_TEMPORARY}" and ours(name) and not entry.is_dir(follow_symlinks=False):
                 (folder / entry.name).unlink(missing_ok=True)
                 count += 1
     return count

@@ -246,6 +246,9 @@ class Intake:
             match message:
                 case protocol.Hello():
                     self._welcome(routing_id, message)
+                # Before the next case: an answer that could not be sent any more has had the welcome forgotten.
+                case protocol.Close(stream_id) if self._routes.get(stream_id) in (routing_id, None):
+                    self._stream_left(stream_id)
                 case _ if not peer.welcomed:
                     raise ProtocolError("the first message of a connection is Hello")
                 case protocol.Attach():
@@ -258,8 +261,6 @@ class Intake:
                     self._saving.save_now(self._attached(stream_id))
                 case protocol.AskMark(stream_id, number):
                     self._tell_mark(self._attached(stream_id), number)
-                case protocol.Close(stream_id) if self._routes.get(stream_id) in (routing_id, None):
-                    self._stream_left(stream_id)
                 case protocol.GetStatus(request):
                     told = self._told()
                     self._answer_later(routing_id, request, lambda: self._status(request, told))

@@ -145,7 +145,7 @@ class Ledger:
                 stream = self.streams[stream_id]
                 stream.expected, stream.session.sequence = stream.number, stream.session.state.sequence
             raise
-        self.attachments.used(sum(len(blob.data) for blob in transaction.blobs.values()))
+        self.attachments.committed(transaction.blobs)
         reached(CrashPoint.COMMITTED_NOT_ACKNOWLEDGED)
         moved = [self.streams[stream_id] for stream_id in transaction.numbers]
         for stream in moved:

@@ -162,6 +162,14 @@ def test_blobs_become_files_whose_names_are_their_digests(daemon: Daemon) -> Non
     assert daemon.attachments.store() == ()
 
 
+def test_empty_bytes_become_an_empty_file(daemon: Daemon) -> None:
+    assert daemon.attachments.store() == ()
+    empty = sha256(b"").hexdigest()
+    daemon.take(Update(1, {"k": encode(b"")}, (), None, 0, {empty: Attachment("raw", b"")}))
+    assert daemon.attachments.store() == [empty]
+    assert read_file(daemon.attachments.folder, empty, "raw") == b""
+
+
 def test_a_file_of_another_size_is_written_anew_when_its_content_is_published_again(daemon: Daemon) -> None:
     daemon.take(carrying(0))
     daemon.attachments.store()
@@ -201,9 +209,11 @@ def test_a_start_counts_what_is_there_once_and_sweeps_what_a_crash_left(daemon: 
     daemon.take(carrying(2))
     left_over = daemon.attachments.folder / DIGESTS[0][:2] / f".{DIGESTS[0]}.raw.tmp"
     left_over.write_bytes(b"half")
+    foreign = left_over.with_name(".mine.tmp")
+    foreign.write_bytes(b"not ours")
     again = Attachments(daemon.attachments.folder, tmp_path / "journal.sqlite", 10_000, daemon.clock)
     assert again.left_bytes == daemon.attachments.left_bytes == 10_000 - sum(map(len, CONTENT[:3]))
-    assert not left_over.exists()
+    assert (left_over.exists(), foreign.exists()) == (False, True)
     assert sorted(again.store()) == sorted(DIGESTS[:3])
 
 
