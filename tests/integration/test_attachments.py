@@ -438,7 +438,7 @@ def test_a_checkpoint_records_what_the_daemon_saw_of_the_files_that_the_state_na
         "image_path": FileFacts(str(picture), 6, picture.stat().st_mtime_ns, sha256(b"a roof").hexdigest()),
         "mask_path": FileFacts("relative.png"),
     }
-    pinned = writer.do(f"session._amend({name!r}, pinned=True)")
+    pinned = writer.do(f"session.amend({name!r}, pinned=True)")
     assert parse_checkpoint((home.sessions / pinned["name"]).read_bytes(), pinned["name"]).header.files == header.files
     moved = picture.rename(tmp_path / "old roof.jpg")
     rows = compare(header.files, look_around(header.files))

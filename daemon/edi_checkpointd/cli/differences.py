@@ -15,6 +15,7 @@ from edi_checkpoint.fragments import string
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.protocol import JsonText, StateAt
 from edi_checkpointd.cli import select
+from edi_checkpointd.cli.phrases import in_words
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.clock import from_us
@@ -141,7 +142,7 @@ def _text(found: Sequence[Part]) -> Iterator[Cell]:
 
 def _value(text: bytes, style: str, most: int | None) -> Iterator[Cell]:
     """Yield a value's JSON text, to be broken into lines where it has a space."""
-    shown = msgspec.json.format(text, indent=0).decode()
+    shown = in_words(msgspec.json.format(text, indent=0)).decode()
     yield from (Cell(word, style) for word in shown[:most].split(" "))
     if most is not None and len(shown) > most:
         yield _CUT

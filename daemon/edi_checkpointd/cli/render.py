@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from edi_checkpoint.layout import AUTOMATIC, Kind
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry
 from edi_checkpoint.protocol import History, JsonText, StateAt
-from edi_checkpoint.references import MARK, Reference
+from edi_checkpointd.cli.phrases import in_words, phrase
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, cut, moment, moments, size, visible
 from edi_checkpointd.cli.tree import Branch
 from edi_checkpointd.clock import from_us
@@ -41,7 +38,6 @@ _UNDER = "    "
 _CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
 _SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
 _BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
-_REFERENCE = re.compile(rb'\{\s*"\$attachment":\s*(\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})\s*\}')
 _FAULTS = {"attachment_missing": "missing", "attachment_damaged": "damaged"}
 _BREAK = re.compile(r"\n *")
 
@@ -177,7 +173,7 @@ def attachments(screen: Screen, session_id: str, found: Sequence[Named]) -> None
         [
             (
                 named.path,
-                _phrase(named.reference),
+                phrase(named.reference),
                 named.reference.sha256[:16],
                 Cell(_FAULTS.get(named.fault.code, named.fault.code), "bold red") if named.fault else "",
             )
@@ -186,34 +182,8 @@ def attachments(screen: Screen, session_id: str, found: Sequence[Named]) -> None
     )
 
 
-def _phrase(reference: Reference) -> str:
-    """Return an attachment in a few words; pictures are measured as pictures are, width first."""
-    shape, kind = reference.shape, f"array of {reference.dtype}"
-    if reference.dtype is None:
-        return f"bytes, {size(reference.bytes)}"
-    if reference.area is not None:
-        return (
-            f"mask {_times(shape[::-1])}, {100 * reference.area / max(1, prod(shape)):.1f} % set,"
-            f" {size(reference.bytes)}"
-        )
-    if reference.type == "png":
-        shape, kind = (shape[1], shape[0]), "picture"
-    return f"{kind} {_times(shape)}, {size(reference.bytes)}"
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _in_words(found: re.Match[bytes]) -> bytes:
-    try:
-        return f"<{_phrase(msgspec.json.decode(found[1], type=Reference))}>".encode()
-    except msgspec.MsgspecError:
-        return found[0]
-
-
 def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
-    state = {key: _REFERENCE.sub(_in_words, text) if MARK in text else text for key, text in state.items()}
+    state = {key: in_words(text) for key, text in state.items()}
     most = max(map(len, state.values())) if screen.width is None else screen.width * _CUT_BYTES_PER_CELL
     sizes = [size(len(text)) if len(text) >= _SIZE_SHOWN_BYTES else "" for text in state.values()]
     values = [_one_line(text[:most]) + ("..." if len(text) > most else "") for text in state.values()]
