@@ -216,9 +216,9 @@ class Session(MutableMapping[str, object]):
             named = set[str]().union(*map(digests_in, changed.values()))
             self._publish(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
 
-    def _restored(self) -> Restored:
-        """Return the state as it is now, as a dict of its own; its values are read when they are looked at."""
-        return Restored(self._values, lambda key, text: values.decode(text, key, self._attachments.restore))
+    def _restored(self, state: Mapping[str, JsonText]) -> Restored:
+        """Return a state of the session as a dict of its own; its values are read when they are looked at."""
+        return Restored(state, lambda key, text: values.decode(text, key, self._attachments.restore))
 
     def _append(self, entry: bytes) -> int:
         """Append to the outbox, whose lock is held: under it, it is known whether we left or another has taken over."""
@@ -356,10 +356,11 @@ class Session(MutableMapping[str, object]):
     def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:
         """Return the state as it was after the entry `sequence`, or at `time` (naive: local).
 
+        Its arrays and bytes are read when their keys are looked at.
+
         Raises `NotFound` outside the journal's window, and `DaemonUnavailable`.
         """
-        point = self._point(None, sequence, time)
-        return {key: values.decode(text, key, self._attachments.restore) for key, text in point.state.items()}
+        return self._restored(self._point(None, sequence, time).state)
 
     def rollback(
         self,

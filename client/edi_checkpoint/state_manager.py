@@ -135,7 +135,7 @@ class StateManager:
         if session is None:
             return False
         self._take(session)
-        self.state_data = session._restored()
+        self.state_data = session._restored(session._values)
         if missing := [name for name in _EXPECTED if name not in self.state_data]:
             log.warning("session %s is loaded without %s", wanted, ", ".join(missing))
         return True
