@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from edi_checkpoint.model import CheckpointInfo as CheckpointInfo
     from edi_checkpoint.model import Durable as Durable
     from edi_checkpoint.model import Gap as Gap
+    from edi_checkpoint.model import NamedFile as NamedFile
     from edi_checkpoint.model import ResumeReport as ResumeReport
     from edi_checkpoint.model import SessionInfo as SessionInfo
+    from edi_checkpoint.model import Verdict as Verdict
     from edi_checkpoint.session import Session as Session
     from edi_checkpoint.state_manager import StateManager as StateManager
 
@@ -53,7 +55,7 @@ _HOME = {
         "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError", "StateValueError", "VersionMismatch",
         "WrongFolder",
     ),
-    "model": ("CheckpointInfo", "Durable", "Gap", "ResumeReport", "SessionInfo"),
+    "model": ("CheckpointInfo", "Durable", "Gap", "NamedFile", "ResumeReport", "SessionInfo", "Verdict"),
     "session": ("Session",),
     "state_manager": ("StateManager",),
 }  # fmt: skip

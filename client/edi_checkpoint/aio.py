@@ -68,10 +68,13 @@ class Client:
 
         When this is cancelled the session is closed again, as soon as it is open.
         """
-        opening = self._submit(
-            partial(self._client.session, session_id, parent=parent, takeover=takeover, encoder=encoder)
-        )
-        return Session(self, await _given(opening, undo=PlainSession.close))
+
+        def opened() -> PlainSession:
+            session = self._client.session(session_id, parent=parent, takeover=takeover, encoder=encoder)
+            session.resume_report()  # which looks at files, once
+            return session
+
+        return Session(self, await _given(self._submit(opened), undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,6 +67,25 @@ class Gap(msgspec.Struct, frozen=True):
     missing: int
 
 
+class Verdict(StrEnum):
+    """What has become of a file since a checkpoint recorded it."""
+
+    SAME = "same"
+    MOVED = "moved"
+    EDITED = "edited"
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # its path is relative; or nothing of it was recorded, or could be found out in time
+
+
+class NamedFile(NamedTuple):
+    """A file that a state names: by which key, its path, the verdict, and where its content lies if it was moved."""
+
+    key: str
+    path: str
+    verdict: Verdict
+    moved_to: str | None
+
+
 class ResumeReport(msgspec.Struct, frozen=True):
     """What a writer that resumes a session is told of it; `str` says it in words.
 
@@ -80,6 +101,8 @@ class ResumeReport(msgspec.Struct, frozen=True):
     journal_last
     gaps            entries that were lost before they were acknowledged, or with a journal
     work_s          the seconds that the state's own `stage_timings` add up to
+    checkpoint      the newest checkpoint's file name
+    files           what has become of the files that it names (`image_path` and such)
     short_lives     how many writers in a row died within a minute after they had resumed it
     offered         a checkpoint from before the state that they died of, from the third on
     """
@@ -99,8 +122,10 @@ class ResumeReport(msgspec.Struct, frozen=True):
     journal_last: int | None
     gaps: tuple[Gap, ...]
     work_s: float
+    checkpoint: str | None
     short_lives: int
     offered: CheckpointInfo | None
+    files: tuple[NamedFile, ...] = ()
 
     def __str__(self) -> str:
         """Say it in sentences, for a person who decides whether to go on."""
@@ -120,6 +145,9 @@ class ResumeReport(msgspec.Struct, frozen=True):
             parts.append(f" It was taken from {self.document}.")
         if missing := sum(gap.missing for gap in self.gaps):
             parts.append(f" {missing} entries are missing.")
+        for file in self.files:
+            if file.verdict in (Verdict.MOVED, Verdict.EDITED, Verdict.MISSING):
+                parts.append(f" {file.path} is {file.verdict}{f' to {file.moved_to}' if file.moved_to else ''}.")
         if self.offered:
             parts.append(
                 f" EDI died {self.short_lives} times within a minute of resuming it: the point before is"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping, MutableMapping
-from enum import StrEnum
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edi_checkpoint.fragments import Fragment, string
+from edi_checkpoint.model import NamedFile, Verdict
 from edi_checkpoint.opening import open_regular
 
 KEYS: Final = ("image_path", "edited_image_path", "mask_path")
@@ -49,25 +50,6 @@ class Now(NamedTuple):
     moved_to: str | None = None
 
 
-class Verdict(StrEnum):
-    """What has become of a file since it was recorded."""
-
-    SAME = "same"
-    MOVED = "moved"
-    EDITED = "edited"
-    MISSING = "missing"
-    UNKNOWN = "unknown"  # its path is relative; or it is there, and nothing of it was recorded
-
-
-class NamedFile(NamedTuple):
-    """One row: the state's key, the path that it names, the verdict, and where the content lies if it was moved."""
-
-    key: str
-    path: str
-    verdict: Verdict
-    moved_to: str | None
-
-
 def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
     """Return the files that a state names, by key."""
     found = {}
@@ -79,14 +61,17 @@ def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
 
 
 def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
-    """Return what has become of each file `recorded`, by key; `now` is what `look_around` found of them."""
-    return [NamedFile(key, facts.path, _verdict(facts, now[key]), now[key].moved_to) for key, facts in recorded.items()]
+    """Return what has become of each file `recorded`, by key; `now` is what `look_around` found of them, if it did."""
+    return [
+        NamedFile(key, facts.path, _verdict(facts, now.get(key)), now[key].moved_to if key in now else None)
+        for key, facts in recorded.items()
+    ]
 
 
-def _verdict(before: FileFacts, now: Now) -> Verdict:
-    after = now.facts
-    if not before.path.startswith("/"):
+def _verdict(before: FileFacts, now: Now | None) -> Verdict:
+    if now is None or not before.path.startswith("/"):
         return Verdict.UNKNOWN
+    after = now.facts
     if after.size_bytes is None:
         return Verdict.MISSING if now.moved_to is None else Verdict.MOVED
     if before.size_bytes is None:
@@ -103,6 +88,17 @@ def _verdict(before: FileFacts, now: Now) -> Verdict:
 def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
     """Return the files `recorded` as they are now; what has the recorded size and another time is read."""
     return {key: _now(facts) for key, facts in recorded.items()}
+
+
+def look_in_time(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
+    """Return what `look_around` does, or nothing when that takes longer: a mount may have lost its server."""
+    found: dict[str, Now] = {}
+    looking = threading.Thread(
+        target=lambda: found.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True
+    )
+    looking.start()
+    looking.join(timeout_s)
+    return {} if looking.is_alive() else found
 
 
 def _now(recorded: FileFacts) -> Now:

@@ -20,6 +20,7 @@ from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
+from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
@@ -29,6 +30,8 @@ from edi_checkpoint.times import to_us
 from edi_checkpoint.waiting import Seen, holds_changes, look
 
 log = logging.getLogger(__name__)
+
+_HEAD_BYTES = 64 << 10  # of a checkpoint; a longer header names no files that anybody asks after
 
 
 @dataclass(slots=True)
@@ -57,6 +60,18 @@ def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
 def checkpoints(paths: Paths, session_id: str) -> list[CheckpointInfo]:
     """Return a session's checkpoints, oldest first."""
     return list(_catalog(paths).checkpoints(session_id))
+
+
+def recorded_files(paths: Paths, name: str | None) -> Mapping[str, FileFacts]:
+    """Return what the checkpoint `name` recorded of the files that its state names; nothing where it cannot be read."""
+    if name is None or names.parse_checkpoint_name(name) is None:
+        return {}
+    try:
+        with (paths.sessions / name).open("rb") as file:
+            header = document.read_header(file.read(_HEAD_BYTES), name)
+    except (OSError, EdiCheckpointError):
+        return {}
+    return header.files if header is not None else {}
 
 
 def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:

@@ -248,7 +248,8 @@ class Resumed(Struct, frozen=True):
     there was none. `time_us` is the newest entry's time, `first` and `last` are the sequences that the journal still
     holds, `drained` counts entries taken from outboxes of the dead since a writer was last shown the state, `document`
     names the file that the state was taken from because the journal did not have it. `short_lives` counts writers in a
-    row that died soon after they were shown the state, and `before` is the newest checkpoint from before that.
+    row that died soon after they were shown the state, and `before` is the newest checkpoint from before that. `newest`
+    names the newest checkpoint of all.
     """
 
     left_as: Text
@@ -260,6 +261,7 @@ class Resumed(Struct, frozen=True):
     gaps: tuple[Gap, ...] = ()
     short_lives: Number = 0
     before: CheckpointInfo | None = None
+    newest: Text | None = None
 
 
 class Attached(Struct, tag="attached", frozen=True):

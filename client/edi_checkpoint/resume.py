@@ -13,7 +13,7 @@ import msgspec
 
 from edi_checkpoint.document import stage_of, summarise
 from edi_checkpoint.fragments import Fragment
-from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.layout import AUTOSAVE, NOT_OURS
 from edi_checkpoint.model import ResumeReport
 from edi_checkpoint.offline import FoundState
 from edi_checkpoint.protocol import JsonText, Resumed
@@ -51,6 +51,7 @@ def report(session_id: str, state: Mapping[str, JsonText], sequence: int, told: 
         journal_last=told.last if told.last >= told.first else None,
         gaps=told.gaps,
         work_s=sum(_timed_s(text) for text in state.values()),
+        checkpoint=told.newest,
         short_lives=told.short_lives,
         offered=told.before if told.short_lives >= CRASH_LOOP else None,
     )
@@ -61,7 +62,8 @@ def told_by_files(found: FoundState) -> Resumed:
     header = found.header
     saved_us = 0 if header is None or header.kind in NOT_OURS else int(header.timestamp.timestamp() * 1_000_000)
     newest_us = max(saved_us, found.time_us)
-    return Resumed("", newest_us, first=1, last=0, drained=found.from_outbox, document=found.name)
+    newest = found.name if header is None or header.kind != AUTOSAVE else header.previous
+    return Resumed("", newest_us, 1, 0, drained=found.from_outbox, document=found.name, newest=newest)
 
 
 def _timed_s(text: JsonText) -> float:

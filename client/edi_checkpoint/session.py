@@ -18,6 +18,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
+from msgspec import structs
+
 from edi_checkpoint import offline, points, protocol, values
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import (
@@ -32,6 +34,7 @@ from edi_checkpoint.errors import (
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
+from edi_checkpoint.named_files import compare, look_in_time
 from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
@@ -45,6 +48,7 @@ ENDED = ("completed", "failed")  # the values of EDI's `status` that end a sessi
 STATE_MAX_BYTES = 63 << 20  # a whole state must fit into one entry (a base)
 _BASE_ROOM_BYTES = 1024  # for what a base says beside its state
 _REQUEST_TIMEOUT_S = 5.0
+_LOOK_S = 0.25  # for files on a mount whose server is gone
 
 
 class Session(MutableMapping[str, object]):
@@ -80,6 +84,7 @@ class Session(MutableMapping[str, object]):
         self._pid = os.getpid()
         self._closed = False
         self._resumed = resumed
+        self._looked = not resumed.resumed  # at the files that the state names
         self._fork = fork
         self._attachments = attachments
         self._encoder = encoder
@@ -438,7 +443,15 @@ class Session(MutableMapping[str, object]):
         return self._checkpoint_heard(asked, timeout_s)
 
     def resume_report(self) -> ResumeReport:
-        """Return what was resumed when this session was opened: from where, how it was left, what is missing."""
+        """Return what was resumed when this session was opened: from where, how it was left, what is missing.
+
+        The first call looks what has become of the files that the state names, for at most a quarter of a second.
+        """
+        if not self._looked:
+            self._looked = True
+            recorded = offline.recorded_files(self._link.paths, self._resumed.checkpoint)
+            files = compare(recorded, look_in_time(recorded, _LOOK_S))
+            self._resumed = structs.replace(self._resumed, files=tuple(files))
         return self._resumed
 
     @property

@@ -155,6 +155,7 @@ class Admission:
             document=session.document,
             gaps=gaps,
             short_lives=session.short_lives,
+            newest=self._saving.newest_checkpoint(session),
             before=self._saving.checkpoint_before(session, session.resumed_at) if session.short_lives else None,
         )
 

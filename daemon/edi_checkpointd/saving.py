@@ -212,6 +212,11 @@ class Saving:
         """Return the session's newest checkpoint of a state older than `sequence`, None when there is none."""
         return self._checkpointer.newest_before(session.session_id, sequence)
 
+    def newest_checkpoint(self, session: Session) -> str | None:
+        """Return the name of the session's newest checkpoint, None when there is none."""
+        newest = self._checkpointer.newest_before(session.session_id, session.state.sequence + 1)
+        return newest.name if newest else None
+
     def busy(self, session: Session) -> bool:
         """Whether files of the session are still to be written."""
         return session.unsaved or session.session_id in self._under_way

@@ -160,3 +160,31 @@ def test_an_ended_session_has_its_status_and_its_writer_is_gone(
     assert found["status"] == told
     eventually(lambda: no_outbox(home))
     assert json.loads((home.sessions / "s1.json").read_bytes())["status"] == told
+
+
+@pytest.mark.parametrize("daemon", [True, False], ids=["with a daemon", "without one"])
+def test_files_that_the_state_names_are_said_to_be_the_same_moved_edited_or_missing(home: Home, daemon: bool) -> None:
+    pictures = home.folder / "pictures"
+    pictures.mkdir(parents=True)
+    paths = {key: pictures / f"{key}.png" for key in ("image_path", "edited_image_path", "mask_path")}
+    for path in paths.values():
+        path.write_bytes(path.name.encode() * 1000)
+    serving = home.daemon(*QUIET)
+    first = home.publisher("s1")
+    first.do(f"session.update({ {key: str(path) for key, path in paths.items()} })")
+    made = first.do("session.checkpoint()")
+    first.do("session.flush('checkpointed')")
+    first.kill()
+    eventually(lambda: no_outbox(home))
+    if not daemon:
+        serving.kill(signal.SIGTERM)
+    moved = pictures / "renamed.png"
+    paths["image_path"].rename(moved)
+    paths["edited_image_path"].write_bytes(b"another picture")
+    second = home.publisher("s1")
+    told = report(second)
+    assert told["checkpoint"] == made["name"]
+    assert {key: (verdict, where) for key, _, verdict, where in told["files"]} == {
+        "image_path": ("moved", str(moved)), "edited_image_path": ("edited", None), "mask_path": ("same", None),
+    }  # fmt: skip
+    assert f"is moved to {moved}" in second.do("str(report)")
