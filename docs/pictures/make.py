@@ -31,11 +31,17 @@ PICTURES = {
 
 EDITOR = """
 import os, signal, time
+import numpy as np
 from edi_checkpoint import connect
+
+def rows(first, last):
+    mask = np.zeros((1080, 1920), bool)
+    mask[first:last] = True
+    return mask
 
 ENTITIES = [
     {"id": "sky_0", "label": "sky", "confidence": 0.97, "bbox": [0, 0, 1920, 612], "area_percent": 47.2},
-    {"id": "sea_0", "label": "sea", "confidence": 0.91, "bbox": [0, 598, 1920, 1080], "area_percent": 38.6},
+    {"id": "sea_0", "label": "sea", "confidence": 0.91, "bbox": [0, 598, 1920, 1080], "mask": rows(598, 1080)},
     {"id": "gull_0", "label": "gull", "confidence": 0.41, "bbox": [310, 95, 342, 110], "area_percent": 0.1},
 ]
 FIRST = "storm clouds over the sea, lighthouse on the right, sunny, calm water"
@@ -58,6 +64,7 @@ with connect(app="edi", autostart=False) as client:
     good = session.checkpoint("calm", label="good so far")
     session.fork(good, session_id="night")
     reach("refinement", current_iteration=2, prompts={"iteration_0": {"positive": SECOND}})
+    ENTITIES[1]["mask"] = rows(560, 1064)
     session["scene_analysis"] = {"entities": ENTITIES[:2], "spatial_layout": "sky above sea"}
     reach("validation", validation={"score": 0.87})
     session["progress"] = 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,3 +163,55 @@ def test_a_checkpoint_that_cannot_be_read_is_listed_without_a_summary(home: Home
     assert rows["second"] is None
     assert rows["third"] is None
     assert home.json("diff", "edit", names["second"], expect=6)["error"]["code"] == "document_damaged"
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------
+
+MASKS = """
+import numpy as np
+from edi_checkpoint import connect
+
+def mask(top, left, width=40):
+    made = np.zeros((100, 200), bool)
+    made[top:50, left:left + width] = True
+    return {"id": "sky_0", "mask": made}
+
+with connect() as client, client.session("masks") as session:
+    session.update(entities=[mask(10, 10)], vector=np.arange(4.0), crop=mask(0, 0)["mask"])
+    session.checkpoint("first", label="before")
+    session.update(entities=[mask(20, 10, 50)], vector=np.ones(4), crop=mask(0, 0)["mask"][:50])
+    session["embedding"] = np.zeros(3)
+    session.flush()
+"""
+# of 1,600 and 1,500 pixels, 1,200 common to both
+OVERLAPPING = "~ entities[sky_0].mask: area 1,600 -> 1,500 px (-6.2 %), overlap 0.63"
+
+
+def published_masks(home: Home) -> list[str]:
+    """The lines that tell how the masks changed, without those that say what is compared."""
+    return home.command("diff", "masks", "before").splitlines()[3:]
+
+
+def test_masks_are_told_by_area_and_overlap_and_other_arrays_by_digest(home: Home) -> None:
+    home.daemon()
+    assert home.python(MASKS).wait() == 0
+    lines = published_masks(home)
+    assert lines[0] == OVERLAPPING
+    array = r"<array of float64 4, 160 B> [0-9a-f]{12}"
+    assert re.fullmatch(rf"~ vector: {array} -> {array}", lines[1])
+    assert lines[2] == "~ crop: area 2,000 -> 2,000 px (+0.0 %)"  # of another shape
+    assert lines[3] == "+ embedding: <array of float64 3, 152 B>"
+    subprocess.run([sys.executable, "-m", "edi_checkpointd", "stop"], env=home.environment, check=True, timeout=60)
+    assert published_masks(home) == lines
+    patch = home.json("diff", "masks", "before")["patch"]
+    assert {operation["path"] for operation in patch} >= {"/entities/0/mask", "/vector"}
+
+
+def test_a_mask_whose_content_is_gone_is_told_by_its_area(home: Home) -> None:
+    home.daemon()
+    assert home.python(MASKS).wait() == 0
+    subprocess.run([sys.executable, "-m", "edi_checkpointd", "stop"], env=home.environment, check=True, timeout=60)
+    assert published_masks(home)[0] == OVERLAPPING
+    for file in (home.sessions / "attachments").rglob("*.png"):
+        file.write_bytes(b"no picture")
+    assert published_masks(home)[0] == OVERLAPPING.removesuffix(", overlap 0.63")

@@ -119,14 +119,12 @@ def rollback(
         session_id = chosen(source, session)
         now = source.state(session_id)
         then = _last_good(source, now) if last_good else _target(source, session_id, checkpoint, sequence, at)
-    going = _with_keys(now, then, wanted)
-    if not yes:
-        differences.show(
-            Screen.of_stdout(), differences.Side("now", now), differences.Side(then.checkpoint or "then", going)
-        )
-        if not _agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
-            tell("nothing was changed")
-            return Exit.DONE
+        if not yes:
+            going = differences.Side(then.checkpoint or "then", _with_keys(now, then, wanted))
+            differences.show(Screen.of_stdout(), source, differences.Side("now", now), going)
+    if not yes and not _agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
+        tell("nothing was changed")
+        return Exit.DONE
     with _writing(session_id, takeover=takeover) as held:
         before, from_sequence = held.texts(), held.resume_report().sequence
         info = held.rollback(then.checkpoint, sequence=None if then.checkpoint else then.sequence, keys=wanted)

@@ -194,10 +194,10 @@ def diff(
         if a is None and other is None:
             a = "@1"
         before, after = differences.side(source, first, a), differences.side(source, second, b)
-    if json:
-        documents.write(differences.document(before, after))
-    elif differences.show(Screen.of_stdout(), before, after):
-        tell("some values are cut to fit; --json shows them whole")
+        if json:
+            documents.write(differences.document(before, after))
+        elif differences.show(Screen.of_stdout(), source, before, after):
+            tell("some values are cut to fit; --json shows them whole")
     return Exit.DONE
 
 

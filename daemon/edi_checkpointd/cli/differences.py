@@ -6,6 +6,8 @@ As JSON it is a patch; for people one line a change: `+` came, `-` went, `~` bec
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -14,12 +16,15 @@ from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import string
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.protocol import JsonText, StateAt
-from edi_checkpointd.cli import select
-from edi_checkpointd.cli.phrases import in_words
+from edi_checkpoint.references import KEY, Reference
+from edi_checkpointd.cli import masks, select
+from edi_checkpointd.cli.masks import Read
+from edi_checkpointd.cli.phrases import in_words, phrase
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.clock import from_us
 from edi_checkpointd.diff.changes import Change, Reordered, changes, spelled
+from edi_checkpointd.diff.delta import is_reference
 from edi_checkpointd.diff.numbers import is_number, number, step
 from edi_checkpointd.diff.patch import patch
 from edi_checkpointd.diff.summary import summary
@@ -29,6 +34,7 @@ _WENT, _CAME = "red", "green"
 _CUT = Cell("...", "bold")  # where the rest of a value is left out
 _INDENT = 4
 _AROUND_WORDS = 3  # that stay and are shown on either side of those that went or came
+_DIGEST_CHARS = 12
 _VALUE_MAX_CHARS = 240  # three lines of a terminal
 
 
@@ -76,8 +82,8 @@ def document(before: Side, after: Side) -> dict[str, object]:
     return {**sides, "patch": patch(before.found.state, after.found.state)}
 
 
-def show(screen: Screen, before: Side, after: Side) -> bool:
-    """Write what changed; return whether a value was cut."""
+def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
+    """Write what changed; return whether a value was cut. Masks are read from `source`, to see how they overlap."""
     screen.table(
         [Column("", "bold"), Column(""), Column(""), Column(""), Column("", least=10)],
         [_side("-", _WENT, before), _side("+", _CAME, after)],
@@ -88,7 +94,11 @@ def show(screen: Screen, before: Side, after: Side) -> bool:
     if not found:
         screen.line(Cell("the states are equal", "dim"))
     most = None if screen.width is None else _VALUE_MAX_CHARS
-    told = [list(_told(change, most)) for change in found]
+    reads = (
+        partial(source.attachment, before.found.session_id),
+        partial(source.attachment, after.found.session_id),
+    )
+    told = [list(_told(change, most, reads)) for change in found]
     screen.paragraphs(told, indent=_INDENT)
     return any(word is _CUT for words in told for word in words)
 
@@ -99,7 +109,7 @@ def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:
     return Cell(f"{sign} {side.selector}", style), found.session_id, time, f"sequence {found.sequence}", found.stage
 
 
-def _told(change: Change | Reordered, most: int | None) -> Iterator[Cell]:
+def _told(change: Change | Reordered, most: int | None, reads: tuple[Read, Read]) -> Iterator[Cell]:
     """Yield the words that say a change; values are cut to `most` characters."""
     place = spelled(change.path)
     if isinstance(change, Reordered):
@@ -111,10 +121,10 @@ def _told(change: Change | Reordered, most: int | None) -> Iterator[Cell]:
         yield from _value(change.after or change.before or b"", style, most)
     else:
         yield Cell(f"~ {place}:", "bold")
-        yield from _became(change.before, change.after, most)
+        yield from _became(change.before, change.after, most, reads)
 
 
-def _became(before: bytes, after: bytes, most: int | None) -> Iterator[Cell]:
+def _became(before: bytes, after: bytes, most: int | None, reads: tuple[Read, Read]) -> Iterator[Cell]:
     was, now = string(before), string(after)
     if was is not None and now is not None and " " in was and " " in now and (found := parts(was, now)):
         yield from _text(found)
@@ -122,8 +132,26 @@ def _became(before: bytes, after: bytes, most: int | None) -> Iterator[Cell]:
         yield from (Cell(number(before), _WENT), Cell("->", ""), Cell(number(after), _CAME))
         if by := step(before, after):
             yield Cell(f"({by})", "")
+    elif (one := _reference(before)) and (other := _reference(after)):
+        yield from _attached(one, other, reads)
     else:
         yield from (*_value(before, _WENT, most), Cell("->", ""), *_value(after, _CAME, most))
+
+
+def _attached(before: Reference, after: Reference, reads: tuple[Read, Read]) -> Iterator[Cell]:
+    """Yield how a mask changed; of other attachments what they are, and the beginnings of their digests."""
+    if said := masks.change(before, after, reads):
+        yield from (Cell(word, "") for word in said.split(" "))
+    else:
+        yield from (Cell(f"<{phrase(before)}>", _WENT), Cell(before.sha256[:_DIGEST_CHARS], _WENT), Cell("->", ""))
+        yield from (Cell(f"<{phrase(after)}>", _CAME), Cell(after.sha256[:_DIGEST_CHARS], _CAME))
+
+
+def _reference(text: bytes) -> Reference | None:
+    if is_reference(text):
+        with suppress(msgspec.MsgspecError):  # a file that is not ours may hold something that only looks like one
+            return msgspec.json.decode(text, type=dict[str, Reference])[KEY]
+    return None
 
 
 def _text(found: Sequence[Part]) -> Iterator[Cell]:

@@ -6,16 +6,14 @@ an id is called by it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from edi_checkpoint.fragments import string
+from edi_checkpoint.references import step
 from edi_checkpointd.diff.alignment import identity
 from edi_checkpointd.diff.delta import Delta, List, Object, Replaced, compare
 from edi_checkpointd.diff.numbers import is_number
-
-_PLAIN_STEP: Final = re.compile(r"[\w-]{1,64}")
 
 
 class Element(NamedTuple):
@@ -49,7 +47,7 @@ def changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Cha
 
 def spelled(path: Path) -> str:
     """Return a path as the errors of publishing write it: `scene.entities[3].mask`."""
-    return "".join(map(_step, path)).removeprefix(".")
+    return "".join(map(_spelled, path)).removeprefix(".")
 
 
 def _of(path: Path, delta: Delta) -> Iterator[Change | Reordered]:
@@ -91,8 +89,7 @@ def _element(at: int, text: bytes) -> Element:
     return Element(string(named) or named.decode() or str(at))
 
 
-def _step(step: str | Element) -> str:
-    text = step.label if isinstance(step, Element) else step
-    if not _PLAIN_STEP.fullmatch(text):
-        return f"[{text[:64]!a}]"
-    return f"[{text}]" if isinstance(step, Element) else f".{text}"
+def _spelled(part: str | Element) -> str:
+    if isinstance(part, str):
+        return step(part)
+    return f"[{part.label}]" if step(part.label).startswith(".") else step(part.label)

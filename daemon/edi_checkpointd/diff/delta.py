@@ -15,13 +15,14 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from edi_checkpoint.references import MARK
 from edi_checkpointd.diff.alignment import Alignment, align
 
 COMPARED_MAX_BYTES: Final = 4 << 20  # of both states; what was made to be hard takes a hundred times that, and 5 s
 LIST_MAX: Final = 50_000
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_REFERENCE: Final = b'{"$attachment":'  # an attachment is another one or the same: nobody changes its digest alone
+_REFERENCE: Final = b"{" + MARK  # an attachment is another one or the same: nobody changes its digest alone
 
 Text: TypeAlias = bytes | msgspec.Raw
 
