@@ -295,6 +295,7 @@ def test_show_goes_back_to_a_checkpoint_a_sequence_and_a_time(shared: Home) -> N
         ("history", "session_12345"),
         ("show", "session_12345"),
         ("diff", "session_12345", "before the sky"),
+        ("diff", "0f9a"),
     ],
 )
 def test_people_get_colours_on_a_terminal_only_and_lines_that_fit(shared: Home, command: tuple[str, ...]) -> None:

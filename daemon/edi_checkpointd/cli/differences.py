@@ -85,7 +85,7 @@ def document(before: Side, after: Side) -> dict[str, object]:
 def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
     """Write what changed; return whether a value was cut. Masks are read from `source`, to see how they overlap."""
     screen.table(
-        [Column("", "bold"), Column(""), Column(""), Column(""), Column("", least=10)],
+        [Column("", "bold"), Column("", least=8), Column(""), Column(""), Column("", least=10)],
         [_side("-", _WENT, before), _side("+", _CAME, after)],
         titled=False,
     )
@@ -93,6 +93,7 @@ def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
     found = changes(before.found.state, after.found.state)
     if not found:
         screen.line(Cell("the states are equal", "dim"))
+        return False
     most = None if screen.width is None else _VALUE_MAX_CHARS
     reads = (
         partial(source.attachment, before.found.session_id),
