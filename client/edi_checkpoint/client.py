@@ -177,7 +177,7 @@ class Client:
             self._link, stream, state, resumed, self.fork, self._attachments(session_id), encoder or self._encoder
         )
         if outbox.fenced:
-            session._publish_base()  # whatever of the other's last entries is here or in its branch: this is the state
+            session._published.base()  # whatever of the other's last entries is here or in its branch
             self._link.wake()
         with self._lock:
             self._sessions = [*(other for other in self._sessions if not other.closed), session]
@@ -215,7 +215,7 @@ class Client:
         if self._knows(session_id):
             raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
         with self.attach(session_id, parent, seen=False) as fork:
-            fork._replace(point.state)
+            fork._published.replace(point.state)
             with contextlib.suppress(FlushTimeout):  # it is in the outbox
                 fork.checkpoint(f"forked from {parent}, {point.said}")
         return session_id

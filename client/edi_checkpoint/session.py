@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, wait
 from datetime import datetime
@@ -25,10 +22,6 @@ from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     FlushTimeout,
-    NotFound,
-    OutboxFull,
-    SessionClosed,
-    SessionForked,
     StateValueError,
 )
 from edi_checkpoint.forms import Encoder
@@ -36,8 +29,8 @@ from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.named_files import compare, look_in_time
 from edi_checkpoint.points import Point
-from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
-from edi_checkpoint.records import ENTRY_MAX_BYTES
+from edi_checkpoint.protocol import JsonText
+from edi_checkpoint.publication import Publication, text
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.restored import Restored
 from edi_checkpoint.stream import Stream
@@ -45,8 +38,6 @@ from edi_checkpoint.stream import Stream
 log = logging.getLogger(__name__)
 
 ENDED = ("completed", "failed")  # the values of EDI's `status` that end a session
-STATE_MAX_BYTES = 63 << 20  # a whole state must fit into one entry (a base)
-_BASE_ROOM_BYTES = 1024  # for what a base says beside its state
 _REQUEST_TIMEOUT_S = 5.0
 _LOOK_S = 0.25  # for files on a mount whose server is gone
 
@@ -79,16 +70,12 @@ class Session(MutableMapping[str, object]):
         self.parent_session = stream.parent_session
         self._link = link
         self._stream = stream
-        self._values = points.compact(state)
-        self._state_bytes = _size(self._values)
-        self._pid = os.getpid()
-        self._closed = False
+        self._published = Publication(stream, state, attachments, link.wake)
         self._resumed = resumed
         self._looked = not resumed.resumed  # at the files that the state names
         self._fork = fork
         self._attachments = attachments
         self._encoder = encoder
-        stream.publish_base = self._publish_base
 
     # -- the mapping -------------------------------------------------------------------------------------------------
 
@@ -97,47 +84,47 @@ class Session(MutableMapping[str, object]):
 
         Raises `AttachmentMissing` or `AttachmentDamaged`, naming the path, when one of them cannot be had.
         """
-        return values.decode(self._values[key], key, self._attachments.restore)
+        return values.decode(self._published.texts[key], key, self._attachments.restore)
 
     def __setitem__(self, key: str, value: object) -> None:
         """Publish `key` with `value`."""
-        if key not in self._values:
+        if key not in self._published.texts:
             key = values.check_key(key)
         carried: dict[str, Attachment] = {}
-        self._publish({key: self._encode(key, value, carried)}, carried)
+        self._published.update({key: self._encode(key, value, carried)}, carried)
 
     def __delitem__(self, key: str) -> None:
         """Publish that `key` is gone; raises KeyError when it is not there."""
-        if key not in self._values:
+        if key not in self._published.texts:
             raise KeyError(key)
-        self._publish({}, {}, removed=(values.check_key(key),))
+        self._published.update({}, {}, removed=(values.check_key(key),))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys as they are now."""
-        return iter(list(self._values))
+        return iter(list(self._published.texts))
 
     def __len__(self) -> int:
         """Return the number of keys."""
-        return len(self._values)
+        return len(self._published.texts)
 
     def __repr__(self) -> str:
         """Name the session and what is durable; no content, which may be private."""
-        return f"<Session {self.session_id} keys={len(self._values)} {self.durable}>"
+        return f"<Session {self.session_id} keys={len(self._published.texts)} {self.durable}>"
 
     def texts(self) -> dict[str, JsonText]:
         """Return the state as it is published: compact JSON text by key."""
         with self._stream.outbox.lock:
-            return dict(self._values)
+            return dict(self._published.texts)
 
     def update(self, *args: Any, **fields: object) -> None:
         """Publish several keys as one entry; takes what `dict.update` takes."""
         items: dict[str, object] = dict(*args, **fields)
         if items:
-            self._publish(*self._encode_all(items))
+            self._published.update(*self._encode_all(items))
 
     def pop(self, key: str, *default: object) -> object:
         """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
-        if key not in self._values:
+        if key not in self._published.texts:
             if default:
                 return default[0]
             raise KeyError(key)
@@ -147,12 +134,12 @@ class Session(MutableMapping[str, object]):
 
     def clear(self) -> None:
         """Publish that all keys are gone, as one entry."""
-        if self._values:
-            self._publish({}, {}, removed=tuple(self._values))
+        if self._published.texts:
+            self._published.update({}, {}, removed=tuple(self._published.texts))
 
     def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
         """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
-        self._publish(*self._encode_all({**fields, "current_stage": stage}), reason=_text(reason))
+        self._published.update(*self._encode_all({**fields, "current_stage": stage}), reason=text(reason))
 
     @contextlib.contextmanager
     def edit(self, key: str) -> Iterator[object]:
@@ -160,9 +147,9 @@ class Session(MutableMapping[str, object]):
         value = self[key]
         yield value
         carried: dict[str, Attachment] = {}
-        text = self._encode(key, value, carried)
-        if text != self._values.get(key):
-            self._publish({key: text}, carried)
+        encoded = self._encode(key, value, carried)
+        if encoded != self._published.texts.get(key):
+            self._published.update({key: encoded}, carried)
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
@@ -177,36 +164,6 @@ class Session(MutableMapping[str, object]):
             raise StateValueError(f"session_id: {value!r} is not this session's id {self.session_id!r}")
         return values.encode(value, key, carried, self._attachments.recent, self._encoder)
 
-    def _publish(
-        self,
-        changed: dict[str, JsonText],
-        carried: dict[str, Attachment],
-        removed: tuple[str, ...] = (),
-        reason: str | None = None,
-    ) -> None:
-        self._check_usable()
-        if carried and (left := self._stream.attachments_left) is not None:
-            self._stream.attachments_left = self._attachments.left_after(carried, self._values.values(), left)
-        entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
-        with self._stream.outbox.lock:
-            held = self._values
-            grown = 0
-            for key, text in changed.items():
-                grown += len(text) - len(held[key]) if key in held else len(text) + _key_bytes(key)
-            for key in removed:
-                if key in held:
-                    grown -= len(held[key]) + _key_bytes(key)
-            if self._state_bytes + grown > STATE_MAX_BYTES:
-                raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
-            if len(entry) > ENTRY_MAX_BYTES:  # a reader would stop there, and miss what follows
-                raise StateValueError(f"{len(entry)} bytes in one entry; at most {ENTRY_MAX_BYTES} are stored")
-            self._append(entry)
-            for key in removed:
-                held.pop(key, None)
-            held.update(changed)
-            self._state_bytes += grown
-        self._link.wake()
-
     def _publish_difference(self, state: Mapping[str, object]) -> None:
         """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it.
 
@@ -215,68 +172,15 @@ class Session(MutableMapping[str, object]):
         unread = state.unread if isinstance(state, Restored) else {}
         texts, carried = self._encode_all({key: state[key] for key in state if key not in unread})
         texts |= unread
-        changed = {key: text for key, text in texts.items() if self._values.get(key) != text}
+        changed = {key: text for key, text in texts.items() if self._published.texts.get(key) != text}
         removed = tuple(key for key in self if key not in texts)
         if changed or removed:
             named = set[str]().union(*map(digests_in, changed.values()))
-            self._publish(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
+            self._published.update(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
 
     def _restored(self, state: Mapping[str, JsonText]) -> Restored:
         """Return a state of the session as a dict of its own; its values are read when they are looked at."""
         return Restored(state, lambda key, text: values.decode(text, key, self._attachments.restore))
-
-    def _append(self, entry: bytes) -> int:
-        """Append to the outbox, whose lock is held: under it, it is known whether we left or another has taken over."""
-        if self._closed:
-            self._check_usable()
-        if self._stream.fenced is not None:
-            raise self._stream.fenced
-        return self._stream.outbox.append(entry)
-
-    def _publish_base(self) -> int:
-        """Publish the whole state, as the link does when the daemon lacks entries, also while we wait to leave."""
-        with self._stream.outbox.lock:
-            if self._stream.fenced is not None:
-                raise self._stream.fenced
-            return self._stream.outbox.append(self._base(self._values))
-
-    def _base(self, state: Mapping[str, JsonText]) -> bytes:
-        """Return the entry that carries a whole state, with what it refers to and no file holds."""
-        room_bytes = ENTRY_MAX_BYTES - _size(state) - _BASE_ROOM_BYTES
-        return encode_entry(Base(_now_us(), dict(state), 0, self._attachments.unfiled(state.values(), room_bytes)))
-
-    def _begin_anew(self) -> None:
-        """Publish an empty state; what an earlier writer left is kept as a checkpoint, unless it is in one."""
-        if self._values:
-            self._check_usable()
-            self._publish_marked(Mark(_now_us(), "interrupted", "begun anew")).cancel()
-            self._replace({})
-
-    def _replace(self, state: dict[str, JsonText]) -> None:
-        """Publish `state` in the place of whatever the session held."""
-        self._check_usable()
-        state = points.compact(state)
-        with self._stream.outbox.lock:
-            self._append(self._base(state))
-            self._values = dict(state)
-            self._state_bytes = _size(state)
-        self._link.wake()
-
-    def _publish_marked(self, mark: Mark | Pin) -> Future[CheckpointInfo]:
-        entry = encode_entry(mark)
-        with self._stream.outbox.lock:  # the link cannot have sent it before it is known that somebody waits
-            future = self._stream.when_marked(self._append(entry))
-        self._link.wake()
-        return future
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._pid:
-            raise SessionForked(f"session {self.session_id} was opened in process {self._pid}")
-        if self._closed:
-            if threading.current_thread().daemon and not threading.main_thread().is_alive():
-                raise SystemExit  # the interpreter is leaving and stops this thread anyway: without a word
-            raise SessionClosed(f"session {self.session_id} is closed")
-        self._stream.raise_failure()
 
     # -- checkpoints and durability ----------------------------------------------------------------------------------
 
@@ -307,8 +211,7 @@ class Session(MutableMapping[str, object]):
         self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None
     ) -> Future[CheckpointInfo]:
         """Publish a mark; return the future of its checkpoint, for `_checkpoint_heard`."""
-        self._check_usable()
-        return self._publish_marked(Mark(_now_us(), "manual", _text(reason) or "manual", _text(label), pin, keep))
+        return self._published.manual(reason, label, pin=pin, keep=keep)
 
     def _checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
         """Return or raise what was heard within `timeout_s`, which are over; bring an unheard wish onto the disk."""
@@ -330,7 +233,7 @@ class Session(MutableMapping[str, object]):
 
     def _ask_flush(self, level: Literal["journaled", "checkpointed"]) -> Future[None]:
         """Ask for what `flush` waits for; return its future, for `_flush_heard`."""
-        self._check_usable()
+        self._published.check()
         number = self._stream.outbox.published
         if level == "checkpointed":
             self._stream.save_wanted = number
@@ -389,33 +292,14 @@ class Session(MutableMapping[str, object]):
             point = points.last_good(self.session_id, self.checkpoints(), read, self.texts())
         else:
             point = self._point(to, sequence, time)
-        return self._heard(self._ask_rollback(point, keys))
+        return self._heard(self._published.rollback(point, keys))
 
     def _point(self, to: CheckpointInfo | str | None, sequence: int | None, time: datetime | None) -> Point:
-        self._check_usable()
+        self._published.check()
         if to is None and self._link.connected:  # what this writer has published is part of the past
             with contextlib.suppress(FlushTimeout):
                 self.flush(timeout_s=_REQUEST_TIMEOUT_S)
         return points.find(self._link, self.session_id, to, sequence, time)
-
-    def _ask_rollback(self, point: Point, keys: Collection[str] | None) -> Future[CheckpointInfo]:
-        """Publish the return to `point` as one entry; the mapping follows at once."""
-        self._check_usable()
-        with self._stream.outbox.lock:
-            state, reason = point.state, f"back to {point.said}"
-            if keys is not None:
-                if unknown := [key for key in keys if key not in state and key not in self._values]:
-                    raise NotFound(f"{', '.join(unknown)}: neither in the state of now nor in {point.said}")
-                kept = {key: text for key, text in self._values.items() if key not in keys}
-                state = kept | {key: state[key] for key in keys if key in state}
-                reason = f"{reason}, {', '.join(keys)} alone"
-            if (size := _size(state)) > STATE_MAX_BYTES:
-                raise StateValueError(f"{point.said}: {size} bytes; a state has at most {STATE_MAX_BYTES}")
-            entry = encode_entry(Rollback(_now_us(), state, point.sequence, reason[: protocol.TEXT_MAX]))
-            future = self._stream.when_marked(self._append(entry))
-            self._values, self._state_bytes = dict(state), size
-        self._link.wake()
-        return future
 
     def fork(
         self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
@@ -424,7 +308,7 @@ class Session(MutableMapping[str, object]):
 
         It is not attached. Raises `NotFound`, `SessionIdError` (also for an id that is taken), `SessionBusy`.
         """
-        self._check_usable()
+        self._published.check()
         of_now = to is None and sequence is None
         point = Point(self.texts(), 0, "now") if of_now else self._point(to, sequence, None)
         return self._fork(self.session_id, point, session_id)
@@ -433,8 +317,7 @@ class Session(MutableMapping[str, object]):
         self, name: str, *, pinned: bool | None = None, label: str | None = None, note: str | None = None
     ) -> CheckpointInfo:
         """Have a checkpoint pinned, labelled or noted at; None leaves as it is, an empty text removes."""
-        self._check_usable()
-        return self._heard(self._publish_marked(Pin(_now_us(), name, pinned, _text(label), _text(note))))
+        return self._heard(self._published.pin(name, pinned, label, note))
 
     def _heard(self, asked: Future[CheckpointInfo]) -> CheckpointInfo:
         """Wait for what a daemon answers, if there is one."""
@@ -457,7 +340,7 @@ class Session(MutableMapping[str, object]):
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closed
+        return self._published.closed
 
     @property
     def stream(self) -> str:
@@ -467,7 +350,7 @@ class Session(MutableMapping[str, object]):
     @property
     def usable(self) -> bool:
         """Whether it can be written: open, of this process, and not taken over by another writer."""
-        return not self._closed and self._stream.fenced is None and os.getpid() == self._pid
+        return self._published.usable
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
@@ -488,15 +371,10 @@ class Session(MutableMapping[str, object]):
 
     def leave(self, *, cleanly: bool, timeout_s: float = 2.0) -> None:
         """Close; not `cleanly`: the session counts as interrupted, as if this process had died."""
-        if self._closed or os.getpid() != self._pid:
+        if self.closed or not self._published.ours:
             return
         stream = self._stream
-        with stream.outbox.lock:  # nothing follows the mark: what other threads publish is before it, or refused
-            if cleanly and stream.fenced is None:
-                with contextlib.suppress(OSError, OutboxFull):
-                    stream.outbox.append(encode_entry(Mark(_now_us(), "shutdown", "closed")))
-            self._closed = True
-        self._link.wake()
+        self._published.close(cleanly=cleanly)
         if self._link.connected:
             stream.wait_for(lambda: stream.journaled >= stream.outbox.published, timeout_s)
         elif stream.outbox.published:
@@ -518,25 +396,3 @@ class Session(MutableMapping[str, object]):
 def ended_well(error: BaseException | None) -> bool:
     """Whether a block that was left by `error` came to its end: by none, or by `sys.exit()` with success."""
     return error is None or (isinstance(error, SystemExit) and not error.code)
-
-
-def _size(state: Mapping[str, JsonText]) -> int:
-    return sum(len(text) + _key_bytes(key) for key, text in state.items())
-
-
-def _key_bytes(key: str) -> int:
-    """Return how much a key adds to a base at most: its UTF-8, and the heads of key and text."""
-    return 4 * len(key) + 8
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def _text(text: str | None) -> str | None:
-    """Return a reason or label in the length an entry takes; raises `StateValueError` when it is no text."""
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise StateValueError(f"reason or label: {type(text).__name__} is no text")
-    return text.encode(errors="replace").decode()[: protocol.TEXT_MAX]

@@ -135,7 +135,7 @@ class StateManager:
         if session is None:
             return False
         self._take(session)
-        self.state_data = session._restored(session._values)
+        self.state_data = session._restored(session.texts())
         if missing := [name for name in _EXPECTED if name not in self.state_data]:
             log.warning("session %s is loaded without %s", wanted, ", ".join(missing))
         return True
@@ -160,7 +160,7 @@ class StateManager:
             session = _shared.find(self.session_id)
             if session is None:
                 session = _process_client().attach(self.session_id, seen=False)
-            session._begin_anew()
+            session._published.begin_anew()
             self._take(session)
         assert self._session is not None
         return self._session
@@ -189,7 +189,7 @@ def _resume(session_id: str) -> Session | None:
     session = client.attach(session_id)
     foreign = found is not None and found.header is not None and found.header.kind in NOT_OURS
     if found is not None and foreign and not (session and client.connected):
-        session._replace(found.state)  # the daemon takes in only what it wrote itself
+        session._published.replace(found.state)  # the daemon takes in only what it wrote itself
     return session
 
 

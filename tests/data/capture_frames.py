@@ -67,7 +67,7 @@ def capture() -> list[bytes]:
             client.interrupted()
             client.status()
         with client.session("session_12345.variation", parent="session_12345") as variation:
-            variation._replace({"current_stage": b'"upload"'})
+            variation._published.replace({"current_stage": b'"upload"'})
             variation._link._call(lambda: variation._link._connection.send(protocol.Probe(variation._stream.id, 1)))
             variation._link._call(lambda: variation._link._connection.send(protocol.AskMark(variation._stream.id, 1)))
             variation._link._call(lambda: variation._link._connection.send(protocol.Close("0" * 32)))

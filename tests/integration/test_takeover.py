@@ -44,7 +44,7 @@ def kinds(home: Home, session_id: str) -> list[str]:
 
 
 def told(process: Publisher) -> dict:
-    return process.sees("fenced(session._check_usable)")
+    return process.sees("fenced(session._published.check)")
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["with a daemon", "without one"])

@@ -280,7 +280,7 @@ def test_a_base_carries_what_is_in_no_file(client: Client) -> None:
     path.write_bytes(b"in the outbox of a file too")
     client._recent = type(client._recent)()  # as in the next process
     with client.session("s") as session:
-        session._publish_base()
+        session._published.base()
         base = published(client, "s")[-1]
     assert isinstance(base, Base)
     assert [held.data for held in base.attachments.values()] == [b"in the outbox alone"]
@@ -289,10 +289,10 @@ def test_a_base_carries_what_is_in_no_file(client: Client) -> None:
 def test_a_fork_without_a_daemon_finds_what_its_parent_published(client: Client) -> None:
     with client.session("parent") as session:
         session["mask"] = np.eye(9, dtype=bool)
-        state = dict(session._values)
+        state = dict(session.texts())
         with client.session("fork", parent="parent") as fork:
             fork._attachments.recent = type(client._recent)()  # as if more had been encoded since than is remembered
-            fork._replace(state)
+            fork._published.replace(state)
     client._recent = type(client._recent)()
     with client.session("fork") as session:
         assert (session["mask"] == np.eye(9, dtype=bool)).all()

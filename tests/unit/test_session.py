@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint import offline, state_manager
+from edi_checkpoint import offline, publication, state_manager
 from edi_checkpoint import outbox as outbox_module
-from edi_checkpoint import session as session_module
 from edi_checkpoint.client import Client, connect
 from edi_checkpoint.document import Header, Kind, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.errors import (
@@ -133,7 +132,7 @@ def test_a_session_is_a_dict_whose_changes_are_each_one_entry(
             assert dict(session) == model
             changed = before != model or name in ("set", "update", "update by pairs", "update by name")
             assert session.durable.published - published == changed
-        assert session._state_bytes == session_module._size(session._values)
+        assert session._published._bytes == publication._size(session.texts())
         session_id = session.session_id
         assert loaded(client, session_id) == model
     with client.session(session_id) as again:
@@ -281,7 +280,7 @@ def test_a_session_may_hold_its_own_id(session: Session) -> None:
 
 
 def test_a_state_that_no_entry_could_hold_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "STATE_MAX_BYTES", 1000)
+    monkeypatch.setattr(publication, "STATE_MAX_BYTES", 1000)
     session["a"] = "x" * 600
     with pytest.raises(StateValueError, match="^b: .*larger than 1000 bytes"):
         session["b"] = "x" * 600
@@ -293,7 +292,7 @@ def test_a_state_that_no_entry_could_hold_is_refused(session: Session, monkeypat
 
 
 def test_keys_count_towards_the_largest_state(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "STATE_MAX_BYTES", 10_000)
+    monkeypatch.setattr(publication, "STATE_MAX_BYTES", 10_000)
     with pytest.raises(StateValueError):
         session.update({f"{n:01000}": n for n in range(20)})
     assert session.durable.published == 0
@@ -301,13 +300,13 @@ def test_keys_count_towards_the_largest_state(session: Session, monkeypatch: pyt
 
 @pytest.mark.parametrize("session_id", ["", ".hidden", "../x", "a/b", "s_checkpoint_20261123_061232", "x" * 129, "ä"])
 def test_an_id_that_may_not_be_a_file_name_is_refused(client: Client, session_id: str) -> None:
-    outboxes = sorted(client.paths.outbox.iterdir())
+    outboxes = sorted(client.paths.outbox.glob("*"))
     for refused in ({"session_id": session_id}, {"session_id": "fine", "parent": session_id}):
         with pytest.raises(SessionIdError):
             client.session(**refused)
     with pytest.raises(SessionIdError):
         StateManager(session_id)
-    assert sorted(client.paths.outbox.iterdir()) == outboxes
+    assert sorted(client.paths.outbox.glob("*")) == outboxes
 
 
 # -- without a daemon --------------------------------------------------------------------------------------------------
@@ -380,7 +379,7 @@ def test_threads_publish_into_one_session(client: Client, session: Session) -> N
         thread.join()
     assert session.durable.published == len(entries(session)) == 400
     assert loaded(client, session.session_id) == dict(session)
-    assert session._state_bytes == session_module._size(session._values)
+    assert session._published._bytes == publication._size(session.texts())
 
 
 def test_sessions_come_and_go_while_others_publish(client: Client, session: Session) -> None:
@@ -534,7 +533,7 @@ def test_a_base_that_the_disk_refuses_does_not_end_the_link(client: Client, sess
     client._link._call(hear)
     assert told.wait(10)
     assert stream.attached is None
-    stream.publish_base = session._publish_base
+    stream.publish_base = session._published.base
     told.clear()
     client._link._call(lambda: (client._link._take(attached), told.set()))  # type: ignore[arg-type, return-value]
     assert told.wait(10)
@@ -604,7 +603,7 @@ PUBLISHING: dict[str, Callable[[Session], object]] = {
     "transition": lambda s: s.transition("next"),
     "checkpoint": lambda s: s.checkpoint(timeout_s=0),
     "flush": lambda s: s.flush(timeout_s=0),
-    "begin anew": lambda s: s._begin_anew(),
+    "begin anew": lambda s: s._published.begin_anew(),
 }
 
 
@@ -673,14 +672,14 @@ def test_closing_the_client_closes_its_sessions(home: Path) -> None:
 
 def test_beginning_anew_replaces_all_by_one_entry(client: Client, session: Session) -> None:
     session.update(a=1, b=2)
-    session._replace({"c": b'{ "x" : [1, 2] }'})
+    session._published.replace({"c": b'{ "x" : [1, 2] }'})
     assert dict(session) == {"c": {"x": [1, 2]}}
     base = entries(session)[-1]
     assert isinstance(base, Base)
     assert base.state == {"c": b'{"x":[1,2]}'}
     assert loaded(client, session.session_id) == dict(session)
     session["d"] = 1
-    assert session._state_bytes == session_module._size(session._values)
+    assert session._published._bytes == publication._size(session.texts())
 
 
 # -- other processes ---------------------------------------------------------------------------------------------------
