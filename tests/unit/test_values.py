@@ -272,7 +272,7 @@ REFUSED = [
     ({"a": MappingDataclass()}, ".a.hidden", "complex"),
     (np.longdouble(0.1), "", "numpy.longdouble"),
     (np.complex64(1), "", "numpy.complex64"),
-    (np.datetime64("NaT"), "", "numpy.datetime64"),
+    (np.datetime64("NaT", "s"), "", "numpy.datetime64"),
     (np.timedelta64(1, "s"), "", "numpy.timedelta64"),
     (object(), "", "object has no JSON form"),
     (1j, "", "complex has no JSON form"),
