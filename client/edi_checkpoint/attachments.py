@@ -8,13 +8,14 @@ hold whatever a session's newest state names, daemon or not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from edi_checkpoint import arrays
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
-from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing, AttachmentsFull
+from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing, AttachmentsFull, ProtocolError
 from edi_checkpoint.names import attachment_name, parse_attachment_name
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
@@ -121,10 +122,15 @@ def _others(paths: Paths, session_id: str) -> list[Path]:
 
 def has_file(folder: Path, digest: str) -> bool:
     """Return whether a file below `folder` has the name of the attachment, of whatever type."""
-    try:
-        return any(parse_attachment_name(path.name) == digest for path in (folder / digest[:2]).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return next(_files_of(folder, digest), None) is not None
+
+
+def _files_of(folder: Path, digest: str) -> Iterator[str]:
+    """Yield the names below `folder` that files of the attachment have."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in (folder / digest[:2]).iterdir():
+            if parse_attachment_name(path.name) == digest:
+                yield f"{digest[:2]}/{path.name}"
 
 
 def read_outboxes(folders: Iterable[Path], wanted: Collection[str]) -> dict[str, Attachment]:
@@ -138,21 +144,28 @@ def read_outboxes(folders: Iterable[Path], wanted: Collection[str]) -> dict[str,
 
 
 def _carried(records: bytes, wanted: Collection[str]) -> dict[str, Attachment]:
-    return {
-        digest: attachment
-        for record in scan(records)
-        if MARK in record.entry
-        for digest, attachment in decode_entry(record.entry).attachments.items()
-        if digest in wanted and sha256(attachment.data).hexdigest() == digest
-    }
+    found: dict[str, Attachment] = {}
+    for record in scan(records):
+        with suppress(ProtocolError):  # of a newer version: whoever reads that finds its own
+            if MARK in record.entry:
+                found |= {
+                    digest: attachment
+                    for digest, attachment in getattr(decode_entry(record.entry), "attachments", {}).items()
+                    if digest in wanted and sha256(attachment.data).hexdigest() == digest
+                }
+    return found
 
 
 def read_file(folder: Path, digest: str, kind: str) -> bytes | None:
     """Return the content of an attachment's file below `folder`, None when there is no file.
 
+    The same content may lie there under another type, if that was published first: an array's file as bytes.
+
     Raises `AttachmentDamaged` for what is no regular file, cannot be read, or has another digest (a larger one has).
     """
     name = attachment_name(digest, kind)
+    if not (folder / name).exists():
+        name = next(_files_of(folder, digest), name)
     try:
         with open_regular(folder / name) as file:
             data = file.read(ATTACHMENT_MAX_BYTES + 1)

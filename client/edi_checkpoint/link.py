@@ -25,7 +25,6 @@ from edi_checkpoint.errors import (
     EdiCheckpointError,
     Fenced,
     FolderError,
-    OutboxFull,
     SessionBusy,
     SessionClosed,
     from_wire,
@@ -323,7 +322,7 @@ class Link:
             log.warning("session %s: the daemon lacks entries; publishing the whole state", stream.session_id)
             try:
                 base = stream.publish_base()
-            except (OutboxFull, OSError) as error:
+            except (EdiCheckpointError, OSError) as error:
                 log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
                 stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
                 return
@@ -365,6 +364,9 @@ class Link:
             if future is not None and not future.done():
                 future.set_exception(error)
         if stream := self._streams.get(message.stream):
+            if stream.attached is None and not message.request and not isinstance(error, Fenced | SessionBusy):
+                log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
+                return  # its disk may refuse: no publishing call need know
             self._refuse(stream, error, asked=bool(message.request))
         elif not message.request and not message.stream:  # not late news of a stream that has left
             log.warning("the daemon on %s refused this client: %s (%s)", self._connection.endpoint, error, error.hint)

@@ -23,7 +23,7 @@ from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
-from edi_checkpoint.records import scan
+from edi_checkpoint.records import NUMBER_MAX, scan
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.status import Status, Told, served, status_of
 from edi_checkpoint.times import to_us
@@ -119,11 +119,16 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
     """Return the newest state of `session_id` that can be had from files; `found` is False when there is nothing."""
     state = newest_document(paths, session_id)
     streams = state.header.streams if state.header else {}
-    for files in list_streams(paths.outbox / session_id):
+    outboxes = list_streams(paths.outbox / session_id)
+    fences: dict[str, int] = {}
+    for files in reversed(outboxes):
+        fences |= files.owner.fenced
+    for files in outboxes:
         had = streams.get(files.owner.stream, 0)
+        upto = fences.get(files.owner.stream, NUMBER_MAX)
         for data in read_records(files):
             for record in scan(data):
-                if record.number > had:  # a file has the others, or a compaction that a crash cut short
+                if had < record.number <= upto:  # a file has the others, or a compaction that a crash cut short
                     had = record.number
                     _apply(state, record.entry)
     return state

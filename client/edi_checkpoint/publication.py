@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 
+import msgspec
+
 from edi_checkpoint import points, protocol
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import NotFound, OutboxFull, SessionClosed, SessionForked, StateValueError
@@ -78,7 +80,7 @@ class Publication:
         """Publish keys with new texts, what these refer to, and keys that are gone, as one entry."""
         self.check()
         if carried and (left := self._stream.attachments_left) is not None:
-            self._stream.attachments_left = self._attachments.left_after(carried, self.texts.values(), left)
+            self._stream.attachments_left = self._attachments.left_after(carried, list(self.texts.values()), left)
         entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
         with self._stream.outbox.lock:
             held = self.texts
@@ -109,7 +111,7 @@ class Publication:
     def replace(self, state: Mapping[str, JsonText]) -> None:
         """Publish `state` in the place of whatever the session held."""
         self.check()
-        state = points.compact(state)
+        state = self._own(points.compact(state))
         with self._stream.outbox.lock:
             self._append(self._base(state))
             self._become(state)
@@ -125,7 +127,7 @@ class Publication:
         """Publish the return to `point`, or of `keys` alone; return the future of its checkpoint."""
         self.check()
         with self._stream.outbox.lock:
-            state, reason = point.state, f"back to {point.said}"
+            state, reason = self._own(point.state), f"back to {point.said}"
             if keys is not None:
                 if unknown := [key for key in keys if key not in state and key not in self.texts]:
                     raise NotFound(f"{', '.join(unknown)}: neither in the state of now nor in {point.said}")
@@ -134,7 +136,7 @@ class Publication:
                 reason = f"{reason}, {', '.join(keys)} alone"
             if (size := _size(state)) > STATE_MAX_BYTES:
                 raise StateValueError(f"{point.said}: {size} bytes; a state has at most {STATE_MAX_BYTES}")
-            entry = encode_entry(Rollback(_now_us(), state, point.sequence, reason[: protocol.TEXT_MAX]))
+            entry = encode_entry(Rollback(_now_us(), dict(state), point.sequence, reason[: protocol.TEXT_MAX]))
             future = self._stream.when_marked(self._append(entry))
             self._become(state)
         self._wake()
@@ -173,6 +175,12 @@ class Publication:
         if self._stream.fenced is not None:
             raise self._stream.fenced
         return self._stream.outbox.append(entry)
+
+    def _own(self, state: Mapping[str, JsonText]) -> Mapping[str, JsonText]:
+        """Return a state that came from another session, or from a file of EDI's own class, with this session's id."""
+        if "session_id" not in state:
+            return state
+        return {**state, "session_id": msgspec.json.encode(self._stream.session_id)}
 
     def _become(self, state: Mapping[str, JsonText]) -> None:
         self.texts, self._bytes = dict(state), _size(state)

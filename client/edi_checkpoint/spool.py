@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan, whole
 
 READ_BYTES = 1 << 20
+OWNER_MAX_BYTES = 64 << 10
 _HEADS_BUFFER_BYTES = 256 << 10
 
 
@@ -75,7 +77,8 @@ def list_streams(folder: Path) -> list[StreamFiles]:
         if stream == name or name.startswith("."):
             continue
         try:
-            owner = _decode_owner((folder / name).read_bytes())
+            with open_regular(folder / name) as file:
+                owner = _decode_owner(file.read(OWNER_MAX_BYTES))
         except (OSError, msgspec.MsgspecError):
             continue
         if owner.stream != stream or owner.session_id != folder.name:

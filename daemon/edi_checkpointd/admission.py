@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, Fenced, NotFound, ProtocolError, SessionBusy
+from edi_checkpoint.errors import Fenced, NotFound, SessionBusy
 from edi_checkpoint.model import Gap
 from edi_checkpoint.names import branch_id, may_be_branch
 from edi_checkpoint.records import scan
@@ -33,19 +33,19 @@ class Admission:
         saving: Saving,
         *,
         commit: Callable[[], None],
-        refuse: Callable[[Stream, bytes, EdiCheckpointError], None],
+        take: Callable[[Stream, bytes], object],
         fenced: Callable[[Stream], None],
     ) -> None:
         """Take the parts.
 
-        `commit` commits the ledger's open transaction and does what follows, `refuse` keeps records that were refused
-        and uses up their numbers, `fenced` tells a stream's client that another writer has taken over.
+        `commit` commits the ledger's open transaction and does what follows, `take` accepts a stream's records or
+        refuses them, `fenced` tells a stream's client that another writer has taken over.
         """
         self._ledger = ledger
         self._liveness = liveness
         self._saving = saving
         self._commit = commit
-        self._refuse = refuse
+        self._take = take
         self._fenced = fenced
         self.leaving: set[str] = set()
 
@@ -97,7 +97,7 @@ class Admission:
         Raises `Fenced` when another has followed it.
         """
         for other in self._liveness.outboxes(session.session_id):
-            if files.owner.stream in other.owner.fenced:  # it may have happened while no daemon ran
+            if _fences(other, files):  # it may have happened while no daemon ran
                 self._let_in(session, other)
         return self._let_in(session, files)
 
@@ -108,7 +108,7 @@ class Admission:
             stream = self._ledger.attach(session, owner.stream)
         else:
             outboxes = self._liveness.outboxes(session.session_id)
-            fences = [other for other in outboxes if other.owner.stream in owner.fenced]
+            fences = [other for other in outboxes if _fences(files, other)]
             for other in reversed(fences):  # the latest has fenced the earlier ones at its own moment
                 self._take_until_fence(session, other, owner.fenced[other.owner.stream])
             fenced = [other.owner.stream for other in fences]
@@ -132,11 +132,7 @@ class Admission:
             records = scan(chunk)
             taken = [record for record in records if record.number <= upto]
             if taken and taken[-1].number > stream.number:
-                part = chunk[: taken[-1].end]
-                try:
-                    self._ledger.accept(stream, part)
-                except (ProtocolError, AttachmentsFull) as error:
-                    self._refuse(stream, part, error)
+                self._take(stream, chunk[: taken[-1].end])
                 self._commit()
             if len(taken) < len(records):
                 break
@@ -168,3 +164,8 @@ class Admission:
             for files in self._liveness.outboxes()
             if branch_id(files.owner.session_id, files.owner.stream) == session_id
         ]
+
+
+def _fences(later: StreamFiles, earlier: StreamFiles) -> bool:
+    """Whether `later` has taken over from `earlier`: in that order alone, so that following it comes to an end."""
+    return earlier.owner.stream in later.owner.fenced and earlier.owner.order < later.owner.order

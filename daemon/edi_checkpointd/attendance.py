@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, Fenced, ProtocolError
+from edi_checkpoint.errors import Fenced, ProtocolError, SessionIdError
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
@@ -21,7 +21,7 @@ from edi_checkpoint.spool import StreamFiles, is_held, read_records, remove_stre
 from edi_checkpointd.admission import Admission
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
-from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.ledger import Ledger, branch_stream
 from edi_checkpointd.liveness import Drain, Liveness
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.sessions import Session, Stream
@@ -40,16 +40,16 @@ class Attendance:
         admission: Admission,
         *,
         commit: Callable[[], None],
-        refuse: Callable[[Stream, bytes, EdiCheckpointError], None],
+        take: Callable[[Stream, bytes], object],
         damaged: Path,
     ) -> None:
         """Take the parts; `look_around` finds what was left.
 
-        `commit` and `refuse` are as in `Admission`, `damaged` is the folder for segments that could not be read to
+        `commit` and `take` are as in `Admission`, `damaged` is the folder for segments that could not be read to
         their ends.
         """
         self._admission = admission
-        self._refuse = refuse
+        self._take = take
         self._damaged = damaged
         self._spoiled: set[str] = set()  # drained streams whose segments hold more than could be read
         self._ledger = ledger
@@ -111,10 +111,7 @@ class Attendance:
         stream = self._target
         assert stream is not None
         before = stream.session.state.sequence
-        try:
-            self._ledger.accept(stream, chunk)
-        except (ProtocolError, AttachmentsFull) as error:
-            self._refuse(stream, chunk, error)
+        self._take(stream, chunk)
         self._commit()
         stream.session.drained += stream.session.state.sequence - before
         self._drain.taken_bytes += len(chunk)
@@ -140,8 +137,9 @@ class Attendance:
         try:
             session = self._admission.open(check_session_id(owner.session_id), owner.parent_session)
             stream = self._target_of(session, drain.files)
-        except ProtocolError as error:
+        except (ProtocolError, SessionIdError) as error:
             log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
+            self._liveness.unwatch(owner.stream)
             self._refused.add(owner.stream)
             drain.close()
             return
@@ -149,6 +147,7 @@ class Attendance:
             drain.close()
             raise
         if stream is None:
+            self._liveness.unwatch(owner.stream)
             self._drained.append((drain.files, owner.stream))
             drain.close()
             return
@@ -202,6 +201,9 @@ class Attendance:
             stream = self._ledger.streams.get(target)
             if stream is not None and stream.session.uncovered:
                 continue
+            fenced = files.owner.fenced
+            if fenced and any(one.owner.stream in fenced for one in self._liveness.outboxes(files.owner.session_id)):
+                continue  # its lock file is what says, without the journal, that the other is fenced
             if files.owner.stream in self._spoiled:
                 self._spoiled.discard(files.owner.stream)
                 ensure_private(self._damaged)
@@ -222,8 +224,13 @@ class Attendance:
             if session is not None:
                 self._let_go(session)
 
+    def _held(self, session_id: str) -> set[str]:
+        """Return the streams of a session that outboxes lie there for: its own, and its parent's if it is a branch."""
+        own = {files.owner.stream for files in self._liveness.outboxes(session_id)}
+        return own | {branch_stream(files.owner.stream) for files in self._admission.stranded_in(session_id)}
+
     def _let_go(self, session: Session) -> None:
-        held = {files.owner.stream for files in self._liveness.outboxes(session.session_id)}
+        held = self._held(session.session_id)
         for stream in list(session.streams.values()):
             if stream.id not in held:  # known from a file's header only
                 self._ledger.forget_stream(stream)
@@ -256,7 +263,7 @@ class Attendance:
     def close_orphans(self, session_ids: list[str]) -> None:
         """After a start: sessions whose writer is gone without an outbox count as interrupted."""
         for session_id in session_ids:
-            if not self._liveness.outboxes(session_id):
+            if not self._held(session_id):
                 session = self._admission.open(session_id, None)
                 if session.left_as == "live":
                     self._ledger.left(session, cleanly=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
-from edi_checkpoint.records import whole
+from edi_checkpoint.records import scan_all, whole
 from edi_checkpoint.status import Told
 from edi_checkpoint.wakeup import Wakeup
 from edi_checkpointd.admission import Admission
@@ -90,12 +90,10 @@ class Intake:
         self._saving = saving
         self._answer = answer
         self._status = status
-        admission = Admission(
-            ledger, self.liveness, saving, commit=self.commit, refuse=self.refuse_entries, fenced=self._fence
-        )
+        admission = Admission(ledger, self.liveness, saving, commit=self.commit, take=self.take, fenced=self._fence)
         self.attendance = Attendance(
             ledger, self.liveness, saving, admission,
-            commit=self.commit, refuse=self.refuse_entries, damaged=self._paths.damaged,
+            commit=self.commit, take=self.take, damaged=self._paths.damaged,
         )  # fmt: skip
         return self.attendance
 
@@ -187,14 +185,32 @@ class Intake:
             self._refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached on this connection"))
             return
         if self._clock.monotonic_s() < self._refused_until_s:
+            stream.dropped = True
             return  # the disk refuses: the client asks again after a silence, and sends it from its outbox
-        try:
-            if not self._ledger.accept(stream, message.records):
-                self._send(routing_id, self._ledger.acknowledgement(stream))
-        except (ProtocolError, AttachmentsFull) as error:
-            self.refuse_entries(stream, message.records, error)
+        if stream.dropped and self._ledger.skips(stream, message.records):
+            return  # not acknowledged either: the client asks, and begins with what was dropped
+        if not self.take(stream, message.records):
+            self._send(routing_id, self._ledger.acknowledgement(stream))
 
-    def refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
+    def take(self, stream: Stream, data: bytes | memoryview) -> bool:
+        """Accept records, or refuse them; return False when all of them are known already.
+
+        Of a frame that carries more attachments than are taken, those entries alone are refused that carry too much.
+        """
+        try:
+            return self._ledger.accept(stream, data)
+        except ProtocolError as error:
+            self._refuse_entries(stream, data, error)
+        except AttachmentsFull as error:
+            records = scan_all(data)
+            if len(records) == 1:
+                self._refuse_entries(stream, data, error)
+            starts = [0, *(record.end for record in records)]
+            for start, record in zip(starts, records if len(records) > 1 else [], strict=False):
+                self.take(stream, data[start : record.end])
+        return True
+
+    def _refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
         """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
         _, last = whole(records)
         log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)

@@ -15,9 +15,11 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple
 
+import msgspec
 from msgspec import structs
 
 from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.fragments import fragment
 from edi_checkpoint.names import branch_id
 from edi_checkpoint.protocol import Ack, Base, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.records import Record, pack, scan_all
@@ -42,6 +44,11 @@ def _without_attachments(records: list[Record], entries: list[Prepared]) -> byte
         pack(number, encode_entry(structs.replace(entry, attachments={})) if entry.attachments else record.entry)
         for record, (number, entry, _) in zip(records, entries, strict=True)
     )
+
+
+def branch_stream(stream_id: str) -> str:
+    """Return the id that a fenced stream has in its branch: always the same one."""
+    return sha256(stream_id.encode()).hexdigest()[: len(stream_id)]
 
 
 class Committed(NamedTuple):
@@ -113,6 +120,16 @@ class Ledger:
         self._accepted.append(_Accepted(stream, entries, len(kept)))
         return True
 
+    def skips(self, stream: Stream, data: bytes | memoryview) -> bool:
+        """Whether `data` begins beyond what the disk refused of `stream`; if not, that has come again."""
+        records = scan_all(data)
+        entry = decode_entry(records[0].entry)
+        covers = entry.covers if isinstance(entry, Update | Base) else 0
+        if not isinstance(entry, Base) and records[0].number - covers > stream.expected + 1:
+            return True
+        stream.dropped = False
+        return False
+
     def _note_gaps(self, stream: Stream, entries: list[Prepared], now_us: int) -> None:
         before = stream.expected
         for at, (number, entry, _) in enumerate(entries, start=stream.session.sequence + 1):
@@ -144,6 +161,7 @@ class Ledger:
             for stream_id in transaction.numbers:
                 stream = self.streams[stream_id]
                 stream.expected, stream.session.sequence = stream.number, stream.session.state.sequence
+                stream.dropped = True
             raise
         self.attachments.committed(transaction.blobs)
         reached(CrashPoint.COMMITTED_NOT_ACKNOWLEDGED)
@@ -274,12 +292,15 @@ class Ledger:
         """
         parent = stream.session
         session_id = branch_id(parent.session_id, stream.id)
-        stream_id = sha256(stream.id.encode()).hexdigest()[: len(stream.id)]
+        stream_id = branch_stream(stream.id)
         session, _ = self.open(session_id, parent.session_id)
         if stream_id not in session.streams:
             fenced_at = self.journal.read.fenced_at(stream.id)
             begun = self.journal.read.snapshot(parent.key, upto=parent.sequence if fenced_at is None else fenced_at)
             base = replace(state_at(begun), sequence=1, changed=1, streams={stream_id: stream.number})
+            if "session_id" in base.fragments:
+                named = {**base.fragments, "session_id": fragment(msgspec.json.encode(session_id))}
+                base = replace(base, fragments=named)
             now_us = to_us(self._clock.now())
             self.journal.adopt(session.key, 1, snapshot_of(base), now_us, Notes(0, 0), parent.keep)
             reached(CrashPoint.BRANCH_BEGUN)

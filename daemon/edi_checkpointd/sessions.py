@@ -28,6 +28,7 @@ class Stream:
     number: int
     expected: int
     left_cleanly: bool = False
+    dropped: bool = False  # the disk refused a frame: nothing beyond is taken before that came again
 
     @property
     def fenced(self) -> bool:
