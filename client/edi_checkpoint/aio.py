@@ -26,6 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+import edi_checkpoint
 from edi_checkpoint.client import Client as PlainClient
 from edi_checkpoint.client import connect as plain_connect
 from edi_checkpoint.forms import Encoder
@@ -322,3 +323,8 @@ async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await settled.wait()
+
+
+def __getattr__(name: str) -> object:
+    """Give what is the same with and without asyncio: errors, rows, `StateManager`."""
+    return getattr(edi_checkpoint, name)

@@ -195,6 +195,7 @@ def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str
         label=header.label,
         pinned=header.pinned,
         size_bytes=size_bytes,
+        note=header.note,
     )
 
 

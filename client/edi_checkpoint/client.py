@@ -20,6 +20,7 @@ import msgspec
 from edi_checkpoint import offline, protocol
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
+from edi_checkpoint.condition import CONDITIONS
 from edi_checkpoint.disabled import NullAttachments, NullLink, NullOutbox, is_disabled
 from edi_checkpoint.errors import (
     DaemonUnavailable,
@@ -29,6 +30,7 @@ from edi_checkpoint.errors import (
     SessionClosed,
     SessionForked,
     SessionIdError,
+    UsageError,
 )
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
@@ -238,6 +240,11 @@ class Client:
         Files alone tell of a session what its newest document and its outboxes hold; never fails for want of a daemon.
         """
         self._check_usable()
+        if limit < 1 or condition not in (None, *CONDITIONS):
+            raise UsageError(
+                f"sessions(condition={condition!r}, limit={limit}): one of {', '.join(CONDITIONS)}; at least 1"
+            )
+        limit = min(limit, protocol.SESSIONS_MAX)
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
                 answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit), _LOOK_TIMEOUT_S)

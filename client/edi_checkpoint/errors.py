@@ -35,6 +35,13 @@ class StateValueError(EdiCheckpointError, ValueError):
     default_hint = "change the value named, or convert it before it is published; the state is unchanged"
 
 
+class UsageError(EdiCheckpointError, ValueError):
+    """An argument that cannot be meant; nothing was done."""
+
+    code = "usage"
+    default_hint = "see the documentation of what was called"
+
+
 class SessionIdError(EdiCheckpointError, ValueError):
     """A session id that may not become a file name."""
 

@@ -27,6 +27,7 @@ from edi_checkpoint.errors import (
     FolderError,
     SessionBusy,
     SessionClosed,
+    UsageError,
     from_wire,
 )
 from edi_checkpoint.model import CheckpointInfo
@@ -169,6 +170,10 @@ class Link:
 
     def _await(self, request: int, message: protocol.Attach | protocol.Query, timeout_s: float) -> protocol.Answer:
         future: Future[protocol.Answer] = Future()
+        try:
+            protocol.encode(message)
+        except (OverflowError, ValueError) as error:  # in the caller's thread: the link's is for all
+            raise UsageError(f"a question that cannot be put: {error}") from error
 
         def send() -> None:
             self._asked[request] = (message, future)
@@ -190,13 +195,17 @@ class Link:
     def _run(self) -> None:
         try:
             self._connection = Connection(self.paths, self._wakeup.fd, queue_frames=2 * FRAMES_IN_FLIGHT)
-            while not self._closing:
-                self._turn()
-            self._connection.close(farewell=self.connected)
+            try:
+                while not self._closing:
+                    self._turn()
+            finally:  # or the next collection of garbage waits for the sockets, wherever that is
+                self._connection.close(farewell=self.connected and self._closing)
         except FolderError as error:
             log.error("no daemon can be reached, entries stay in the outbox: %s; %s", error, error.hint)  # noqa: TRY400
         except Exception:
             log.exception("link stopped: entries stay in the outbox until the process is started anew")
+        finally:
+            self._lost()
 
     def _turn(self) -> None:
         """Wait for something to do, then do it."""

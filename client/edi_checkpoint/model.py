@@ -25,6 +25,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     label: str | None
     pinned: bool
     size_bytes: int
+    note: str | None = None
 
 
 class SessionInfo(msgspec.Struct, frozen=True):

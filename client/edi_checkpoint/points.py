@@ -13,12 +13,13 @@ import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.document import parse_checkpoint
-from edi_checkpoint.errors import DaemonUnavailable, DocumentDamaged, NotFound
+from edi_checkpoint.errors import DaemonUnavailable, DocumentDamaged, NotFound, UsageError
 from edi_checkpoint.layout import RESERVED
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import parse_checkpoint_name
 from edi_checkpoint.protocol import JsonText
+from edi_checkpoint.records import NUMBER_MAX
 
 _ANSWER_S = 5.0
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -42,10 +43,15 @@ def find(
     """Return the point that one of the arguments names.
 
     Raises `NotFound` for one that there is not, `DocumentDamaged`, `DaemonUnavailable` (a sequence or a time needs the
-    journal), and `ValueError` unless exactly one is given.
+    journal), and `UsageError` unless exactly one is given, of its type.
     """
     if sum(given is not None for given in (checkpoint, sequence, time)) != 1:
-        raise ValueError("a checkpoint, a sequence or a time: exactly one is needed")
+        raise UsageError("a checkpoint, a sequence or a time: exactly one is needed")
+    for given, wanted in ((checkpoint, CheckpointInfo | str), (sequence, int), (time, datetime)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, wanted)):
+            raise UsageError(f"{given!r} is no checkpoint, sequence or time: it is a {type(given).__name__}")
+    if sequence is not None and not 0 <= sequence <= NUMBER_MAX:
+        raise NotFound(f"session {session_id}: there is no sequence {sequence}")
     name = checkpoint.name if isinstance(checkpoint, CheckpointInfo) else checkpoint
     if time is not None and time.tzinfo is None:
         time = time.astimezone()  # as people mean it

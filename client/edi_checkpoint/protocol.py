@@ -29,6 +29,7 @@ FRAME_BYTES = 1 << 20  # a frame of entries is at most this, unless one entry al
 WINDOW_BYTES = 4 << 20  # unacknowledged bytes of one stream in flight
 MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # one entry of the greatest size with its envelope
 TEXT_MAX = 1024
+SESSIONS_MAX = 100_000  # in one answer
 KEEP_MAX = 1000  # checkpoints of one session that may be asked to be kept
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -182,7 +183,7 @@ class ListSessions(Struct, tag="list_sessions", frozen=True):
 
     request: Number
     condition: Text | None = None
-    limit: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    limit: Annotated[int, Meta(ge=1, le=SESSIONS_MAX)] = 100
 
 
 class ListCheckpoints(Struct, tag="list_checkpoints", frozen=True):
@@ -420,6 +421,18 @@ def decode_from_client(data: bytes | memoryview) -> ClientMessage:
         return _client_decoder.decode(_body(data))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"message to the daemon: {error}") from error
+
+
+class _Asked(Struct):
+    request: Number = 0
+
+
+def request_of(data: bytes | memoryview) -> int:
+    """Return the request that a client's message carries, also one that is none otherwise; 0 when it carries none."""
+    try:
+        return msgspec.msgpack.decode(_body(data), type=_Asked).request
+    except (ProtocolError, msgspec.MsgspecError, ValueError, RecursionError):
+        return 0
 
 
 def decode_from_daemon(data: bytes | memoryview) -> DaemonMessage:

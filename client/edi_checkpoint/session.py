@@ -19,11 +19,7 @@ from msgspec import structs
 
 from edi_checkpoint import offline, points, protocol, values
 from edi_checkpoint.attachments import Attachments
-from edi_checkpoint.errors import (
-    DaemonUnavailable,
-    FlushTimeout,
-    StateValueError,
-)
+from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, StateValueError, UsageError
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
@@ -233,6 +229,8 @@ class Session(MutableMapping[str, object]):
 
     def _ask_flush(self, level: Literal["journaled", "checkpointed"]) -> Future[None]:
         """Ask for what `flush` waits for; return its future, for `_flush_heard`."""
+        if level not in ("journaled", "checkpointed"):
+            raise UsageError(f"flush({level!r}): `journaled` or `checkpointed` is meant")
         self._published.check()
         number = self._stream.outbox.published
         if level == "checkpointed":

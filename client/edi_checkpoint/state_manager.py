@@ -10,10 +10,11 @@ import contextlib
 import logging
 import threading
 from pathlib import Path
+from typing import Final
 
 from edi_checkpoint import offline, protocol
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound
+from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound, UsageError
 from edi_checkpoint.layout import NOT_OURS, Kind
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
@@ -23,6 +24,7 @@ from edi_checkpoint.session import Session
 log = logging.getLogger(__name__)
 
 _FILE_TIMEOUT_S = 2.0
+_NOT_GIVEN: Final = object()
 _EXPECTED = ("current_stage", "image_path", "naive_prompt")  # without them a session can hardly be gone on with
 _FIELDS = frozenset(
     {
@@ -87,15 +89,18 @@ class StateManager:
     @checkpoint_limit.setter
     def checkpoint_limit(self, limit: int) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= KEEP_MAX:
-            raise ValueError(f"checkpoint_limit = {limit!r}: a whole number from 1 to {KEEP_MAX} is needed")
+            raise UsageError(f"checkpoint_limit = {limit!r}: a whole number from 1 to {KEEP_MAX} is needed")
         self._keep = limit
 
-    def set_state(self, key: str | None = None, value: object = None, **fields: object) -> None:
+    def set_state(self, key: str | None = None, value: object = _NOT_GIVEN, **fields: object) -> None:
         """Set one key (the seed's form), or several by keyword, where None leaves the key as it is.
 
-        Raises `StateValueError` naming the path; the state is then unchanged.
+        Raises `StateValueError` naming the path, and `UsageError` for a key or a value alone; the state is then
+        unchanged.
         """
         changed = {name: field for name, field in fields.items() if field is not None}
+        if (key is None) != (value is _NOT_GIVEN):
+            raise UsageError("set_state(key, value) takes both, set_state(name=value, ...) neither")
         if key is not None:
             changed[key] = value
         if changed:
@@ -207,7 +212,7 @@ def _is_held_by_daemon(client: Client, session_id: str) -> bool:
 def _names_no_session(found: offline.FoundState) -> bool:
     """Return whether all that was found is a session file by somebody else, which says no `session_id`."""
     foreign = found.header is not None and found.header.kind == Kind.FOREIGN and not found.from_outbox
-    return foreign and "session_id" not in found.state
+    return foreign and found.state.get("session_id", b"null") == b"null"
 
 
 class _Shared:

@@ -206,7 +206,7 @@ class Checkpointer:
         if amended != header:
             fragments = {key: Fragment(text) for key, text in document.values.items()}
             size = write_atomic(path, checkpoint_document(amended, fragments))
-            info = structs.replace(info, label=amended.label, pinned=amended.pinned, size_bytes=size)
+            info = structs.replace(info, label=amended.label, pinned=amended.pinned, size_bytes=size, note=amended.note)
             self._catalog.add(info)
             log.info("checkpoint amended session=%s name=%s pinned=%s", subject.session_id, info.name, info.pinned)
         return info

@@ -182,7 +182,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             dest=key,
             default=argparse.SUPPRESS,
             metavar=setting.unit.upper(),
-            help=f"{setting.help} (default {_as_text(setting.default)})".replace("%", "%%"),
+            help=f"{setting.help} ({setting.low} to {setting.high}; default {_as_text(setting.default)})".replace(
+                "%", "%%"
+            ),
         )
 
 

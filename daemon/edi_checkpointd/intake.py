@@ -166,7 +166,8 @@ class Intake:
                 size += len(data)
                 message = protocol.decode_from_client(data)
             except ProtocolError as error:
-                self._refuse(routing_id, error)
+                request = 0 if isinstance(data, ProtocolError) else protocol.request_of(data)
+                self._refuse(routing_id, error, request=request)
                 continue
             if isinstance(message, protocol.Entries):
                 self._accept(routing_id, message)
@@ -353,11 +354,18 @@ class Intake:
         )
 
     def _refuse(
-        self, routing_id: bytes, error: EdiCheckpointError, message: protocol.ClientMessage | None = None
+        self,
+        routing_id: bytes,
+        error: EdiCheckpointError,
+        message: protocol.ClientMessage | None = None,
+        *,
+        request: int = 0,
     ) -> None:
+        """Say what was refused: a message, or the question of one that could not be read otherwise."""
         log.warning("refused code=%s: %s", error.code, error)
         self._stats.count(error.code)
-        self._send(routing_id, _error(error, getattr(message, "request", 0), getattr(message, "stream", "")))
+        request = getattr(message, "request", request)
+        self._send(routing_id, _error(error, request, getattr(message, "stream", "")))
 
     # -- between two turns -------------------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ def test_pins_labels_and_notes_are_said_and_unsaid(worked: Home) -> None:
     found = document(worked, pinned["name"])["checkpoint"]
     assert (found["pinned"], found["label"], found["note"]) == (True, "the first roof", "ask the client")
     assert "the first roof" in worked.command("log", "s1")
+    assert worked.json("log", "s1")["checkpoints"][0]["note"] == "ask the client"
     worked.command("label", "s1", "the first roof")
     worked.command("unpin", "s1", "@5")
     worked.command("note", "s1", "@5")

@@ -112,7 +112,7 @@ def rollback(
 
     if sum([checkpoint is not None, sequence is not None, at is not None, last_good]) != 1:
         raise select.UsageError("say where to: one of CHECKPOINT, --sequence, --at and --last-good")
-    if not yes and not sys.stdin.isatty():
+    if not yes and (json or not sys.stdin.isatty()):
         raise select.UsageError("nobody can be asked here", hint="--yes goes back without asking")
     wanted = None if keys is None else [key.strip() for key in keys.split(",") if key.strip()]
     with open_source() as source:

@@ -214,7 +214,9 @@ def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, Cell, str, Cell]
 
 def _why(info: CheckpointInfo) -> str:
     label = None if info.label is None else f"'{info.label}'"
-    return " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason) if part) or NOTHING
+    return (
+        " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason, info.note) if part) or NOTHING
+    )
 
 
 def _prefixes(ids: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from datetime import time as time_of_day
 
-from edi_checkpoint.errors import EdiCheckpointError, NotFound
+from edi_checkpoint import errors
+from edi_checkpoint.errors import NotFound
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import parse_checkpoint_name
 
@@ -24,10 +25,9 @@ _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
 _DATE = re.compile(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[Tt ].*)?")
 
 
-class UsageError(EdiCheckpointError, ValueError):
+class UsageError(errors.UsageError):
     """The command line says something that cannot be meant; nothing was done."""
 
-    code = "usage"
     default_hint = "`edi-checkpoint COMMAND --help` shows how it is used, with an example"
 
 
