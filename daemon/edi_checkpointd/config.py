@@ -182,10 +182,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             dest=key,
             default=argparse.SUPPRESS,
             metavar=setting.unit.upper(),
-            help=f"{setting.help} ({setting.low} to {setting.high}; default {_as_text(setting.default)})".replace(
-                "%", "%%"
-            ),
+            help=f"{setting.help}, {_range(setting)} (default {_as_text(setting.default)})".replace("%", "%%"),
         )
+
+
+def _range(setting: Setting) -> str:
+    counted = " names" if isinstance(setting.default, tuple) else ""
+    return f"{setting.low} to {setting.high}{counted}"
 
 
 def flags_of(arguments: argparse.Namespace) -> dict[str, str]:
