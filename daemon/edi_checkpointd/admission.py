@@ -159,11 +159,12 @@ class Admission:
         """Return the outboxes whose last entries go into `session_id`, the branch of a fenced writer, if it is one."""
         if not may_be_branch(session_id):
             return []
-        return [
-            files
-            for files in self._liveness.outboxes()
-            if branch_id(files.owner.session_id, files.owner.stream) == session_id
-        ]
+        return [files for files in self._liveness.outboxes() if branch_of(files) == session_id]
+
+
+def branch_of(files: StreamFiles) -> str:
+    """Return the session that the writer of `files` publishes into once it is fenced."""
+    return branch_id(files.owner.session_id, files.owner.stream)
 
 
 def _fences(later: StreamFiles, earlier: StreamFiles) -> bool:

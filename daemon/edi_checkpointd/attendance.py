@@ -18,7 +18,7 @@ from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import whole
 from edi_checkpoint.spool import StreamFiles, is_held, read_records, remove_stream
-from edi_checkpointd.admission import Admission
+from edi_checkpointd.admission import Admission, branch_of
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.ledger import Ledger, branch_stream
@@ -256,7 +256,8 @@ class Attendance:
         session = self._admission.open(session_id, None)
         if not session.unsaved:
             return False
-        if session.point is None and not any(files.owner.session_id == session_id for files in self._queue):
+        drains = any(session_id in (files.owner.session_id, branch_of(files)) for files in self._queue)
+        if session.point is None and not drains:
             self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
         return True
 

@@ -103,8 +103,10 @@ def test_equal_bytes_published_as_an_array_and_as_bytes_both_come_back(home: Hom
     assert second.do("[session['array'].tolist(), len(session['raw'])]") == [[0.0, 1.0, 2.0, 3.0, 4.0], 168]
 
 
-@pytest.mark.parametrize("hits", [2, 3])
-def test_a_branch_whose_draining_the_daemon_dies_over_holds_each_entry_once(home: Home, hits: int) -> None:
+@pytest.mark.parametrize(
+    ("point", "hits"), [("COMMITTED_NOT_ACKNOWLEDGED", 2), ("COMMITTED_NOT_ACKNOWLEDGED", 3), ("OUTBOX_DRAINED", 1)]
+)
+def test_a_branch_whose_draining_the_daemon_dies_over_holds_each_entry_once(home: Home, point: str, hits: int) -> None:
     hung, taker = home.publisher("s1"), home.publisher()
     hung.do("publish(20)")
     hung.do("session._link._turn = lambda: time.sleep(0.01)")
@@ -114,12 +116,13 @@ def test_a_branch_whose_draining_the_daemon_dies_over_holds_each_entry_once(home
     hung.do("publish(300, padding=10000)")
     hung.kill()
     taker.kill()
-    home.start_dying("COMMITTED_NOT_ACKNOWLEDGED", hits, *QUIET).wait(30)
+    home.start_dying(point, hits, *QUIET).wait(30)
     home.daemon(*QUIET)
     eventually(lambda: not (home.state / "outbox" / "s1").exists())
     (branch,) = [row["session_id"] for row in home.json("sessions")["sessions"] if row["parent_session"] == "s1"]
     entries = home.journaled(branch)[branch]
     assert [entry["values"]["n"] for entry in entries if entry["op"] == "update"] == list(range(21, 321))
+    assert home.json("log", branch)["checkpoints"][-1]["kind"] == "stranded"
 
 
 def test_a_fence_outlives_the_writer_that_took_over(home: Home) -> None:
