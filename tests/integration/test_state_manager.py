@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_the_save_state_example_leaves_the_file_it_documents(home: Home, daemon:
     }  # fmt: skip
     assert Path(path).stat().st_mode & 0o777 == 0o600
     if not daemon:
-        home.start(["python", "-m", "edi_checkpointd", "stop"], PATH=os.environ["PATH"]).wait()
+        assert home.start([sys.executable, "-m", "edi_checkpointd", "stop"]).wait() == 0
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["with a daemon", "without one"])
