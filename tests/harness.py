@@ -135,6 +135,11 @@ class Publisher(Process):
         """Ask it until the value is true, and return that; for what its link learns by itself."""
         return eventually(lambda: self.do(code), timeout_s)
 
+    def go_deaf(self) -> None:
+        """Hear nothing of the daemon any more, and publish on: as a process whose link thread hangs."""
+        self.do("session._link._turn = lambda: time.sleep(0.01)")
+        self.do("session._link.wake()")
+
     @property
     def acknowledged(self) -> int:
         """The highest number it has told to be acknowledged."""

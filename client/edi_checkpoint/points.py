@@ -5,7 +5,7 @@ The daemon answers from the journal and the files; where none does, checkpoints 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -98,6 +98,16 @@ def last_good(
         if state != here and state.get("status") != b'"failed"':
             return found
     raise NotFound(f"session {session_id} has no earlier checkpoint that is intact and not failed")
+
+
+def with_keys(
+    now: Mapping[str, JsonText], then: Mapping[str, JsonText], keys: Collection[str] | None
+) -> dict[str, JsonText]:
+    """Return the state `then`, or `now` with `keys` alone as they were then."""
+    if keys is None:
+        return dict(then)
+    kept = {key: text for key, text in now.items() if key not in keys}
+    return kept | {key: then[key] for key in keys if key in then}
 
 
 def compact(state: Mapping[str, JsonText]) -> dict[str, JsonText]:

@@ -131,8 +131,7 @@ class Publication:
             if keys is not None:
                 if unknown := [key for key in keys if key not in state and key not in self.texts]:
                     raise NotFound(f"{', '.join(unknown)}: neither in the state of now nor in {point.said}")
-                kept = {key: text for key, text in self.texts.items() if key not in keys}
-                state = kept | {key: state[key] for key in keys if key in state}
+                state = points.with_keys(self.texts, state, keys)
                 reason = f"{reason}, {', '.join(keys)} alone"
             if (size := _size(state)) > STATE_MAX_BYTES:
                 raise StateValueError(f"{point.said}: {size} bytes; a state has at most {STATE_MAX_BYTES}")

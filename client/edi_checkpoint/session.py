@@ -336,6 +336,11 @@ class Session(MutableMapping[str, object]):
         return self._resumed
 
     @property
+    def resumed(self) -> ResumeReport:
+        """The report as it was when the session was opened, without a look at files."""
+        return self._resumed
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._published.closed

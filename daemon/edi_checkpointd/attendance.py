@@ -60,9 +60,7 @@ class Attendance:
         self._drain: Drain | None = None
         self._target: Stream | None = None  # where it goes: the writer's own stream, or its branch
         self._rest: bytes | None = None  # a chunk that the disk refused
-        self._drained: list[
-            tuple[StreamFiles, str]
-        ] = []  # journaled to the end, into which stream; unlinked when covered
+        self._drained: list[tuple[StreamFiles, str]] = []  # journaled, and into which stream; unlinked when covered
         self._refused: set[str] = set()  # streams that cannot be drained; kept as they are
 
     # -- finding -----------------------------------------------------------------------------------------------------

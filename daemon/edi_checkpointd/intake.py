@@ -206,9 +206,11 @@ class Intake:
             records = scan_all(data)
             if len(records) == 1:
                 self._refuse_entries(stream, data, error)
-            starts = [0, *(record.end for record in records)]
-            for start, record in zip(starts, records if len(records) > 1 else [], strict=False):
+                return True
+            start = 0
+            for record in records:
                 self.take(stream, data[start : record.end])
+                start = record.end
         return True
 
     def _refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:

@@ -72,8 +72,7 @@ def load(home: Home, daemon: Process, writer: Publisher) -> list[Publisher]:
         """A writer that hears nothing is taken over, and publishes on before it dies."""
         hung, taker = home.publisher("fought"), home.publisher()
         hung.do("publish(20)")
-        hung.do("session._link._turn = lambda: time.sleep(0.01)")
-        hung.do("session._link.wake()")
+        hung.go_deaf()
         taker.do("session = client.session('fought', takeover=True)")
         taker.do("session.update(taken=True)")
         hung.do("publish(10)")

@@ -113,8 +113,7 @@ def test_what_a_hung_writer_publishes_after_it_was_taken_over_is_found_in_its_br
 
 def strand(first: Publisher, count: int) -> None:
     """Have a writer publish on although it is fenced: its link, which would hear of it, is kept from running."""
-    first.do("session._link._turn = lambda: time.sleep(0.01)")
-    first.do("session._link.wake()")
+    first.go_deaf()
     first.do(f"[session.update(n=100 + number) for number in range({count})] and None")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ from msgspec import structs
 
 from edi_checkpoint.errors import DaemonUnavailable, EdiCheckpointError, NotFound
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
-from edi_checkpoint.protocol import JsonText, StateAt
+from edi_checkpoint.protocol import StateAt
 from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
 from edi_checkpointd.cli.app import (
     SEQUENCE_MAX,
@@ -107,6 +107,7 @@ def rollback(
              edi-checkpoint rollback latest @3
              edi-checkpoint rollback latest --at 12:03 --keys prompts,intent
     """
+    from edi_checkpoint.points import with_keys
     from edi_checkpointd.cli import differences
     from edi_checkpointd.diff.patch import patch
 
@@ -120,13 +121,14 @@ def rollback(
         now = source.state(session_id)
         then = _last_good(source, now) if last_good else _target(source, session_id, checkpoint, sequence, at)
         if not yes:
-            going = differences.Side(then.checkpoint or "then", _with_keys(now, then, wanted))
+            gone = structs.replace(then, state=with_keys(now.state, then.state, wanted))
+            going = differences.Side(then.checkpoint or "then", gone)
             differences.show(Screen.of_stdout(), source, differences.Side("now", now), going)
     if not yes and not _agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
         tell("nothing was changed")
         return Exit.DONE
     with _writing(session_id, takeover=takeover) as held:
-        before, from_sequence = held.texts(), held.resume_report().sequence
+        before, from_sequence = held.texts(), held.resumed.sequence
         info = held.rollback(then.checkpoint, sequence=None if then.checkpoint else then.sequence, keys=wanted)
         made = patch(before, held.texts())
         rows = held.checkpoints()
@@ -284,7 +286,7 @@ def _writing(session_id: str, *, takeover: bool) -> Iterator[Session]:
         try:
             yield held
         finally:
-            held.leave(cleanly=held.resume_report().left_as != "interrupted")
+            held.leave(cleanly=held.resumed.left_as != "interrupted")
 
 
 def _target(source: Source, session_id: str, checkpoint: str | None, sequence: int | None, at: str | None) -> StateAt:
@@ -304,17 +306,6 @@ def _last_good(source: Source, now: StateAt) -> StateAt:
         return source.state(now.session_id, checkpoint=info.name)
 
     return last_good(now.session_id, source.checkpoints(now.session_id), read, now.state)
-
-
-def _with_keys(now: StateAt, then: StateAt, keys: list[str] | None) -> StateAt:
-    """Return `then`, or `now` with `keys` of it alone."""
-    if keys is None:
-        return then
-    state: Mapping[str, JsonText] = {
-        **{key: text for key, text in now.state.items() if key not in keys},
-        **{key: text for key, text in then.state.items() if key in keys},
-    }
-    return structs.replace(then, state=dict(state))
 
 
 def _agreed(question: str) -> bool:
