@@ -17,7 +17,7 @@ from types import TracebackType
 
 import msgspec
 
-from edi_checkpoint import offline, protocol
+from edi_checkpoint import offline, protocol, settings
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.condition import CONDITIONS
@@ -86,11 +86,15 @@ class Client:
         self._autostart = autostart
         self._follow_at_s = 0.0
         self._encoder = encoder
+        self._limits = settings.Limits()
         if self.disabled:
             self._link: Link = NullLink()
             return
         self._recent = Recent()
         self.paths = locate()
+        self._limits, warnings = settings.limits(self.paths.config, os.environ)
+        for warning in warnings:
+            log.warning(warning)
         ensure_private(self.paths.state)
         self._link = Link(self.paths, app=app, version=_version(), absent=self._follow_the_dead)
         atexit.register(self._at_exit)
@@ -176,8 +180,9 @@ class Client:
             state, sequence, told = found.state, found.sequence, told_by_files(found)
         resumed = report(session_id, state, sequence, told, datetime.now(UTC))
         session = Session(
-            self._link, stream, state, resumed, self.fork, self._attachments(session_id), encoder or self._encoder
-        )
+            self._link, stream, state, resumed, self.fork, self._attachments(session_id), self._limits,
+            encoder or self._encoder,
+        )  # fmt: skip
         if outbox.fenced:
             session._published.base()  # whatever of the other's last entries is here or in its branch
             self._link.wake()
@@ -186,7 +191,10 @@ class Client:
         return session
 
     def _outbox(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool) -> Outbox:
-        return Outbox(self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover)
+        return Outbox(
+            self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover,
+            max_bytes=self._limits.outbox_max_bytes,
+        )  # fmt: skip
 
     def _attachments(self, session_id: str) -> Attachments:
         if self.disabled:

@@ -29,12 +29,13 @@ from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import HEADER, Record, pack, scan, whole
+from edi_checkpoint.settings import Limits
 from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, last_number, list_streams, sweep_folder
 
 BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
 SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
 FRAME_ENTRIES = 1000  # read back at once: so many small ones keep the daemon busy for some 10 ms
-COMPACT_BYTES = 256 << 20  # unacknowledged bytes beyond which an outbox is thinned
+COMPACT_BYTES = Limits().outbox_max_bytes
 
 
 @dataclass(slots=True)
@@ -66,13 +67,16 @@ class Outbox:
         parent_session: str | None = None,
         seen: bool = False,
         takeover: bool = False,
+        max_bytes: int = COMPACT_BYTES,
     ) -> None:
         """Begin a stream of `session_id` below the folder `root` (made, 0700).
 
         `seen`: its writer is shown the state that it continues. `takeover`: a living writer is fenced, and its stream
-        read up to now. Raises `SessionBusy` for one that is not, and `OSError`.
+        read up to now. More than `max_bytes` unacknowledged are thinned. Raises `SessionBusy` for a living writer that
+        is not taken over from, and `OSError`.
         """
         self.folder = root / session_id
+        self._max_bytes = max_bytes
         ensure_private(root)
         self.lock = threading.Lock()
         self.stream = uuid4().hex
@@ -295,8 +299,8 @@ class Outbox:
             segment.path.unlink(missing_ok=True)
             os.close(segment.fd)
 
-    def compact(self, acknowledged: int, limit: int = COMPACT_BYTES) -> bool:
-        """Thin the whole segments but the last, when what is not acknowledged outgrows `limit`; return whether it did.
+    def compact(self, acknowledged: int) -> bool:
+        """Thin the whole segments but the last, when too much is not acknowledged; return whether it was.
 
         The compacted segment takes the first one's name, then the others are unlinked. A crash between the two leaves
         records of lower numbers behind higher ones: readers pass over numbers that they have had.
@@ -306,7 +310,7 @@ class Outbox:
             return False
         old = self._segments[:-1]
         waiting = sum(segment.size for segment in self._segments if segment.last > acknowledged)
-        if waiting <= max(limit, 2 * self._thinned_bytes):  # what stayed the last time stays again
+        if waiting <= max(self._max_bytes, 2 * self._thinned_bytes):  # what stayed the last time stays again
             return False
         thin = self._new_segment()
         try:

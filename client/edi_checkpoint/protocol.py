@@ -227,7 +227,13 @@ class GetStatus(Struct, tag="get_status", frozen=True):
     request: Number
 
 
-Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus
+class GetSettings(Struct, tag="get_settings", frozen=True):
+    """Asks for the settings that the daemon goes by."""
+
+    request: Number
+
+
+Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus | GetSettings
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Query
 
 
@@ -370,6 +376,13 @@ class Status(Struct, tag="status", frozen=True):
     body: JsonText
 
 
+class Settings(Struct, tag="settings", frozen=True):
+    """The answer to `GetSettings`; `body` is the JSON text of the rows of `edi-checkpoint config --json`."""
+
+    request: Number
+    body: JsonText
+
+
 class Error(Struct, tag="error", frozen=True):
     """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
 
@@ -388,7 +401,7 @@ class Error(Struct, tag="error", frozen=True):
     branch: str = ""
 
 
-Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status
+Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status | Settings
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
 
 _encoder = msgspec.msgpack.Encoder()

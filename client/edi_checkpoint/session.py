@@ -29,6 +29,7 @@ from edi_checkpoint.protocol import JsonText
 from edi_checkpoint.publication import Publication, text
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.restored import Restored
+from edi_checkpoint.settings import Limits
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Session(MutableMapping[str, object]):
         resumed: ResumeReport,
         fork: Callable[[str, Point, str | None], str],
         attachments: Attachments,
+        limits: Limits,
         encoder: Encoder | None = None,
     ) -> None:
         """Continue from `state` (key to JSON text); the stream is attached to the link already.
@@ -71,6 +73,7 @@ class Session(MutableMapping[str, object]):
         self._looked = not resumed.resumed  # at the files that the state names
         self._fork = fork
         self._attachments = attachments
+        self._limits = limits
         self._encoder = encoder
 
     # -- the mapping -------------------------------------------------------------------------------------------------
@@ -158,7 +161,10 @@ class Session(MutableMapping[str, object]):
         """Return the JSON text of a value; what it refers to goes into `carried`."""
         if key == "session_id" and value != self.session_id:
             raise StateValueError(f"session_id: {value!r} is not this session's id {self.session_id!r}")
-        return values.encode(value, key, carried, self._attachments.recent, self._encoder)
+        return values.encode(
+            value, key, carried, self._attachments.recent, self._encoder,
+            max_bytes=self._limits.value_max_bytes, max_depth=self._limits.value_max_depth,
+        )  # fmt: skip
 
     def _publish_difference(self, state: Mapping[str, object]) -> None:
         """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it.

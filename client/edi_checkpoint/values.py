@@ -23,9 +23,10 @@ from edi_checkpoint.errors import ProtocolError, StateValueError
 from edi_checkpoint.forms import Encoder, Unfit, Walk, key_text
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import KEY, MARK, Attachment, Reference, replaced
+from edi_checkpoint.settings import Limits
 
-VALUE_MAX_BYTES: Final = (64 << 20) - 1024  # an entry is at most 64 MiB, with its key and head
-VALUE_MAX_DEPTH: Final = 100
+VALUE_MAX_BYTES: Final = Limits().value_max_bytes
+VALUE_MAX_DEPTH: Final = Limits().value_max_depth
 KEY_MAX_BYTES: Final = 1024
 RESERVED_KEY: Final = "_edi_checkpoint"
 

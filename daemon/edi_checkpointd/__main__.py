@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, locate
@@ -37,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = locate()
         if arguments.command == "stop":
             return _stop(paths)
-        settings = config.load(paths, os.environ, config.flags_of(arguments))
+        load = partial(config.load, paths, os.environ, config.flags_of(arguments))
+        settings = load()
         if detached:
             ensure_private(paths.state)
             detach()  # whoever started us hears of what is wrong up to here; the log tells the rest
         _log_to(paths if detached else None)
         for warning in settings.warnings:
             log.warning(warning)
-        run(paths, settings, idle_exit=detached)
+        run(paths, settings, load, idle_exit=detached)
     except DaemonRuns as error:
         return _fail(error, EXIT_BUSY, detached=detached)
     except EdiCheckpointError as error:

@@ -45,7 +45,7 @@ class Attachments:
         """Count what is there; temporaries that a crash left are swept. A file costs some 7 us of the start."""
         self.folder = folder
         self._journal = journal
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
@@ -60,7 +60,7 @@ class Attachments:
     @property
     def left_bytes(self) -> int:
         """How much of new attachments is still taken."""
-        return max(0, self._max_bytes - self._used_bytes)
+        return max(0, self.max_bytes - self._used_bytes)
 
     def gone(self, filed: Filed) -> None:
         """Count a file out that was deleted."""
@@ -97,7 +97,7 @@ class Attachments:
         left_bytes = self.left_bytes - _size(taken)
         if new and _size(new) > left_bytes:
             raise AttachmentsFull(
-                f"attachments of {_size(new)} bytes: of {self._max_bytes} (attachments_max_bytes) {left_bytes} are left"
+                f"attachments of {_size(new)} bytes: of {self.max_bytes} (attachments_max_bytes) {left_bytes} are left"
             )
         return new
 

@@ -91,6 +91,11 @@ class Checkpointer:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._collector = Collector(paths, attachments, clock, config.collect_every_s, self._submit)
 
+    def use(self, config: Config) -> None:
+        """Go by other settings from now on."""
+        self.config = config
+        self._collector.every_s = config.collect_every_s
+
     def checkpoint(self, subject: Subject, wish: Wish | Amendment) -> bool:
         """Write or amend a checkpoint as soon as earlier ones are written; return whether one more will be told of.
 

@@ -49,7 +49,7 @@ class Collector:
         self._paths = paths
         self._attachments = attachments
         self._clock = clock
-        self._every_s = every_s
+        self.every_s = every_s
         self._submit = submit
         self._stamp = attachments.folder / _STAMP
         self._offset_s = self._wall_minus_monotonic_s()
@@ -64,7 +64,7 @@ class Collector:
             log.warning("attachments not looked through: the wall clock was stepped by more than a day")
             return
         with contextlib.suppress(FileNotFoundError):
-            if 0 <= now_s - self._stamp.stat().st_mtime < self._every_s:
+            if 0 <= now_s - self._stamp.stat().st_mtime < self.every_s:
                 return
         try:
             self._stamp.touch(mode=0o600)

@@ -9,33 +9,35 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 from edi_checkpoint import paths as places
+from edi_checkpoint import settings
 from edi_checkpoint.errors import ConfigError
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.settings import PREFIX, SHOWN_MAX, Setting, Value, as_text, checked, parsed, read_file, shown
 
-Value = float | int | tuple[str, ...]
 Source = Literal["default", "file", "environment", "flag"]
 
-PREFIX = "EDI_CHECKPOINT_"
 NOT_SETTINGS = frozenset((places.HOME, places.SESSIONS_DIR, places.STATE_DIR, places.RUNTIME_DIR, places.CONFIG)) | {
     "EDI_CHECKPOINT_AUTOSTART",
     "EDI_CHECKPOINT_DISABLE",
 }
-FILE_MAX_BYTES = 1 << 20
-_SHOWN_MAX = 60
+CLIENT_KEYS = frozenset(setting.key for setting in settings.SETTINGS)  # an EDI reads them when it connects
 _Default = TypeVar("_Default", float, int, tuple[str, ...])
 
 
 def _setting(default: _Default, low: float, high: float, unit: str, meaning: str) -> _Default:
     field: _Default = dataclasses.field(default=default, metadata={"range": (low, high), "unit": unit, "help": meaning})
     return field
+
+
+def _of_client(key: str) -> int:
+    row = next(setting for setting in settings.SETTINGS if setting.key == key)
+    return _setting(cast(int, row.default), row.low, row.high, row.unit, row.help)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +59,9 @@ class Config:
     sessions_max_bytes: int = _setting(2 << 30, 1 << 16, 1 << 50, "bytes", "the sessions folder is pruned beyond this")
     history_hours: float = _setting(24.0, 0, 87600, "hours", "one can go back to every single change of this window")
     history_max_bytes: int = _setting(256 << 20, 0, 1 << 50, "bytes", "... which is shortened beyond this")
-    outbox_max_bytes: int = _setting(256 << 20, 1 << 16, 1 << 40, "bytes", "an unsent outbox is compacted beyond this")
-    # One entry has at most 64 MiB; what is left is for its other fields.
-    value_max_bytes: int = _setting((64 << 20) - 1024, 1024, (64 << 20) - 1024, "bytes", "the largest single value")
-    value_max_depth: int = _setting(100, 1, 500, "levels", "the deepest nesting; JSON readers give up near 1,000")
+    outbox_max_bytes: int = _of_client("outbox_max_bytes")
+    value_max_bytes: int = _of_client("value_max_bytes")
+    value_max_depth: int = _of_client("value_max_depth")
     attachments_max_bytes: int = _setting(2 << 30, 0, 1 << 50, "bytes", "attachments of all sessions; more is refused")
     collect_every_s: float = _setting(
         86400.0, 0.1, 604800, "s", "attachments that nothing names are looked for so often"
@@ -80,36 +81,6 @@ class Config:
     def source(self, key: str) -> Source:
         """Return what decided the value of `key`."""
         return self.origins.get(key, ("default", ""))[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table; `low` and `high` belong to the range, and count the names of a list."""
-
-    key: str
-    default: Value
-    low: float
-    high: float
-    unit: str
-    help: str
-
-    @property
-    def variable(self) -> str:
-        """The environment's name of this setting."""
-        return PREFIX + self.key.upper()
-
-    @property
-    def flag(self) -> str:
-        """The command line's name of this setting; with underscores it works too."""
-        return "--" + self.key.replace("_", "-")
-
-    @property
-    def wanted(self) -> str:
-        """What a value has to be, in words."""
-        if isinstance(self.default, tuple):
-            return f"a list of {self.low} to {self.high} names, none of them empty"
-        kind = "a number" if isinstance(self.default, float) else "a whole number"
-        return f"{kind} of {self.unit} from {self.low} to {self.high}"
 
 
 def _row(field: dataclasses.Field[Any]) -> Setting:
@@ -135,22 +106,24 @@ def load(paths: Paths, environ: Mapping[str, str], flags: Mapping[str, str] | No
     def take(key: str, value: Value, source: Source, where: str) -> None:
         values[key], origins[key] = value, (source, where)
 
-    for key, value, where in _read_file(paths):
-        take(key, _checked(SETTINGS[key], value, where), "file", where)
+    for key, value, where in read_file(paths.config):
+        if key not in SETTINGS:
+            raise ConfigError(f"{shown(key)} in {where} is no setting{_meant(key, SETTINGS)}")
+        take(key, checked(SETTINGS[key], value, where), "file", where)
     keys = {setting.variable: key for key, setting in SETTINGS.items()}
     for variable in sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS):
         if variable not in keys:
             warnings.append(f"the variable {variable} is no setting and has no effect{_meant(variable, keys)}")
         elif environ[variable]:
             setting = SETTINGS[keys[variable]]
-            take(setting.key, _parsed(setting, environ[variable], variable), "environment", variable)
+            take(setting.key, parsed(setting, environ[variable], variable), "environment", variable)
     for name, text in (flags or {}).items():
         key = name.removeprefix("--").replace("-", "_")
         if key not in SETTINGS:
             raise ConfigError(f"--{name.removeprefix('--')} is no setting{_meant(key, SETTINGS)}")
         setting = SETTINGS[key]
-        take(key, _parsed(setting, text, setting.flag), "flag", setting.flag)
-    # mypy cannot know that each value has its key's type; _checked saw to it.
+        take(key, parsed(setting, text, setting.flag), "flag", setting.flag)
+    # mypy cannot know that each value has its key's type; `checked` saw to it.
     return Config(**values, origins=MappingProxyType(origins), warnings=tuple(warnings))  # type: ignore[arg-type]
 
 
@@ -167,8 +140,19 @@ def explain(config: Config) -> list[dict[str, object]]:
             "low": setting.low,
             "high": setting.high,
             "help": setting.help,
+            "read_by": "client" if key in CLIENT_KEYS else "daemon",
         }
         for key, setting in SETTINGS.items()
+    ]
+
+
+def changes(before: Config, after: Config) -> list[str]:
+    """Return what is another setting in `after`, a sentence for each."""
+    return [
+        f"{key} is {as_text(after.value(key))} now, was {as_text(before.value(key))}"
+        + ("; for whoever connects from now on" if key in CLIENT_KEYS else "")
+        for key in SETTINGS
+        if before.value(key) != after.value(key)
     ]
 
 
@@ -182,7 +166,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             dest=key,
             default=argparse.SUPPRESS,
             metavar=setting.unit.upper(),
-            help=f"{setting.help}, {_range(setting)} (default {_as_text(setting.default)})".replace("%", "%%"),
+            help=f"{setting.help}, {_range(setting)} (default {as_text(setting.default)})".replace("%", "%%"),
         )
 
 
@@ -196,88 +180,8 @@ def flags_of(arguments: argparse.Namespace) -> dict[str, str]:
     return {key: text for key, text in vars(arguments).items() if key in SETTINGS}
 
 
-def _read_file(paths: Paths) -> Iterator[tuple[str, object, str]]:
-    path = paths.config
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_MAX_BYTES + 1)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror or error}",
-            hint=f"make it a file that you may read, or set {places.CONFIG} to another",
-        ) from error
-    if len(raw) > FILE_MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {FILE_MAX_BYTES} bytes: that is no configuration of ours")
-    try:
-        text = raw.decode()
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        bad = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path} line {bad} is not UTF-8", hint="save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # also numbers and nestings beyond what Python takes
-        raise ConfigError(f"{path} is no TOML: {error}", hint="correct the place named") from error
-    for key, value in table.items():
-        line = _line_of(key, text)
-        where = f"{path} line {line}" if line else str(path)
-        if key not in SETTINGS:
-            raise ConfigError(f"{_shown(key)} in {where} is no setting{_meant(key, SETTINGS)}")
-        yield key, value, where
-
-
-def _line_of(key: str, text: str) -> int | None:
-    # tomllib does not tell; a line inside a text of several lines could mislead this, and only the message with it.
-    found = re.search(rf"""^[ \t]*(?:\[+[ \t]*)?["']?{re.escape(key)}["']?[ \t]*[=.\]]""", text, re.MULTILINE)
-    return text.count("\n", 0, found.start()) + 1 if found else None
-
-
-def _parsed(setting: Setting, text: str, where: str) -> Value:
-    if isinstance(setting.default, tuple):
-        return _checked(setting, [name.strip() for name in text.split(",")] if text.strip() else [], where)
-    try:
-        number = float(text) if isinstance(setting.default, float) else int(text)
-    except ValueError:
-        raise _refused(setting, text, where) from None
-    return _checked(setting, number, where)
-
-
-def _checked(setting: Setting, value: object, where: str) -> Value:
-    if isinstance(setting.default, tuple):
-        if isinstance(value, list) and setting.low <= len(value) <= setting.high:
-            names = tuple(name for name in value if isinstance(name, str) and name)
-            if len(names) == len(value):
-                return names
-        raise _refused(setting, value, where)
-    fractional = isinstance(setting.default, float)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if fractional else int):  # Python's true is an int
-        raise _refused(setting, value, where)
-    if not setting.low <= value <= setting.high:  # NaN is in no range
-        raise _refused(setting, value, where)
-    return float(value) if fractional else value
-
-
-def _refused(setting: Setting, value: object, where: str) -> ConfigError:
-    return ConfigError(
-        f"{setting.key} = {_shown(value)} in {where}: has to be {setting.wanted}",
-        hint=f"correct it, or remove it to use the default {_as_text(setting.default)}",
-    )
-
-
-def _as_text(value: Value) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print a number of thousands of digits
-        return "a number far too long"
-    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 1] + "…"
-
-
 def _meant(name: str, known: Mapping[str, object]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name[:_SHOWN_MAX], known, n=1, cutoff=0.0)
+    close = get_close_matches(name[:SHOWN_MAX], known, n=1, cutoff=0.0)
     return f"; the closest one is {close[0]}"

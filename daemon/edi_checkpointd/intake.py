@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
+from msgspec.json import encode as encode_json
+
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
@@ -24,6 +26,7 @@ from edi_checkpoint.wakeup import Wakeup
 from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
+from edi_checkpointd.config import explain
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.journal import JournalRefused
 from edi_checkpointd.ledger import Ledger
@@ -70,7 +73,7 @@ class Intake:
         self._refusals = count(1)
         self._stopping = False
         self._more_upkeep = False
-        self._idle_exit_s = idle_exit_s
+        self.idle_exit_s = idle_exit_s
         self._busy_at_s = clock.monotonic_s()
         self.liveness = Liveness(paths.outbox, watch_fd=self._listener.watch, forget_fd=self._listener.forget)
 
@@ -148,7 +151,7 @@ class Intake:
             return int(PROBE_S * 1000)
         if not self._scheduler.idle:
             return int(_GUARD_S * 1000)
-        return None if self._idle_exit_s is None else int(self._idle_exit_s * 1000) + 1
+        return None if self.idle_exit_s is None else int(self.idle_exit_s * 1000) + 1
 
     def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
         """Accept the entries that wait, within bounds; return the other messages, for after the commit."""
@@ -283,6 +286,8 @@ class Intake:
                 case protocol.GetStatus(request):
                     told = self._told()
                     self._answer_later(routing_id, request, lambda: self._status(request, told))
+                case protocol.GetSettings(request):
+                    self._send(routing_id, protocol.Settings(request, encode_json(explain(self._ledger.config))))
                 case protocol.Entries() | protocol.Close():
                     pass  # accepted while draining; the stream of another connection
                 case _:
@@ -411,8 +416,8 @@ class Intake:
         now_s = self._clock.monotonic_s()
         if busy:
             self._busy_at_s = now_s
-        elif self._idle_exit_s is not None and now_s - self._busy_at_s >= self._idle_exit_s:
-            log.info("leaving: nobody wrote for seconds=%.0f", self._idle_exit_s)
+        elif self.idle_exit_s is not None and now_s - self._busy_at_s >= self.idle_exit_s:
+            log.info("leaving: nobody wrote for seconds=%.0f", self.idle_exit_s)
             self._stopping = True
 
     # -- sending -----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Saving:
         self._reserve = reserve
         self._reserve_held = reserve.hold()
         self._hold_again_s = 0.0
-        self._config = config
+        self.config = config
         self._clock = clock
         self._post = post
         self._notify = notify
@@ -77,13 +77,13 @@ class Saving:
     def changed(self, session: Session) -> None:
         """Set the timers that a changed session needs; those that run already stay as they are."""
         if session.point:
-            self._set_timer("point", session, self._config.transition_quiet_s, self._point_due)
+            self._set_timer("point", session, self.config.transition_quiet_s, self._point_due)
         if session.unsaved:
-            self._set_timer("autosave", session, self._config.autosave_every_s, self._autosave_due)
+            self._set_timer("autosave", session, self.config.autosave_every_s, self._autosave_due)
         if self._ledger.snapshot_due(session):
             self._grown[session.session_id] = session
         if session.unphotographed:
-            self._set_timer("interval", session, self._config.checkpoint_every_s, self._interval_due)
+            self._set_timer("interval", session, self.config.checkpoint_every_s, self._interval_due)
 
     def wish(self, session: Session, wish: Wish | Amendment) -> None:
         """Have a checkpoint written, or one that is there amended."""
@@ -126,8 +126,8 @@ class Saving:
         due_s = point_due_s(
             session.point,
             session.touched_s,
-            quiet_s=self._config.transition_quiet_s,
-            max_s=self._config.transition_max_s,
+            quiet_s=self.config.transition_quiet_s,
+            max_s=self.config.transition_max_s,
         )
         if (left_s := due_s - self._clock.monotonic_s()) > 0:
             self._set_timer("point", session, left_s, self._point_due)
@@ -144,7 +144,7 @@ class Saving:
 
     def _interval_due(self, session: Session) -> None:
         if session.unasked and session.point is None:
-            self.wish(session, Wish(session.state, Kind.INTERVAL, f"{self._config.checkpoint_every_s:g} s passed"))
+            self.wish(session, Wish(session.state, Kind.INTERVAL, f"{self.config.checkpoint_every_s:g} s passed"))
         else:
             self.changed(session)
 
@@ -241,14 +241,14 @@ class Saving:
             return True
         if self._untrimmed:
             session = self._untrimmed[-1]
-            before = self._clock.now() - timedelta(hours=self._config.history_hours)
-            if journal.bytes > self._config.history_max_bytes:
+            before = self._clock.now() - timedelta(hours=self.config.history_hours)
+            if journal.bytes > self.config.history_max_bytes:
                 before = self._clock.now()
             if journal.trim(session.key, before_us=to_us(before), limit=TRIM_ROWS) < TRIM_ROWS:
                 self._untrimmed.pop()
             return True
         if self._clock.monotonic_s() >= self._collect_at_s:
-            self._collect_at_s = self._clock.monotonic_s() + self._config.collect_every_s / COLLECT_LOOKS
+            self._collect_at_s = self._clock.monotonic_s() + self.config.collect_every_s / COLLECT_LOOKS
             self._checkpointer.collect()
         if journal.wants_carry_over:
             journal.carry_over()

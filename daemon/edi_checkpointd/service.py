@@ -9,8 +9,10 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from queue import SimpleQueue
 
 import msgspec
 
@@ -30,6 +32,7 @@ from edi_checkpointd.intake import Intake
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.lock import acquire
+from edi_checkpointd.reconfiguration import Reconfiguration
 from edi_checkpointd.recovery import files_teller, open_journal
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.saving import Saving
@@ -42,8 +45,8 @@ FINISH_S = 1.5  # for files at SIGTERM; what is not in them by then is in the jo
 SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long
 
 
-def run(paths: Paths, config: Config, *, idle_exit: bool = False) -> None:
-    """Serve `paths` until SIGTERM or SIGINT.
+def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: bool = False) -> None:
+    """Serve `paths` until SIGTERM or SIGINT; at SIGHUP go by the settings that `load` gives then.
 
     Prints one line on stderr when entries are taken. Raises `DaemonRuns`, `FolderError`, `VersionMismatch`,
     `JournalDamaged` before anything is served.
@@ -57,14 +60,16 @@ def run(paths: Paths, config: Config, *, idle_exit: bool = False) -> None:
     socket = socket_path(paths)
     lock_fd = acquire(paths.lock, socket, version)
     try:
-        _serve(paths, config, version, socket, idle_exit=idle_exit)
+        _serve(paths, config, load, version, socket, idle_exit=idle_exit)
     finally:
         with contextlib.suppress(OSError):
             paths.socket.unlink()
         os.close(lock_fd)
 
 
-def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit: bool) -> None:
+def _serve(
+    paths: Paths, config: Config, load: Callable[[], Config], version: str, socket: str, *, idle_exit: bool
+) -> None:
     clock = SystemClock()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
@@ -105,12 +110,16 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
     reached(CrashPoint.RECOVERED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: intake.stop())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    reconfiguration = Reconfiguration(load, stats, intake, ledger, saving, checkpointer, attachments)
+    calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
+    signal.signal(signal.SIGHUP, lambda *_: calls.put(reconfiguration.reload))
     intake.bind(socket)
     print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
     failures: list[BaseException] = []
-    thread = threading.Thread(target=_run_guarded, args=(intake, failures), name="intake")
+    thread = threading.Thread(target=_run_guarded, args=(intake, failures, lambda: calls.put(None)), name="intake")
     thread.start()
+    while (call := calls.get()) is not None:
+        call()
     thread.join()
     scheduler.close()
     saving.finish()
@@ -122,13 +131,15 @@ def _serve(paths: Paths, config: Config, version: str, socket: str, *, idle_exit
         raise failures[0]
 
 
-def _run_guarded(intake: Intake, failures: list[BaseException]) -> None:
+def _run_guarded(intake: Intake, failures: list[BaseException], ended: Callable[[], None]) -> None:
     """Run the intake; what fails there ends the daemon in order: the states it holds still come into files."""
     try:
         intake.run()
     except Exception as error:
         log.exception("intake failed; the daemon ends, and starts anew from what is durable")
         failures.append(error)
+    finally:
+        ended()
 
 
 def _raise_descriptor_limit() -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.status import Served, Told
 from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.clock import Clock
@@ -28,6 +29,7 @@ class Stats:
         self._started_s = clock.monotonic_s()
         self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
         self._errors: Counter[str] = Counter()
+        self.config_fault: EdiCheckpointError | None = None  # why the file as it is now is not gone by
 
     def count(self, code: str) -> None:
         """Count an error that somebody was told."""
@@ -65,6 +67,14 @@ class Stats:
                     "journal_begun_anew",
                     f"the journal was begun anew when this daemon started: {self._journal_fault}",
                     "states came from checkpoints and outboxes; `edi-checkpoint sessions` shows them",
+                )
+            )
+        if self.config_fault:
+            troubles.append(
+                Trouble(
+                    "config_refused",
+                    f"the configuration file as it is now is not used: {self.config_fault}",
+                    f"{self.config_fault.hint}; the settings from before hold, `edi-checkpoint config` shows them",
                 )
             )
         if failing:

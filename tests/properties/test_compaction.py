@@ -128,10 +128,10 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_outbox_that_nobody_drains_stays_bounded_and_leads_to_the_same_state(
     tmp_path: Path, small_segments: None
 ) -> None:
-    outbox = Outbox(tmp_path, "s", app="test")
+    outbox = Outbox(tmp_path, "s", app="test", max_bytes=10_000)
     for n in range(5000):
         outbox.append(encode_entry(Update(n, {f"k{n % 7}": str(n).encode()})))
-        outbox.compact(0, limit=10_000)
+        outbox.compact(0)
     size = sum(path.stat().st_size for path in (tmp_path / "s").iterdir())
     assert size < 20_000
     state: dict[str, bytes] = {}
@@ -153,12 +153,12 @@ def test_an_outbox_that_nobody_drains_stays_bounded_and_leads_to_the_same_state(
 
 
 def test_what_a_crash_within_compaction_leaves_is_read_without_going_back(tmp_path: Path, small_segments: None) -> None:
-    outbox = Outbox(tmp_path, "s", app="test")
+    outbox = Outbox(tmp_path, "s", app="test", max_bytes=1000)
     for n in range(200):
         outbox.append(encode_entry(Update(n, {"n": str(n).encode()})))
         outbox.roll()
     before = {path: path.read_bytes() for path in list_streams(tmp_path / "s")[0].segments}
-    assert outbox.compact(0, limit=1000)
+    assert outbox.compact(0)
     for path, data in before.items():  # the others were not unlinked yet
         if not path.exists():
             path.write_bytes(data)

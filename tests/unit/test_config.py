@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edi_checkpoint.errors import ConfigError
 from edi_checkpoint.paths import Paths, locate
-from edi_checkpointd.config import SETTINGS, Config, Setting, add_flags, explain, flags_of, load
+from edi_checkpoint.settings import Setting, as_text
+from edi_checkpointd.config import SETTINGS, Config, add_flags, explain, flags_of, load
 
 KEYS = {
     "autosave_every_s": 5.0,
@@ -65,6 +66,15 @@ def test_every_setting_says_what_it_is(setting: Setting) -> None:
     assert "\n" not in setting.help
     number = len(setting.default) if isinstance(setting.default, tuple) else setting.default
     assert setting.low <= number <= setting.high
+
+
+def test_the_table_in_the_documents_is_that_of_the_code() -> None:
+    rows = [
+        f"| `{key}` | {setting.unit} | {setting.low} to {setting.high} | {as_text(setting.default)} | {setting.help} |"
+        for key, setting in SETTINGS.items()
+    ]
+    text = Path(__file__).parents[2].joinpath("docs", "settings.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("| `")] == rows
 
 
 def test_the_settings_cannot_be_changed_after_the_start() -> None:

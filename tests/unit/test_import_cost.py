@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,14 @@ def test_connecting_loads_nothing_of_the_daemon() -> None:
     assert {"zmq", "msgspec"} <= loaded
     assert not loaded & (HEAVY - {"zmq", "asyncio"})
     assert "edi_checkpointd" not in loaded
+
+
+def test_a_client_pays_for_reading_toml_only_where_there_is_a_file(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from edi_checkpoint import settings; settings.limits(Path(%r), {})"
+    config = tmp_path / "config.toml"
+    assert "tomllib" not in loaded_by(code % str(config))
+    config.write_text("value_max_depth = 3\n")
+    assert "tomllib" in loaded_by(code % str(config))
 
 
 def test_publishing_bytes_and_plain_values_loads_no_numpy() -> None:

@@ -7,6 +7,7 @@ then counts as absent: all that it has acknowledged is on disk.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -99,6 +100,26 @@ class Source:
                 if isinstance(answer, protocol.Status):
                     return msgspec.json.decode(answer.body, type=Status)
         return self._from_disk(self._status_from_disk)
+
+    def settings(self) -> list[dict[str, object]]:
+        """Return what a daemon goes by, a row for each setting: one that runs, else one that would be started here.
+
+        Raises `ConfigError` where that one could not start.
+        """
+        if self._daemon is not None:
+            try:
+                answer = self._ask_daemon(protocol.GetSettings, STATUS_TIMEOUT_S)
+            except DaemonUnavailable as error:
+                self._note(f"{error}; this is what one would use that is started now")
+            else:
+                if isinstance(answer, protocol.Settings):
+                    return msgspec.json.decode(answer.body, type=list[dict[str, object]])
+        from edi_checkpointd import config
+
+        found = config.load(self._paths, os.environ)
+        for warning in found.warnings:
+            self._note(warning)
+        return config.explain(found)
 
     def _status_from_disk(self, requests: Requests) -> Status:
         from edi_checkpoint.status import Told, served

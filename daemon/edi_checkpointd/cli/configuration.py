@@ -1,0 +1,61 @@
+"""The command that tells of settings: what each is, and what decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edi_checkpoint.paths import locate
+from edi_checkpointd.cli import Exit, documents
+from edi_checkpointd.cli.app import AsJson, app, open_source, tell
+from edi_checkpointd.cli.screen import Cell, Column, Screen, size
+
+_SOURCE_STYLE = {"default": "dim"}
+
+
+@app.command(sort_key=20, usage="Usage: edi-checkpoint config [--json]")
+def config(*, json: AsJson = False) -> int:
+    """Show every setting, what it is and what decided it: a flag, the environment, the configuration file, a default.
+
+    A running daemon tells what it goes by; without one it is what one would use that is started here. It goes by a
+    changed file at once, and at SIGHUP; a file with a fault changes nothing, and `status` names the fault. What is
+    marked * an EDI reads for itself, from file and environment, when it connects.
+
+    Example: edi-checkpoint config
+             EDI_CHECKPOINT_TRASH_DAYS=1 edi-checkpoint config
+    """
+    with open_source() as source:
+        rows = source.settings()
+    if json:
+        documents.write({"values": rows})
+        return Exit.DONE
+    screen = Screen.of_stdout()
+    screen.line(Cell(f"file {locate().config}", "dim"))
+    cut = screen.table(
+        [
+            Column("KEY", "bold"),
+            Column("VALUE", least=12),
+            Column("UNIT", "dim"),
+            Column("SOURCE"),
+        ],
+        [_row(row) for row in rows],
+    )
+    if cut:
+        tell("some values are cut to fit; --json shows them whole, with their ranges and meanings")
+    return Exit.DONE
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+    value, source = row["value"], row["source"]
+    unit = f"bytes, {size(value)}" if row["unit"] == "bytes" else row["unit"]
+    _, _, line = str(row["where"]).rpartition(" line ")
+    return (
+        row["key"] + ("*" if row["read_by"] == "client" else ""),
+        ", ".join(value)
+        if isinstance(value, list | tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value),
+        unit,
+        Cell(f"file, line {line}" if source == "file" else source, _SOURCE_STYLE.get(source, "")),
+    )
