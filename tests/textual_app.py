@@ -44,11 +44,12 @@ class Edi(App[None]):
         super().__init__()
         self.session = session
         self.outcomes: dict[str, int] = {}
+        self.bar = ProgressBar(total=10_000)
 
     def compose(self) -> ComposeResult:
         yield Static("upload", id="stage")
         yield Input(id="prompt")
-        yield ProgressBar(total=10_000)
+        yield self.bar
         yield Log()
 
     def on_mount(self) -> None:
@@ -57,7 +58,7 @@ class Edi(App[None]):
 
     def count(self) -> None:
         self.session["progress"] = self.session.get("progress", 0) + 1
-        self.query_one(ProgressBar).advance(1)
+        self.bar.advance(1)  # not looked for: the timer may go off while the screen is being emptied
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self.session["naive_prompt"] = event.value

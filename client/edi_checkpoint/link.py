@@ -386,9 +386,10 @@ class Link:
 
         `asked`: the publisher waits for the answer to its first attach, and sees to that itself.
         """
-        if isinstance(error, Fenced) and stream.outbox.published <= error.number:
-            error.branch = None
-        stream.refuse(error, for_ever=isinstance(error, Fenced | SessionBusy))
+        with stream.outbox.lock:  # what another thread publishes meanwhile is counted, or refused
+            if isinstance(error, Fenced) and stream.outbox.published <= error.number:
+                error.branch = None
+            stream.refuse(error, for_ever=isinstance(error, Fenced | SessionBusy))
         if isinstance(error, Fenced) and not asked:
             log.warning("session %s: %s", stream.session_id, error)
             self._release(stream)
