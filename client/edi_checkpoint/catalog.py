@@ -20,6 +20,7 @@ from edi_checkpoint.document import UNDATED, Header, parse_autosave, parse_check
 from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name, parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.opening import open_regular
 
 HEADER_BYTES: Final = 8 << 10  # read of a file for its header, which has about 1 KiB
 LONG_HEADER_BYTES: Final = 64 << 10  # read besides for a longer one; one beyond that costs the whole file
@@ -164,7 +165,7 @@ class Catalog:
         if fault is not None and fault.code != UNREADABLE:
             return None
         try:
-            with (self._folder / name).open("rb") as file:
+            with open_regular(self._folder / name) as file:
                 result = read(file, os.fstat(file.fileno()).st_size)
         except FileNotFoundError:
             self.remove(name)

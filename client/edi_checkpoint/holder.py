@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 
 import msgspec
+
+from edi_checkpoint.opening import open_regular, read_regular
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -24,7 +25,7 @@ _decode_holder = msgspec.json.Decoder(Holder).decode  # built here: see `values.
 def read_holder(path: Path) -> Holder | None:
     """Return what the lock file says, whether or not its daemon still lives; None without a readable one."""
     try:
-        return _decode_holder(path.read_bytes())
+        return _decode_holder(read_regular(path))
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -32,13 +33,10 @@ def read_holder(path: Path) -> Holder | None:
 def running(path: Path) -> Holder | None:
     """Return the daemon that holds the lock now, or None."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return read_holder(path)
-    finally:
-        os.close(fd)
+    except OSError:
+        return None
     return None

@@ -21,6 +21,7 @@ from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.named_files import FileFacts
+from edi_checkpoint.opening import open_regular, read_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import NUMBER_MAX, scan
@@ -67,7 +68,7 @@ def recorded_files(paths: Paths, name: str | None) -> Mapping[str, FileFacts]:
     if name is None or names.parse_checkpoint_name(name) is None:
         return {}
     try:
-        with (paths.sessions / name).open("rb") as file:
+        with open_regular(paths.sessions / name) as file:
             header = document.read_header(file.read(_HEAD_BYTES), name)
     except (OSError, EdiCheckpointError):
         return {}
@@ -139,7 +140,7 @@ def newest_document(paths: Paths, session_id: str) -> FoundState:
     found = FoundState()
     for name, parse in _documents(paths, session_id):
         try:
-            loaded = parse((paths.sessions / name).read_bytes(), name)
+            loaded = parse(read_regular(paths.sessions / name), name)
         except FileNotFoundError:
             continue
         except (OSError, EdiCheckpointError) as error:

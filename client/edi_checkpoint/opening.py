@@ -8,6 +8,8 @@ import stat
 from io import FileIO
 from pathlib import Path
 
+_BAD = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN})
+
 
 class NotRegular(OSError):
     """What stands under the name is no regular file."""
@@ -27,3 +29,14 @@ def open_regular(path: str | Path, *, follow: bool = False) -> FileIO:
     except BaseException:
         os.close(fd)
         raise
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return what a regular file holds. Raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def is_bad(error: OSError) -> bool:
+    """Whether the file itself is at fault (a pipe, a link, forbidden, a bad block), and not what we are short of."""
+    return error.errno in _BAD

@@ -18,6 +18,7 @@ from edi_checkpoint.layout import RESERVED
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import parse_checkpoint_name
+from edi_checkpoint.opening import read_regular
 from edi_checkpoint.protocol import JsonText
 from edi_checkpoint.records import NUMBER_MAX
 
@@ -120,7 +121,7 @@ def _from_file(link: Link, session_id: str, name: str) -> Point:
     if named is None or named.session_id != session_id:
         raise NotFound(f"session {session_id} has no checkpoint {name}")
     try:
-        document = parse_checkpoint((link.paths.sessions / name).read_bytes(), name)
+        document = parse_checkpoint(read_regular(link.paths.sessions / name), name)
     except FileNotFoundError:
         raise NotFound(f"session {session_id} has no checkpoint {name}") from None
     return Point(compact(document.values), document.header.sequence, name)

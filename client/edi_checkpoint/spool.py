@@ -16,12 +16,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from edi_checkpoint.opening import open_regular
+from edi_checkpoint.opening import is_bad, open_regular
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan, whole
 
@@ -89,12 +90,14 @@ def list_streams(folder: Path) -> list[StreamFiles]:
 
 
 def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]:
-    """Yield the whole records of a stream's segments, at most `limit` bytes at a time, until the first bad one."""
+    """Yield the whole records of a stream's segments, at most `limit` bytes at a time, until the first bad one.
+
+    A segment that cannot be read, or is no file, ends them like a bad record. Raises OSError for what is not its fault.
+    """
     for path in files.segments:
         try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                offset = 0
+            with open_regular(path) as file:
+                size, offset = os.fstat(file.fileno()).st_size, 0
                 while offset < size:
                     file.seek(offset)
                     data = file.read(limit)
@@ -111,6 +114,10 @@ def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]
                     offset += end
         except FileNotFoundError:
             continue  # its owner trimmed it meanwhile: a file covers it
+        except OSError as error:
+            if is_bad(error):
+                return
+            raise
 
 
 class Head(NamedTuple):
@@ -130,7 +137,7 @@ def heads(files: StreamFiles) -> Iterator[Head]:
     number = 0
     for path in files.segments:
         try:
-            with path.open("rb", buffering=_HEADS_BUFFER_BYTES) as file:
+            with BufferedReader(open_regular(path), _HEADS_BUFFER_BYTES) as file:
                 size, start = os.fstat(file.fileno()).st_size, 0
                 while size - start >= HEADER.size:
                     file.seek(start)
@@ -147,6 +154,10 @@ def heads(files: StreamFiles) -> Iterator[Head]:
                     start = end
         except FileNotFoundError:
             continue  # its owner trimmed it meanwhile: a file covers it
+        except OSError as error:
+            if is_bad(error):
+                return
+            raise
 
 
 def last_number(files: StreamFiles) -> int:

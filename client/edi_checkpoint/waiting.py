@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.layout import Kind
+from edi_checkpoint.opening import open_regular
 from edi_checkpoint.protocol import Entry, Mark, Pin, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import Head, StreamFiles, heads, is_held, list_streams
@@ -88,7 +89,7 @@ def holds_changes(streams: Iterable[Seen], taken: Mapping[str, int]) -> bool:
 def _entry(head: Head) -> Entry | None:
     """Return the entry of a record, None when it is gone or is none."""
     try:
-        with head.segment.open("rb") as file:
+        with open_regular(head.segment) as file:
             file.seek(head.start)
             (record,) = scan(file.read(head.end - head.start))
             return decode_entry(record.entry)

@@ -202,12 +202,13 @@ class Attendance:
             fenced = files.owner.fenced
             if fenced and any(one.owner.stream in fenced for one in self._liveness.outboxes(files.owner.session_id)):
                 continue  # its lock file is what says, without the journal, that the other is fenced
-            if files.owner.stream in self._spoiled:
-                self._spoiled.discard(files.owner.stream)
-                ensure_private(self._damaged)
-                for segment in files.segments:
-                    set_aside(segment, self._damaged)
-            remove_stream(files)
+            try:
+                self._remove(files)
+            except OSError as error:
+                log.warning("outbox kept as it is stream=%s: %s", files.owner.stream, error)
+                self._refused.add(files.owner.stream)
+                self._drained.remove((files, target))
+                continue
             reached(CrashPoint.STREAM_CLOSED)
             for stream_id in {target, files.owner.stream}:
                 if stream := self._ledger.streams.get(stream_id):
@@ -221,6 +222,15 @@ class Attendance:
             self._admission.leaving.discard(session_id)
             if session is not None:
                 self._let_go(session)
+
+    def _remove(self, files: StreamFiles) -> None:
+        """Unlink a drained outbox; segments that could not be read to their ends are set aside. Raises OSError."""
+        if files.owner.stream in self._spoiled:
+            ensure_private(self._damaged)
+            for segment in files.segments:
+                log.warning("outbox set aside file=%s", set_aside(segment, self._damaged))
+            self._spoiled.discard(files.owner.stream)
+        remove_stream(files)
 
     def _held(self, session_id: str) -> set[str]:
         """Return the streams of a session that outboxes lie there for: its own, and its parent's if it is a branch."""

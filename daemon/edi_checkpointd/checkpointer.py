@@ -21,19 +21,20 @@ from msgspec import structs
 
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.document import parse_autosave, parse_checkpoint
-from edi_checkpoint.errors import EdiCheckpointError, NotFound
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
 from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, summarise
 from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.named_files import paths_in
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
-from edi_checkpoint.paths import Paths
+from edi_checkpoint.opening import is_bad, read_regular
+from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.collection import Collector
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.fs import set_aside, write_atomic
 from edi_checkpointd.policy import PINS_MAX, Amendment, Wish
 from edi_checkpointd.retention import Held, plan
 from edi_checkpointd.sightings import Sightings
@@ -80,6 +81,7 @@ class Checkpointer:
         """Start the thread; nothing is written before it is asked for."""
         self.config = config
         self._folder = paths.sessions
+        self._damaged = paths.damaged_documents
         self._catalog = catalog
         self._attachments = attachments
         self._sightings = Sightings()
@@ -200,7 +202,7 @@ class Checkpointer:
                 f"session {subject.session_id} has {PINS_MAX} pinned checkpoints", hint="unpin one of them first"
             )
         path = self._folder / info.name
-        document = parse_checkpoint(path.read_bytes(), info.name)
+        document = parse_checkpoint(read_regular(path), info.name)
         header = document.header
         amended = replace(
             header,
@@ -271,7 +273,7 @@ class Checkpointer:
         try:
             filed = self._attachments.store()
             self._write_autosave(subject, state)
-        except OSError as error:
+        except (EdiCheckpointError, OSError) as error:
             self._told(Written(session_id, state, None, None, error, filed))
             return
         reached(CrashPoint.AUTOSAVE_WRITTEN)
@@ -288,16 +290,22 @@ class Checkpointer:
         self._catalog.note_autosave(subject.session_id, header, size)
 
     def _keep_foreign(self, subject: Subject, path: Path) -> None:
-        """Keep a session file that somebody else wrote as a checkpoint of kind `foreign` before ours replaces it."""
+        """Keep a session file that somebody else wrote as a checkpoint of kind `foreign` before ours replaces it.
+
+        What cannot be read is set aside. Raises `VersionMismatch`: a newer version's file is left alone.
+        """
         try:
-            document = parse_autosave(path.read_bytes(), path.name)
+            document = parse_autosave(read_regular(path), path.name)
             if document.header.kind != Kind.FOREIGN:
                 return
             fragments = {key: fragment(text) for key, text in document.values.items()}
         except FileNotFoundError:
             return
-        except EdiCheckpointError as error:
-            log.warning("session file replaced that cannot be read: %s", error)
+        except (DocumentDamaged, OSError) as error:
+            if isinstance(error, OSError) and not is_bad(error):
+                raise
+            ensure_private(self._damaged)
+            log.warning("session file set aside file=%s: %s", set_aside(path, self._damaged), error)
             return
         self._write_checkpoint(subject, Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ class Drain:
 
     @property
     def left_bytes(self) -> int:
-        """What the segments hold beyond what was taken: bytes that are no records, or follow such."""
-        return sum(path.stat().st_size for path in self.files.segments if path.exists()) - self.taken_bytes
+        """What the segments hold beyond what was taken: bytes that are no records, or follow such; 1 of no file."""
+        return sum(_size(path) for path in self.files.segments) - self.taken_bytes
 
     def close(self) -> None:
         """Give the lock back."""
@@ -142,3 +143,11 @@ class Liveness:
         """Close all descriptors."""
         for fd in list(self._pidfds):
             self._close_pidfd(fd)
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 1

@@ -15,6 +15,7 @@ from edi_checkpoint.errors import DocumentDamaged
 from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import autosave_name
+from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
@@ -93,7 +94,7 @@ def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: i
             return
         path = paths.sessions / name
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint
             yield name, parse(data, name)
         except FileNotFoundError:

@@ -21,6 +21,7 @@ from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import Journaled, condition_of, header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
+from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan, scan_all
@@ -194,7 +195,7 @@ class Requests:
         if name not in {info.name for info in self._catalog.checkpoints(session_id)}:
             raise NotFound(f"session {session_id} has no checkpoint {name}")
         try:
-            return parse_checkpoint((self._paths.sessions / name).read_bytes(), name)
+            return parse_checkpoint(read_regular(self._paths.sessions / name), name)
         except FileNotFoundError:
             raise NotFound(f"{name} is gone") from None
 
@@ -221,7 +222,7 @@ class Requests:
             if sequence <= than and (own_only or sequence > 0):
                 break
             with contextlib.suppress(OSError, DocumentDamaged):
-                data = (self._paths.sessions / name).read_bytes()
+                data = read_regular(self._paths.sessions / name)
                 return parse_autosave(data, name) if name == autosave_name(session_id) else parse_checkpoint(data, name)
         return None
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from harness import Home, Process, Publisher, eventually
 
+from edi_checkpoint.protocol import Update, encode_entry
+from edi_checkpoint.records import pack
+
 JOURNAL = "journal.sqlite"
 
 
@@ -305,6 +308,80 @@ def test_rubbish_in_the_outbox_folder_is_left_alone_and_stands_in_nobodys_way(ho
     eventually(lambda: any("interrupted" in line for line in daemon.stderr))
     assert home.publisher("s1").do("dict(session)") == {"n": 1}
     assert daemon.popen.poll() is None
+
+
+def a_pipe(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_folder(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+def a_link(path: Path, other: Path) -> None:
+    path.symlink_to(other)
+
+
+def a_second_name(path: Path, other: Path) -> None:
+    path.hardlink_to(other)
+
+
+def zeros(path: Path, _: Path) -> None:
+    path.write_bytes(bytes(1000))
+
+
+PLANTS = [a_pipe, a_folder, a_link, a_second_name, zeros]
+
+
+def test_what_is_no_outbox_under_its_name_is_set_aside_and_told_of_and_holds_nobody_up(home: Home) -> None:
+    writer = home.publisher()
+    writer.do("held = {name: client.session(name) for name in %r}" % [plant.__name__ for plant in PLANTS])
+    writer.do("[session.update(n=1) for session in held.values()]")
+    writer.kill()
+    precious = home.folder / "precious"
+    precious.write_text("of somebody else")
+    for plant in PLANTS:
+        (lock,) = (home.state / "outbox" / plant.__name__).glob("[!.]*.lock")
+        plant(lock.with_suffix(".00000001.seg"), precious)
+    assert state_of(home, "a_pipe") == {"n": 1}  # by a command alone
+    assert home.json("status")["unacknowledged"] == len(PLANTS)
+    daemon = home.daemon()
+    eventually(lambda: not any((home.state / "outbox").iterdir()))
+    for plant in PLANTS:
+        assert state_of(home, plant.__name__) == {"n": 1}
+        assert any("not readable to its end" in line and plant.__name__ in line for line in daemon.stderr)
+    assert len(list((home.state / "damaged").glob("*.00000001.seg"))) == len(PLANTS)
+    assert "outbox_damaged" in [trouble["code"] for trouble in home.json("status")["degraded"]]
+    assert precious.read_text() == "of somebody else"
+
+
+def test_an_entry_that_is_none_is_kept_apart_and_takes_no_other_with_it(home: Home) -> None:
+    writer = home.publisher("s1")
+    writer.do("publish(3)")
+    writer.kill()
+    (segment,) = (home.state / "outbox" / "s1").glob("*.seg")
+    with segment.open("ab") as file:
+        file.write(pack(4, b"no entry") + pack(5, encode_entry(Update(1, {"n": b"5"}))))
+    daemon = home.daemon()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    assert state_of(home, "s1")["n"] == 5
+    assert "entries_refused" in [trouble["code"] for trouble in home.json("status")["degraded"]]
+    assert any("entries refused session=s1 upto=4" in line for line in daemon.stderr)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_what_is_no_session_file_under_its_name_is_set_aside_and_saving_goes_on(home: Home, plant) -> None:
+    home.sessions.mkdir(parents=True, mode=0o700)
+    precious = home.folder / "precious"
+    precious.write_text("of somebody else")
+    plant(home.sessions / "s1.json", precious)
+    publisher = home.publisher("s1")  # finds its state by the files alone
+    home.daemon()
+    publisher.do("session.update(n=1)")
+    publisher.do("session.flush('checkpointed', timeout_s=10)")
+    assert json.loads((home.sessions / "s1.json").read_bytes())["n"] == 1
+    assert (home.sessions / "damaged" / "s1.json").lstat()
+    assert precious.read_text() == "of somebody else"
 
 
 def test_a_torn_end_of_a_dead_publishers_outbox_costs_only_what_was_never_published(home: Home) -> None:
