@@ -20,7 +20,7 @@ from msgspec.json import encode as encode_json
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, ProtocolError, WrongFolder
 from edi_checkpoint.paths import Paths, ensure_private
-from edi_checkpoint.records import scan_all, whole
+from edi_checkpoint.records import scan, whole
 from edi_checkpoint.status import Told
 from edi_checkpoint.wakeup import Wakeup
 from edi_checkpointd.admission import Admission
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
 REFUSED_KEPT = 100  # refused frames kept in damaged/
+REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
 _REFUSED_PAUSE_S = 1.0
 
@@ -199,22 +200,22 @@ class Intake:
     def take(self, stream: Stream, data: bytes | memoryview) -> bool:
         """Accept records, or refuse them; return False when all of them are known already.
 
-        Of a frame that carries more attachments than are taken, those entries alone are refused that carry too much.
+        Of those that come together, the ones at fault alone are refused: they are found by halving, `REFUSED_APART` of
+        them, and what is left then is refused as a whole.
         """
-        try:
-            return self._ledger.accept(stream, data)
-        except ProtocolError as error:
-            self._refuse_entries(stream, data, error)
-        except AttachmentsFull as error:
-            records = scan_all(data)
-            if len(records) == 1:
-                self._refuse_entries(stream, data, error)
-                return True
-            start = 0
-            for record in records:
-                self.take(stream, data[start : record.end])
-                start = record.end
-        return True
+        parts, taken, refused = [data], False, 0
+        while parts:
+            part = parts.pop()
+            try:
+                taken = self._ledger.accept(stream, part) or taken
+            except (ProtocolError, AttachmentsFull) as error:
+                at = _middle(part) if refused < REFUSED_APART else 0
+                if at:
+                    parts += [part[at:], part[:at]]
+                else:
+                    self._refuse_entries(stream, part, error)
+                    taken, refused = True, refused + 1
+        return taken
 
     def _refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
         """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
@@ -296,8 +297,7 @@ class Intake:
             if isinstance(error, JournalRefused):
                 self._disk_refuses(error)
             self._refuse(routing_id, error, message)
-        except OSError as error:
-            self._disk_refuses(error)
+        except OSError as error:  # of what this one is about: the disk takes what the others publish
             self._refuse(routing_id, EdiCheckpointError(str(error)), message)
 
     def _fence(self, stream: Stream) -> None:
@@ -439,6 +439,13 @@ class Intake:
         self.liveness.close()
         self._listener.close()
         self._wakeup.close()
+
+
+def _middle(data: bytes | memoryview) -> int:
+    """Return where the second half of the records begins that `data` is made of; 0 where it is one, or no records."""
+    records = scan(data)
+    apart = len(records) > 1 and records[-1].end == len(data)
+    return records[len(records) // 2 - 1].end if apart else 0
 
 
 def _error(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:

@@ -21,8 +21,8 @@ from msgspec import structs
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import fragment
 from edi_checkpoint.names import branch_id
-from edi_checkpoint.protocol import Ack, Base, Mark, Update, decode_entry, encode_entry
-from edi_checkpoint.records import Record, pack, scan_all
+from edi_checkpoint.protocol import FRAME_BYTES, Ack, Base, Mark, Update, decode_entry, encode_entry
+from edi_checkpoint.records import Record, pack, scan_all, whole
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.config import Config
@@ -95,6 +95,8 @@ class Ledger:
         when anything in `data` is refused, `AttachmentsFull` when it carries more than is taken: then nothing of it is
         taken.
         """
+        if len(data) > FRAME_BYTES and whole(data, 1)[0] != len(data):  # each record costs ten times its bytes
+            raise ProtocolError(f"{len(data)} bytes of more than one record; at most {FRAME_BYTES} come together")
         records = scan_all(data)
         new = [record for record in records if record.number > stream.expected]
         if not new:
@@ -121,11 +123,17 @@ class Ledger:
         return True
 
     def skips(self, stream: Stream, data: bytes | memoryview) -> bool:
-        """Whether `data` begins beyond what the disk refused of `stream`; if not, that has come again."""
-        records = scan_all(data)
-        entry = decode_entry(records[0].entry)
+        """Whether `data` begins beyond what the disk refused of `stream`; if not, that has come again.
+
+        What cannot be read is passed over until then: refusing it would use up the numbers before it.
+        """
+        try:
+            first = scan_all(data)[0]
+            entry = decode_entry(first.entry)
+        except ProtocolError:
+            return whole(data, 1)[1] != stream.expected + 1
         covers = entry.covers if isinstance(entry, Update | Base) else 0
-        if not isinstance(entry, Base) and records[0].number - covers > stream.expected + 1:
+        if not isinstance(entry, Base) and first.number - covers > stream.expected + 1:
             return True
         stream.dropped = False
         return False
