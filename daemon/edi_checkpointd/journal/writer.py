@@ -12,7 +12,7 @@ from uuid import uuid4
 import apsw
 import msgspec
 
-from edi_checkpoint.references import Attachment
+from edi_checkpoint.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
@@ -38,8 +38,19 @@ from edi_checkpointd.journal.tables import (
 from edi_checkpointd.journal.witness import Witness
 from edi_checkpointd.state import Snapshot
 
+_BUSY_MS = 5000  # waited for a lock that is in the way
+_READERS_MS = 50  # ... where it is tried again, and frames may wait meanwhile
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "wal_autocheckpoint=0",
+    "fullfsync=ON",
+    "secure_delete=ON",  # always, not only while something is purged: pages that were freed before would keep its texts
+)
 _WAL_PASSIVE_PAGES = 256  # 1 MiB: carried into the database when no frame waits
 _WAL_FORCED_PAGES = 8192  # 32 MiB: carried over even under load, so that the WAL is bounded
+_FORGET_BYTES = 1 << 20  # of rows, in one slice of forgetting; what is deleted is written over, which takes as long
+_NAMING_ROWS = 1000  # looked through at once for what they name
 
 
 @dataclass(slots=True)
@@ -93,11 +104,11 @@ class Journal:
 
     def _prepare(self, path: Path) -> None:
         """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
-        self._db.set_busy_timeout(5000)
+        self._db.set_busy_timeout(_BUSY_MS)
         new = self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get
         version = FORMAT if new else check_format(self._db, path)
         path.chmod(0o600)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "fullfsync=ON"):
+        for pragma in _PRAGMAS:
             self._db.execute(f"PRAGMA {pragma}").fetchall()
         if new:
             self._make()
@@ -291,6 +302,79 @@ class Journal:
                 (key, base),
             )
         return deleted
+
+    # -- forgetting --------------------------------------------------------------------------------------------------
+
+    def forget(self, session_id: str) -> bool:
+        """Delete one slice of a session's rows, its own at last; return whether any is left.
+
+        What is deleted is written over with zeros; its WAL is gone after `empty_wal`. Raises `JournalRefused`.
+        """
+        row = self.read.session(session_id)
+        if row is None:
+            return False
+        frames = self._slice("frames", row.key)
+        snapshots = [] if frames else self._slice("snapshots", row.key)
+        with self._transaction():
+            # The newest row of all stays, emptied: the witness counts by it. The one before that was kept so goes.
+            newest = "id = (SELECT max(id) FROM frames)"
+            self._db.execute(
+                "UPDATE frames SET session = 0, first = 0, last = 0, stream = '', records = x''"
+                f" WHERE session = ? AND {newest}",
+                (row.key,),
+            )
+            self._db.execute(f"DELETE FROM frames WHERE session = 0 AND NOT {newest}")
+            self._db.executemany("DELETE FROM frames WHERE session = ?1 AND rowid = ?2", frames)
+            self._db.executemany("DELETE FROM snapshots WHERE session = ?1 AND rowid = ?2", snapshots)
+            if not frames and not snapshots:
+                for table in ("gaps", "streams"):
+                    self._db.execute(f"DELETE FROM {table} WHERE session = ?", (row.key,))
+                self._db.execute("DELETE FROM sessions WHERE key = ?", (row.key,))
+        return bool(frames or snapshots)
+
+    def _slice(self, table: str, key: int) -> list[tuple[int, int]]:
+        """Return a session's key with the ids of the rows of `table` that one slice of forgetting may delete."""
+        column = {"frames": "records", "snapshots": "body"}[table]
+        chosen: list[tuple[int, int]] = []
+        size = 0
+        for rowid, length in self._db.execute(f"SELECT rowid, length({column}) FROM {table} WHERE session = ?", (key,)):
+            chosen.append((key, rowid))
+            size += length
+            if size >= _FORGET_BYTES:
+                break
+        return chosen
+
+    def forget_blobs(self) -> list[tuple[str, str, int]]:
+        """Delete the attachments that no row names any more; return digest, type and size of each.
+
+        Nothing need be looked for else: a document that names one is visible only when there is a file of it.
+        """
+        unnamed = {digest: (digest, kind, size) for digest, kind, size in self.read.blobs()}
+        if unnamed:
+            for texts in self.read.holding(MARK, rows=_NAMING_ROWS):
+                for digest in set[str]().union(*map(digests_in, texts)):
+                    unnamed.pop(digest, None)
+        if unnamed:
+            with self._transaction():
+                self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in unnamed])
+        return list(unnamed.values())
+
+    def empty_wal(self) -> bool:
+        """Carry the whole WAL over and cut it off, so that it holds nothing of what was deleted.
+
+        Returns False while a reader is in the way; then it is to be tried again.
+        """
+        self._db.set_busy_timeout(_READERS_MS)
+        try:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            return False
+        except apsw.Error as error:
+            raise JournalRefused(f"write to {self._path}: {error}") from error
+        finally:
+            self._db.set_busy_timeout(_BUSY_MS)
+        self._wal_pages = 0
+        return True
 
     @property
     def bytes(self) -> int:
