@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 10.0
 _TRIED, _FAILED = b"1", b"0"  # what the stamp file says of the last try
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
-_SYSTEMCTL = Path("/usr/bin/systemctl")
+SYSTEMCTL = Path("/usr/bin/systemctl")
 _SYSTEMCTL_S = 1.5  # a service manager that hangs is passed over
-_UNIT = "edi-checkpointd.service"
+UNIT = "edi-checkpointd.service"
 _UNIT_FOLDERS = (  # systemd.unit(5); the first two lie in the home folder
     ".config/systemd/user",
     ".local/share/systemd/user",
@@ -91,22 +91,28 @@ def _claim(fd: int) -> bytes | None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def installed_unit(home: str) -> Path | None:
+    """Return the file of our unit where systemd finds it for the user whose home folder is `home`, None without one."""
+    files = (Path(home, folder, UNIT) for folder in _UNIT_FOLDERS)
+    return next((file for file in files if file.exists()), None)
+
+
 def _by_service_manager(paths: Paths) -> bool:
     """Have systemd start our unit, if it is installed. It serves the places that it finds by itself, and no others."""
     home = os.environ.get("HOME", "")
     environment = {"HOME": home, "XDG_RUNTIME_DIR": str(paths.runtime.parent)}
     if not home.startswith("/") or paths != locate(environment):
         return False
-    if not any(Path(home, folder, _UNIT).exists() for folder in _UNIT_FOLDERS):
+    if installed_unit(home) is None:
         return False
     try:
         done = subprocess.run(
-            [_SYSTEMCTL, "--user", "--quiet", "start", _UNIT],
+            [SYSTEMCTL, "--user", "--quiet", "start", UNIT],
             cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             timeout=_SYSTEMCTL_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("%s was not started by systemd: %s", _UNIT, error)
+        log.warning("%s was not started by systemd: %s", UNIT, error)
         return False
     return done.returncode == 0
 

@@ -96,7 +96,7 @@ class Client:
         for warning in warnings:
             log.warning(warning)
         ensure_private(self.paths.state)
-        self._link = Link(self.paths, app=app, version=_version(), absent=self._follow_the_dead)
+        self._link = Link(self.paths, app=app, version=installed_version(), absent=self._follow_the_dead)
         atexit.register(self._at_exit)
         self._find_daemon()
 
@@ -334,7 +334,8 @@ class Client:
         self._leave(cleanly=ended_well(error), timeout_s=2.0)
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of this package, `unknown` where it is not installed."""
     try:
         return version("edi-checkpoint")
     except PackageNotFoundError:

@@ -252,7 +252,7 @@ CONNECT = """
 import sys
 from pathlib import Path
 from edi_checkpoint import autostart, connect
-autostart._SYSTEMCTL = Path(sys.argv[1])
+autostart.SYSTEMCTL = Path(sys.argv[1])
 autostart._UNIT_FOLDERS = autostart._UNIT_FOLDERS[:2]
 with connect(timeout_s=20) as client:
     print(client.connected)

@@ -67,7 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load() -> Callable[[Sequence[str]], int]:
     try:
-        from edi_checkpointd.cli import changing, commands, configuration  # noqa: F401 - they join the app
+        from edi_checkpointd.cli import (  # noqa: F401 - they join the app
+            changing,
+            commands,
+            configuration,
+            doctor,
+        )
         from edi_checkpointd.cli.app import run
     except ModuleNotFoundError as error:
         hint = "pip install 'edi-checkpoint[daemon]'"

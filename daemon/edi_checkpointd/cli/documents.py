@@ -20,6 +20,7 @@ from edi_checkpointd.clock import from_us
 if TYPE_CHECKING:
     from edi_checkpoint.status import Status
     from edi_checkpointd.cli.attachments import Named
+    from edi_checkpointd.cli.checks.finding import Finding
 
 FORMAT: Final = 1
 
@@ -52,6 +53,12 @@ def session(changed: SessionInfo) -> dict[str, object]:
 def status(found: Status) -> dict[str, object]:
     """Return the document of `status`."""
     return msgspec.structs.asdict(found)
+
+
+def doctor(found: Sequence[tuple[str, Finding]]) -> dict[str, object]:
+    """Return the document of `doctor`; `command` says that the remedy runs as it stands."""
+    checks = [{"name": name, **finding._asdict()} for name, finding in found]
+    return {"ok": all(finding.ok is not False for _, finding in found), "checks": checks}
 
 
 def log(session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> dict[str, object]:

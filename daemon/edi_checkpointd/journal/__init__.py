@@ -23,3 +23,4 @@ from edi_checkpointd.journal.tables import Shown as Shown
 from edi_checkpointd.journal.tables import check_sqlite as check_sqlite
 from edi_checkpointd.journal.writer import Journal as Journal
 from edi_checkpointd.journal.writer import Transaction as Transaction
+from edi_checkpointd.journal.writer import sound_sqlite as sound_sqlite

@@ -53,6 +53,13 @@ _FORGET_BYTES = 1 << 20  # of rows, in one slice of forgetting; what is deleted 
 _NAMING_ROWS = 1000  # looked through at once for what they name
 
 
+def sound_sqlite() -> str:
+    """Return SQLite's version. Raises `VersionMismatch` for one that can lose commits."""
+    version = apsw.sqlite_lib_version()
+    check_sqlite(version)
+    return version
+
+
 @dataclass(slots=True)
 class Transaction:
     """What the next commit holds; all of it becomes durable together or not at all."""
@@ -77,7 +84,7 @@ class Journal:
         Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when a newer
         version wrote it, or when SQLite itself is of a version that can lose commits.
         """
-        check_sqlite(apsw.sqlite_lib_version())
+        sound_sqlite()
         self._path = path
         with named_damage(path):
             check_is_sqlite(path)

@@ -1,0 +1,180 @@
+"""Who serves: the service manager's unit, the lock, the socket, and the daemon itself."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+from edi_checkpoint import protocol
+from edi_checkpoint.autostart import SYSTEMCTL, UNIT, installed_unit
+from edi_checkpoint.errors import WrongFolder
+from edi_checkpoint.paths import RUNTIME_DIR, socket_path
+from edi_checkpoint.troubles import daemon_hangs
+from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.setup import Setup
+
+DESCRIPTORS_WANTED = 512  # two for each client, and some for files
+DESCRIPTORS_USED_MAX = 0.8
+_SYSTEMCTL_S = 5.0
+_NONE_RUNS = "none runs; the first client starts one"
+
+
+def service(setup: Setup) -> Finding:
+    """The unit of the service manager, where there is one, can start this very software."""
+    unit = installed_unit(setup.environ.get("HOME", ""))
+    if unit is None:
+        if setup.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0" and not setup.held:
+            return at_fault(
+                "no unit is installed, and EDI_CHECKPOINT_AUTOSTART=0 keeps clients from starting a daemon",
+                "unset EDI_CHECKPOINT_AUTOSTART, or keep `edi-checkpointd run` running",
+            )
+        return not_said("no unit is installed: the first client starts a daemon")
+    program = _program_of(unit)
+    if program is not None and not os.access(program, os.X_OK):
+        return mended_by("edi-checkpointd install", f"{unit} starts {program}, which is not there any more")
+    state, enabled = _systemctl("is-active"), _systemctl("is-enabled")
+    if state == "failed":
+        again = f"systemctl --user reset-failed {UNIT} && systemctl --user start {UNIT}"
+        return mended_by(again, f"{UNIT} has failed; `journalctl --user -u {UNIT}` tells why")
+    if not state:
+        return not_said(f"{unit} is installed; no service manager of yours answers here")
+    return well(f"{unit}: {enabled or 'unknown'}, {state}")
+
+
+def _program_of(unit: Path) -> Path | None:
+    """Return the program that a unit starts, as far as it is named by a path."""
+    for line in unit.read_text(errors="replace").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "ExecStart" and (words := value.split()):
+            program = words[0].lstrip("-@:+!")
+            return Path(program) if program.startswith("/") else None
+    return None
+
+
+def _systemctl(question: str) -> str:
+    """Return the service manager's word for the unit; nothing when it does not answer."""
+    try:
+        done = subprocess.run(
+            [SYSTEMCTL, "--user", question, UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=_SYSTEMCTL_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def lock(setup: Setup) -> Finding:
+    """The lock is free or held by the daemon that it names."""
+    path, quoted = setup.paths.lock, shlex.quote(str(setup.paths.lock))
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return well("free; no daemon has served this folder yet")
+    if not stat.S_ISREG(status.st_mode):
+        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is no regular file: no daemon can take it")
+    holder = setup.holder
+    if not setup.held:
+        return well(f"free; process {holder.pid} had it last" if holder else "free")
+    if holder is None:
+        pid = _holder_by_kernel(status)
+        by = f"process {pid}" if pid else "a process that cannot be told"
+        message = f"{path} is held by {by}, which is not named in it: nobody finds that daemon"
+        return mended_by(f"kill {pid}", message) if pid else at_fault(message, "end that process")
+    return well(f"held by process {holder.pid} since {holder.started}")
+
+
+def _holder_by_kernel(status: os.stat_result) -> int | None:
+    """Return the process that holds a lock on the file of `status`, as /proc/locks tells."""
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for fields in map(str.split, lines):
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted and fields[4].isdigit():
+            return int(fields[4])
+    return None
+
+
+def socket(setup: Setup) -> Finding:
+    """The socket can be made, is a socket, and is this user's alone."""
+    path = Path(socket_path(setup.paths))
+    quoted = shlex.quote(str(path))
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        if setup.held and setup.holder and Path(setup.holder.socket) == path:
+            return mended_by("edi-checkpointd stop", f"{path} is gone while process {setup.holder.pid} serves it")
+        return well(f"{path} is made at need; {len(os.fsencode(path))} bytes long")
+    if not stat.S_ISSOCK(status.st_mode):
+        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is no socket")
+    if status.st_uid != os.geteuid():
+        return mended_by(f"sudo rm {quoted}", f"{path} belongs to uid {status.st_uid}, and you are uid {os.geteuid()}")
+    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
+        return mended_by(f"chmod 600 {quoted}", f"{path} is open to other users (mode {mode:04o})")
+    if not setup.held and setup.listener is None:
+        return well(f"{path}, left by a daemon that died; the next one makes it anew")
+    return well(str(path))
+
+
+def daemon(setup: Setup) -> Finding:
+    """The daemon that holds the lock is the one that answers, and serves our folder."""
+    holder = setup.holder if setup.held else None
+    if holder is None and setup.listener is None:
+        return not_said(_NONE_RUNS)
+    greeting = setup.greeting
+    if isinstance(greeting, protocol.Error):
+        if greeting.code == WrongFolder.code:
+            message = f"process {setup.listener} listens on our socket, and serves another folder: {greeting.message}"
+            return at_fault(message, f"set {RUNTIME_DIR} to a folder of its own for one of the two homes")
+        return at_fault(f"process {setup.listener} does not take us: {greeting.message}", greeting.hint)
+    if greeting is None:
+        pid = holder.pid if holder else setup.listener
+        trouble = daemon_hangs(pid)
+        return mended_by(f"kill -9 {pid}", f"{trouble.message.split(';')[0]}: {trouble.hint}")
+    if holder is None:
+        message = f"process {greeting.pid} answers, and does not hold the lock of {setup.paths.sessions} any more"
+        return mended_by(f"kill {greeting.pid}", f"{message}: the folder was made anew under it")
+    return well(f"process {greeting.pid} answers")
+
+
+def versions(setup: Setup) -> Finding:
+    """Client and daemon are of one version."""
+    running = setup.greeting if setup.held else None
+    if not isinstance(running, protocol.Welcome):
+        return (
+            well(f"{setup.version}, of client and daemon") if not setup.held else not_said("the daemon tells nothing")
+        )
+    if running.version != setup.version:
+        message = f"the client is {setup.version}, and the daemon that runs is still {running.version}"
+        return mended_by("edi-checkpointd stop", f"{message}; the next client starts the new one")
+    return well(f"{setup.version}, of client and daemon")
+
+
+def descriptors(setup: Setup) -> Finding:
+    """The daemon may open as many files as its clients need; one that is started now, as many as we may."""
+    try:
+        ours, _ = _files_of("self")
+        limit, used = _files_of(str(setup.holder.pid)) if setup.held and setup.holder else (ours, 0)
+    except OSError:
+        return not_said("this system does not tell")
+    wanted = max(DESCRIPTORS_WANTED, int(used / DESCRIPTORS_USED_MAX))
+    if limit >= wanted:
+        return well(f"{limit:,} possible")
+    message = f"the daemon may open {limit} files, and has {used}: it ends when there are no more"
+    if ours > limit:
+        return mended_by("edi-checkpointd stop", f"{message}; the next one may open {ours:,}")
+    return at_fault(message, "raise `nofile` of your user in /etc/security/limits.conf, and log in again")
+
+
+def _files_of(process: str) -> tuple[int, int]:
+    """Return how many files a process may open, by its hard limit, to which a daemon raises its own; and how many it
+    has open. Raises OSError where that cannot be told.
+    """
+    place = Path("/proc", process)
+    text = (place / "limits").read_text()
+    hard = next(line.split()[4] for line in text.splitlines() if line.startswith("Max open files"))
+    return (int(hard) if hard.isdigit() else 1 << 20), len(list((place / "fd").iterdir()))

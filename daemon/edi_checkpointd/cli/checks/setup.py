@@ -1,0 +1,93 @@
+"""What is looked at, gathered once and at need, so that checks need not ask the same question twice."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from edi_checkpoint import protocol
+from edi_checkpoint.connection import Change, Connection
+from edi_checkpoint.holder import Holder, read_holder
+from edi_checkpoint.paths import Paths, socket_path
+from edi_checkpoint.spool import is_held
+from edi_checkpoint.status import Status
+from edi_checkpoint.wakeup import Wakeup
+
+GREETING_S = 2.0
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+class Setup:
+    """One user's installation: its places, and who serves them."""
+
+    def __init__(self, paths: Paths, environ: Mapping[str, str], version: str) -> None:
+        """`version` is that of this command, and so of the client."""
+        self.paths = paths
+        self.environ = environ
+        self.version = version
+
+    @cached_property
+    def held(self) -> bool:
+        """Whether a daemon holds the lock of the sessions folder."""
+        return self.paths.lock.is_file() and not self.paths.lock.is_symlink() and is_held(self.paths.lock)
+
+    @cached_property
+    def holder(self) -> Holder | None:
+        """Who the lock file says it is, or was."""
+        return read_holder(self.paths.lock)
+
+    @cached_property
+    def listener(self) -> int | None:
+        """The process that listens on the socket, by the kernel's word; 0 if that cannot be told, None if nobody."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(GREETING_S)
+            try:
+                probe.connect(socket_path(self.paths))
+                told = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            except TimeoutError:
+                return 0
+            except OSError:
+                return None
+        return int(_CREDENTIALS.unpack(told)[0])
+
+    @cached_property
+    def greeting(self) -> protocol.Welcome | protocol.Error | None:
+        """What answers a greeting on the socket within 2 s; None when nobody does."""
+        wakeup = Wakeup()
+        connection = Connection(self.paths, wakeup.fd, queue_frames=8)
+        hello = protocol.Hello(app="edi-checkpoint", version=self.version, sessions_dir=str(self.paths.sessions))
+        until_s = time.monotonic() + GREETING_S
+        try:
+            while (left_s := until_s - time.monotonic()) > 0:
+                _, changes, messages = connection.poll(int(left_s * 1000) + 1)
+                if Change.UP in changes:
+                    connection.send(hello)
+                for message in messages:
+                    if isinstance(message, protocol.Welcome | protocol.Error):
+                        return message
+        finally:
+            connection.close(farewell=False)
+            wakeup.close()
+        return None
+
+    @cached_property
+    def status(self) -> Status:
+        """What `edi-checkpoint status` says."""
+        from edi_checkpointd.cli.source import Source
+
+        with Source(self.paths, lambda note: None) as source:
+            return source.status()
+
+
+def nearest(path: Path) -> Path:
+    """Return `path`, or the folder above it that is there and would hold it."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            place.stat()
+            return place
+    return Path("/")
