@@ -11,6 +11,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,10 +26,18 @@ READY_TIMEOUT_S = 20.0
 class Process:
     """A child process whose lines of output can be waited for. It is killed at the end of the test."""
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str], *, lines_from: str = "stdout") -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        *,
+        lines_from: str = "stdout",
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
         self.popen = subprocess.Popen(
-            arguments, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE
-        )
+            arguments, env=dict(environment), pass_fds=pass_fds,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE,
+        )  # fmt: skip
         self._news = threading.Condition()
         self._looked_at = 0
         self.stdout: list[str] = []
@@ -170,13 +179,29 @@ class Home:
         self.daemon_pid = process.pid
         return process
 
+    def listen(self) -> socket.socket:
+        """Listen on the daemon's socket, as a service manager does; the caller closes it."""
+        (self.folder / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(self.folder / "run" / "daemon.sock"))
+        listening.listen(512)
+        return listening
+
+    def start_activated(self, listening: socket.socket, *flags: str, **environment: str) -> Process:
+        """Start a daemon, without waiting, that is handed `listening` as a service manager hands it over."""
+        script, fd = str(Path(__file__).with_name("activated_daemon.py")), listening.fileno()
+        arguments = [sys.executable, script, str(fd), "run", *flags]
+        return self.start(arguments, lines_from="stderr", pass_fds=(fd,), **environment)
+
     def start_dying(self, crash_at: str, hits: int, *flags: str) -> Process:
         """Start a daemon, without waiting, that dies by SIGKILL when it reaches the `CrashPoint` for the nth time."""
         script = str(Path(__file__).with_name("dying_daemon.py"))
         return self.start([sys.executable, script, crash_at, str(hits), "run", *flags], lines_from="stderr")
 
-    def start(self, arguments: list[str], *, lines_from: str = "stdout", **environment: str) -> Process:
-        process = Process(arguments, {**self.environment, **environment}, lines_from=lines_from)
+    def start(
+        self, arguments: list[str], *, lines_from: str = "stdout", pass_fds: tuple[int, ...] = (), **environment: str
+    ) -> Process:
+        process = Process(arguments, {**self.environment, **environment}, lines_from=lines_from, pass_fds=pass_fds)
         self.processes.append(process)
         return process
 

@@ -28,6 +28,7 @@ from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import explain
 from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import JournalRefused
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
@@ -51,7 +52,7 @@ class Intake:
     """Serves one socket. Parts that must run in its thread are made by it; others reach it through `post`."""
 
     def __init__(
-        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, stats: Stats, *,
+        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, stats: Stats, pulse: Pulse, *,
         idle_exit_s: float | None = None,
     ) -> None:  # fmt: skip
         """Open the socket, unbound; `serve` gives it the parts, `bind` and `run` begin.
@@ -63,6 +64,7 @@ class Intake:
         self._clock = clock
         self._scheduler = scheduler
         self._stats = stats
+        self._pulse = pulse
         self._listener = Listener()
         self._wakeup = Wakeup()
         self._listener.watch(self._wakeup.fd)
@@ -101,10 +103,10 @@ class Intake:
         )  # fmt: skip
         return self.attendance
 
-    def bind(self, socket_path: str) -> None:
-        """Begin to listen; the folder's lock is ours."""
+    def bind(self, socket_path: str, listening_fd: int | None = None) -> None:
+        """Begin to listen; the folder's lock is ours. `listening_fd` listens on that path already."""
         ensure_private(self._paths.runtime)
-        self._listener.bind(socket_path)
+        self._listener.bind(socket_path, listening_fd)
 
     # -- for other threads -------------------------------------------------------------------------------------------
 
@@ -127,7 +129,10 @@ class Intake:
 
     def _turn(self) -> None:
         """Take one batch from the socket to disk and tell its senders; then do what else is due."""
-        waiting, readable = self._listener.poll(self._timeout_ms())
+        timeout_ms = self._timeout_ms()
+        self._pulse.rest()
+        waiting, readable = self._listener.poll(timeout_ms)
+        self._pulse.work()
         later = self._drain() if waiting else []
         try:
             self.commit()

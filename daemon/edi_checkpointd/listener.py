@@ -49,8 +49,14 @@ class Listener:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
-    def bind(self, path: str) -> None:
-        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first daemon."""
+    def bind(self, path: str, listening_fd: int | None = None) -> None:
+        """Begin to listen. The folder's lock must be ours: a second bind would succeed and orphan the first daemon.
+
+        `listening_fd`, a socket that listens on that path already, is libzmq's from now on; its path stays when it is
+        closed.
+        """
+        if listening_fd is not None:
+            self._socket.setsockopt(zmq.USE_FD, listening_fd)
         self._socket.bind(f"ipc://{path}")
         Path(path).chmod(0o600)
 

@@ -19,6 +19,7 @@ from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
+from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
@@ -26,18 +27,18 @@ from edi_checkpointd.state import state_of
 log = logging.getLogger(__name__)
 
 
-def open_journal(paths: Paths) -> tuple[Journal, str | None]:
+def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str | None]:
     """Open the journal, or make a new one in the place of a damaged one, which is moved into `damaged/`.
 
-    Returns it with a sentence on what was wrong, None when nothing was. Raises `VersionMismatch`: a newer version's
-    journal is left alone.
+    `pulse` is told while the disk is waited for. Returns it with a sentence on what was wrong, None when nothing was.
+    Raises `VersionMismatch`: a newer version's journal is left alone.
     """
     witness = paths.journal.with_name(paths.journal.name + "-witness")
     gone = f"{paths.journal} is gone" if witness.exists() and not paths.journal.exists() else None
     if gone:
         log.error("journal begun anew: %s; states come from checkpoints and outboxes", gone)
     try:
-        return Journal(paths.journal), gone
+        return Journal(paths.journal, pulse), gone
     except JournalDamaged as error:
         fault = str(error)
     ensure_private(paths.damaged)
@@ -47,7 +48,7 @@ def open_journal(paths: Paths) -> tuple[Journal, str | None]:
             kept = set_aside(path, paths.damaged)
             log.error("journal set aside file=%s: %s", kept, fault)
     reached(CrashPoint.JOURNAL_SET_ASIDE)
-    return Journal(paths.journal), fault
+    return Journal(paths.journal, pulse), fault
 
 
 def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:

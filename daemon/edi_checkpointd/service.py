@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import resource
@@ -22,16 +23,19 @@ from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpoint.status import Told
 from edi_checkpoint.troubles import met
+from edi_checkpointd import activation
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import Reserve, sweep_temporaries
+from edi_checkpointd.heartbeat import Heartbeat, Pulse
 from edi_checkpointd.intake import Intake
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.lock import acquire
+from edi_checkpointd.notify import Notifier
 from edi_checkpointd.reconfiguration import Reconfiguration
 from edi_checkpointd.recovery import files_teller, open_journal
 from edi_checkpointd.requests import Requests
@@ -48,38 +52,47 @@ SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so
 def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: bool = False) -> None:
     """Serve `paths` until SIGTERM or SIGINT; at SIGHUP go by the settings that `load` gives then.
 
-    Prints one line on stderr when entries are taken. Raises `DaemonRuns`, `FolderError`, `VersionMismatch`,
-    `JournalDamaged` before anything is served.
+    Prints one line on stderr when entries are taken, and tells a service manager what it wants to hear. Raises
+    `DaemonRuns`, `FolderError`, `VersionMismatch`, `JournalDamaged`, `ActivationError` before anything is served.
     """
     os.umask(0o077)
+    faulthandler.enable()  # a manager ends a hung daemon by SIGABRT: this says where it hung
+    notifier = Notifier(os.environ)
     _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for folder in (paths.sessions, paths.state, paths.runtime):
         ensure_private(folder)
     version = _version()
     socket = socket_path(paths)
+    listening_fd = activation.take(os.environ, socket)
     lock_fd = acquire(paths.lock, socket, version)
     try:
-        _serve(paths, config, load, version, socket, idle_exit=idle_exit)
+        listening_fd = activation.still_reached(paths, listening_fd)
+        try:
+            _serve(paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit)
+        finally:
+            if listening_fd is None:
+                with contextlib.suppress(OSError):
+                    paths.socket.unlink()
     finally:
-        with contextlib.suppress(OSError):
-            paths.socket.unlink()
         os.close(lock_fd)
 
 
 def _serve(
-    paths: Paths, config: Config, load: Callable[[], Config], version: str, socket: str, *, idle_exit: bool
-) -> None:
+    paths: Paths, config: Config, load: Callable[[], Config], version: str,
+    socket: str, listening_fd: int | None, notifier: Notifier, *, idle_exit: bool,
+) -> None:  # fmt: skip
     clock = SystemClock()
+    pulse = Pulse()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
-    journal, fault = open_journal(paths)
+    journal, fault = open_journal(paths, pulse)
     stats = Stats(clock, version, journal_fault=fault)
     catalog = Catalog(paths.sessions)
     catalog.load()
     scheduler = Scheduler(clock)
     idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
-    intake = Intake(paths, version, clock, scheduler, stats, idle_exit_s=idle_exit_s)
+    intake = Intake(paths, version, clock, scheduler, stats, pulse, idle_exit_s=idle_exit_s)
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
     ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
     checkpointer = Checkpointer(
@@ -111,16 +124,27 @@ def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: intake.stop())
     reconfiguration = Reconfiguration(load, stats, intake, ledger, saving, checkpointer, attachments)
+    serving = f"serves {paths.sessions}; sessions recovered at the start: {recovered}"
+
+    def reload() -> None:
+        notifier.reloading()
+        reconfiguration.reload()
+        notifier.ready(serving)
+
     calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
-    signal.signal(signal.SIGHUP, lambda *_: calls.put(reconfiguration.reload))
-    intake.bind(socket)
+    signal.signal(signal.SIGHUP, lambda *_: calls.put(reload))
+    intake.bind(socket, listening_fd)
+    notifier.ready(serving)
     print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
     failures: list[BaseException] = []
+    heartbeat = Heartbeat(notifier, pulse, serving)
     thread = threading.Thread(target=_run_guarded, args=(intake, failures, lambda: calls.put(None)), name="intake")
     thread.start()
     while (call := calls.get()) is not None:
         call()
     thread.join()
+    heartbeat.close()
+    notifier.stopping("brings what is unsaved into files")
     scheduler.close()
     saving.finish()
     checkpointer.close(None if failures else FINISH_S)

@@ -5,7 +5,6 @@ import json
 import os
 import select
 import signal
-import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -303,14 +302,11 @@ def test_for_places_that_the_unit_does_not_serve_the_service_manager_is_not_aske
 
 def test_a_socket_that_the_service_manager_listens_on_is_used_and_nothing_is_started(home: Home) -> None:
     """Systemd's part is played here: it listens, and starts the daemon when somebody connects."""
-    (home.folder / "run").mkdir(parents=True, mode=0o700)
-    path = home.folder / "run" / "daemon.sock"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
+    with home.listen() as listening:
         client = home.start_publisher("s1", **AUTOSTART)
         assert select.select([listening], [], [], 20)[0]
-        daemon = home.daemon()
+        daemon = home.start_activated(listening)
+        daemon.wait_line("ready ")
     client.wait_line("attached ")
     client.do("session.update(n=1)")
     client.do("session.flush(timeout_s=20)")

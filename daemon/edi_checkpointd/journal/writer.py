@@ -14,6 +14,7 @@ import msgspec
 
 from edi_checkpoint.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
     APPLICATION_ID,
@@ -78,14 +79,15 @@ class Transaction:
 class Journal:
     """The journal, open for writing. `read` reads what is committed and what is being written."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal at `path`, or make one.
+    def __init__(self, path: Path, pulse: Pulse | None = None) -> None:
+        """Open the journal at `path`, or make one. `pulse` is told while the disk is waited for.
 
         Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when a newer
         version wrote it, or when SQLite itself is of a version that can lose commits.
         """
         sound_sqlite()
         self._path = path
+        self._pulse = pulse or Pulse()
         with named_damage(path):
             check_is_sqlite(path)
             self._db = apsw.Connection(str(path))
@@ -143,8 +145,9 @@ class Journal:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
-            reached(CrashPoint.COMMIT_BEGUN)
-            self._db.execute("COMMIT")
+            with self._pulse.disk():
+                reached(CrashPoint.COMMIT_BEGUN)
+                self._db.execute("COMMIT")
         except apsw.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -396,7 +399,7 @@ class Journal:
 
     def carry_over(self) -> None:
         """Carry the WAL into the database, as far as no reader is in the way."""
-        with contextlib.suppress(apsw.Error):  # it is tried again after the next commit
+        with contextlib.suppress(apsw.Error), self._pulse.disk():  # it is tried again after the next commit
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal_pages = 0
 

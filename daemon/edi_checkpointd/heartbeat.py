@@ -1,0 +1,91 @@
+"""The heartbeat: tells the service manager that the intake moves on, and stops when it does not.
+
+An intake that is long in one step is taken for hung, and the manager starts the daemon anew; one that waits for the
+disk is not: a new daemon would wait for the same disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edi_checkpointd.notify import Notifier
+
+SLOW_S = 5.0  # from then on the manager is told what the daemon waits for
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the intake is at: waiting for the disk or not, since when (monotonic)."""
+
+    since_s: float
+    on_disk: bool = False
+
+
+class Pulse:
+    """Which step the intake is at. Its thread alone sets it, whole; the heartbeat's reads it."""
+
+    def __init__(self) -> None:
+        """Begin at rest."""
+        self.step: Step | None = None
+        """None while the intake waits for messages."""
+
+    def work(self) -> None:
+        """Begin a step."""
+        self.step = Step(time.monotonic())
+
+    def rest(self) -> None:
+        """Wait for messages."""
+        self.step = None
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """Wait for the disk; what comes afterwards is another step."""
+        resting = self.step is None
+        self.step = Step(time.monotonic(), on_disk=True)
+        try:
+            yield
+        finally:
+            self.step = None if resting else Step(time.monotonic())
+
+
+def is_hung(step: Step | None, now_s: float, patience_s: float) -> bool:
+    """Whether the intake has been in `step` for longer than `patience_s` and no disk keeps it."""
+    return step is not None and not step.on_disk and now_s - step.since_s > patience_s
+
+
+class Heartbeat:
+    """A thread that beats three times in the manager's period; none where no manager wants it."""
+
+    def __init__(self, notifier: Notifier, pulse: Pulse, status: str) -> None:
+        """Begin to beat; `status` is what the manager is told again when the disk has answered."""
+        self._notifier = notifier
+        self._pulse = pulse
+        self._status = status
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        if notifier.watchdog_s is not None:
+            self._thread = threading.Thread(target=self._run, args=(notifier.watchdog_s,), name="heartbeat")
+            self._thread.start()
+
+    def _run(self, period_s: float) -> None:
+        told = self._status
+        while not self._ended.wait(period_s / 3):
+            step, now_s = self._pulse.step, time.monotonic()
+            if is_hung(step, now_s, period_s / 2):
+                continue
+            self._notifier.heartbeat()
+            slow = step is not None and step.on_disk and now_s - step.since_s > SLOW_S
+            status = "waits for the disk, which takes long" if slow else self._status
+            if status != told:
+                self._notifier.status(status)
+                told = status
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()

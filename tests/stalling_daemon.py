@@ -1,0 +1,22 @@
+"""Runs a daemon that stands at a crash point while FILE exists: `stalling_daemon.py POINT FILE run …`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from edi_checkpointd import faults
+from edi_checkpointd.__main__ import main
+
+point = faults.CrashPoint[sys.argv[1]]
+brake = Path(sys.argv[2])
+
+
+def stall(reached: faults.CrashPoint) -> None:
+    while reached is point and brake.exists():
+        time.sleep(0.01)
+
+
+faults.hook = stall
+sys.exit(main(sys.argv[3:]))
