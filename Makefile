@@ -22,6 +22,7 @@ run: $(VENV)/.made-daemon ## run the daemon in the foreground
 	$(BIN)/edi-checkpointd run
 
 test: $(VENV)/.made-dev ## run the tests, on all cores
+	$(BIN)/python -m compileall -q client daemon tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(VENV)/.made-dev ## check format, style, types and imports

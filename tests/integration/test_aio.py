@@ -9,11 +9,14 @@ from harness import Home, Process, eventually
 
 from edi_checkpoint.document import parse_checkpoint
 
-# A main program of asyncio; what it prints in its own time is its account. Warnings are errors, leaks are told.
+# A main program of asyncio; what it prints in its own time is its account. Warnings are errors, leaks are told; how
+# long the loop was held is for test_textual.py to tell, which takes off what a busy machine does.
 MAIN = """
-import asyncio, json, os, sys, threading
+import asyncio, json, logging, os, sys, threading
 from edi_checkpoint import EdiCheckpointError
 from edi_checkpoint.aio import connect
+
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
 
 def say(*words):
     print(*words, flush=True)

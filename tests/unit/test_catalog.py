@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_now_is_tried_again(tmp_path: Path, monkeypat
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", fail)
+        patch.setattr(os, "open", fail)
         assert catalog.checkpoints("s") == ()
         assert catalog.damaged == [(name, "Too many open files", "unreadable")]
     assert [listed.name for listed in catalog.checkpoints("s")] == [name]
