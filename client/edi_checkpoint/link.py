@@ -98,6 +98,11 @@ class Link:
         request = next(self._requests)
         return self._await(request, question(request), timeout_s)
 
+    def put(self, question: Callable[[int], protocol.Query]) -> Future[protocol.Answer]:
+        """Send a query, and anew to each daemon that follows, until the answer is there that is returned."""
+        request = next(self._requests)
+        return self._put(request, question(request))
+
     def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached | None:
         """Take `stream` into the link and wait for the daemon's answer, at most `timeout_s`.
 
@@ -169,6 +174,14 @@ class Link:
         self.wake()
 
     def _await(self, request: int, message: protocol.Attach | protocol.Query, timeout_s: float) -> protocol.Answer:
+        try:
+            return self._put(request, message).result(timeout_s)
+        except TimeoutError:
+            raise DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
+        finally:
+            self._call(lambda: self._asked.pop(request, None) and None)
+
+    def _put(self, request: int, message: protocol.Attach | protocol.Query) -> Future[protocol.Answer]:
         future: Future[protocol.Answer] = Future()
         try:
             protocol.encode(message)
@@ -183,12 +196,7 @@ class Link:
         if self._closing:
             raise SessionClosed("this client is closed")
         self._call(send)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            raise DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
-        finally:
-            self._call(lambda: self._asked.pop(request, None) and None)
+        return future
 
     # -- the link thread ---------------------------------------------------------------------------------------------
 

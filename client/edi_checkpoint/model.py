@@ -49,6 +49,27 @@ class SessionInfo(msgspec.Struct, frozen=True):
     parent_session: str | None
 
 
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened while somebody watched; what does not apply is None.
+
+    update      `entries` changes of a session became durable, the newest of them `sequence`; `detail` names keys
+    rollback    a session went back; `detail` says where to
+    checkpoint  `name` is its file; `detail` says of what kind it is and why it was made, or that it was amended
+    condition   a session is `name` from now on: live, interrupted, unfinished or ended
+    fault       `name` is the code of what was refused or failed, `detail` the message
+    daemon      told by who watches: the daemon is `connected` or `gone`
+    """
+
+    event: str
+    session_id: str | None
+    sequence: int | None
+    timestamp: datetime
+    name: str | None = None
+    stage: str | None = None
+    detail: str | None = None
+    entries: int | None = None
+
+
 class Durable(msgspec.Struct, frozen=True):
     """How far a stream's entries have come, by the number of the last one.
 

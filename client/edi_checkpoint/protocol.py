@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
-from edi_checkpoint.model import CheckpointInfo, Gap, HistoryEntry, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, Event, Gap, HistoryEntry, SessionInfo
 from edi_checkpoint.references import Attachment, Digest, Type
 
 WIRE_VERSION = 1
@@ -233,7 +233,20 @@ class GetSettings(Struct, tag="get_settings", frozen=True):
     request: Number
 
 
-Query: TypeAlias = ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus | GetSettings
+class Subscribe(Struct, tag="subscribe", frozen=True):
+    """Asks for the events after the number `after` of the feed `feed`; none is named by who begins to watch.
+
+    Answered when there are some, at once when the feed is another. A later one of the same connection replaces it.
+    """
+
+    request: Number
+    feed: Text = ""
+    after: Number = 0
+
+
+Query: TypeAlias = (
+    ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus | GetSettings | Subscribe
+)
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Query
 
 
@@ -383,6 +396,19 @@ class Settings(Struct, tag="settings", frozen=True):
     body: JsonText
 
 
+class Events(Struct, tag="events", frozen=True):
+    """The answer to `Subscribe`: the feed's id, the number up to which it tells, and what happened, oldest first.
+
+    `missed` counts events after the number asked for that are held no more.
+    """
+
+    request: Number
+    feed: str
+    number: Number
+    events: list[Event] = []
+    missed: Number = 0
+
+
 class Error(Struct, tag="error", frozen=True):
     """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
 
@@ -401,7 +427,7 @@ class Error(Struct, tag="error", frozen=True):
     branch: str = ""
 
 
-Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status | Settings
+Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status | Settings | Events
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edi_checkpoint import protocol
+from edi_checkpoint.condition import Condition, decide
 from edi_checkpoint.errors import Fenced, ProtocolError, SessionIdError
+from edi_checkpoint.fragments import summarise
 from edi_checkpoint.layout import Kind
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
@@ -20,6 +22,7 @@ from edi_checkpoint.records import whole
 from edi_checkpoint.spool import StreamFiles, is_held, read_records, remove_stream
 from edi_checkpointd.admission import Admission, branch_of
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.ledger import Ledger, branch_stream
 from edi_checkpointd.liveness import Drain, Liveness
@@ -38,6 +41,7 @@ class Attendance:
         liveness: Liveness,
         saving: Saving,
         admission: Admission,
+        feed: Feed,
         *,
         commit: Callable[[], None],
         take: Callable[[Stream, bytes], object],
@@ -49,6 +53,7 @@ class Attendance:
         their ends.
         """
         self._admission = admission
+        self._feed = feed
         self._take = take
         self._damaged = damaged
         self._spoiled: set[str] = set()  # drained streams whose segments hold more than could be read
@@ -181,6 +186,7 @@ class Attendance:
             stranded = stream.id != owner.stream
             cleanly = stream.left_cleanly and not stranded  # whoever was fenced has not finished here
             self._ledger.left(session, cleanly=cleanly)
+            self._feed.condition(session, _condition(session, cleanly=cleanly))
             if not cleanly:
                 log.info("session interrupted session=%s sequence=%d", session.session_id, session.state.sequence)
                 self._saving.photograph(
@@ -278,3 +284,8 @@ class Attendance:
                     self._ledger.left(session, cleanly=False)
                 for stream in list(session.streams.values()):
                     self._ledger.forget_stream(stream)
+
+
+def _condition(session: Session, *, cleanly: bool) -> Condition:
+    status = summarise(session.state.fragments).get("status")
+    return decide(held=False, left_cleanly=cleanly, newest=None, status=status if isinstance(status, str) else None)

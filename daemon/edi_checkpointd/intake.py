@@ -27,6 +27,7 @@ from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import explain
+from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import JournalRefused
@@ -52,7 +53,7 @@ class Intake:
     """Serves one socket. Parts that must run in its thread are made by it; others reach it through `post`."""
 
     def __init__(
-        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, stats: Stats, pulse: Pulse, *,
+        self, paths: Paths, version: str, clock: Clock, scheduler: Scheduler, stats: Stats, pulse: Pulse, feed: Feed, *,
         idle_exit_s: float | None = None,
     ) -> None:  # fmt: skip
         """Open the socket, unbound; `serve` gives it the parts, `bind` and `run` begin.
@@ -65,6 +66,7 @@ class Intake:
         self._scheduler = scheduler
         self._stats = stats
         self._pulse = pulse
+        self._feed = feed
         self._listener = Listener()
         self._wakeup = Wakeup()
         self._listener.watch(self._wakeup.fd)
@@ -98,7 +100,7 @@ class Intake:
         self._status = status
         admission = Admission(ledger, self.liveness, saving, commit=self.commit, take=self.take, fenced=self._fence)
         self.attendance = Attendance(
-            ledger, self.liveness, saving, admission,
+            ledger, self.liveness, saving, admission, self._feed,
             commit=self.commit, take=self.take, damaged=self._paths.damaged,
         )  # fmt: skip
         return self.attendance
@@ -144,6 +146,8 @@ class Intake:
         self._see_out(readable)
         if not later and not self._listener.waiting:
             self._use_the_pause()
+        for routing_id, events in self._feed.answers():
+            self._send(routing_id, events)
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
         self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or timers))
 
@@ -232,7 +236,7 @@ class Intake:
             write_atomic(self._paths.damaged / name, [bytes(records)])
         if stream.expected < last <= stream.expected + len(records):
             self._ledger.pass_over(stream, last)
-        self._stats.count(error.code)
+        self._fault(error, stream.session.session_id)
         self.notify(
             stream.id,
             protocol.Error(error.code, f"entries up to {last}: {error}", error.hint, stream=stream.id, number=last),
@@ -253,9 +257,11 @@ class Intake:
             self._saving.wish(session, wish)
         for stream in committed.streams:
             self._saving.changed(stream.session)
+        self._feed.entries(committed.entries)
 
     def _disk_refuses(self, error: OSError) -> None:
         self._stats.disk_refused(error)
+        self._feed.fault(getattr(error, "code", "disk"), str(error))
         now_s = self._clock.monotonic_s()
         if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
             log.error("nothing is acknowledged while the disk refuses: %s", error)
@@ -283,6 +289,7 @@ class Intake:
                     attached = self.attendance.attach(message, peer.pid)
                     self._routes[message.stream] = routing_id
                     self._send(routing_id, attached)
+                    self._feed.condition(self._attached(message.stream).session, "live")
                 case protocol.Probe(stream_id, probe):
                     self._send(routing_id, self._ledger.acknowledgement(self._attached(stream_id), probe))
                 case protocol.Save(stream_id):
@@ -292,6 +299,8 @@ class Intake:
                 case protocol.GetStatus(request):
                     told = self._told()
                     self._answer_later(routing_id, request, lambda: self._status(request, told))
+                case protocol.Subscribe():
+                    self._feed.subscribe(routing_id, message)
                 case protocol.GetSettings(request):
                     self._send(routing_id, protocol.Settings(request, encode_json(explain(self._ledger.config))))
                 case protocol.Entries() | protocol.Close():
@@ -375,9 +384,14 @@ class Intake:
     ) -> None:
         """Say what was refused: a message, or the question of one that could not be read otherwise."""
         log.warning("refused code=%s: %s", error.code, error)
-        self._stats.count(error.code)
+        self._fault(error, getattr(message, "session_id", None))
         request = getattr(message, "request", request)
         self._send(routing_id, _error(error, request, getattr(message, "stream", "")))
+
+    def _fault(self, error: EdiCheckpointError, session_id: str | None) -> None:
+        """Count what somebody was told, and tell who watches."""
+        self._stats.count(error.code)
+        self._feed.fault(error.code, str(error), session_id)
 
     # -- between two turns -------------------------------------------------------------------------------------------
 

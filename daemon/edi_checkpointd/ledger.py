@@ -52,10 +52,11 @@ def branch_stream(stream_id: str) -> str:
 
 
 class Committed(NamedTuple):
-    """What a commit brought: the streams whose numbers moved, and the checkpoints wished for, in order."""
+    """What a commit brought: the streams whose numbers moved, the checkpoints wished for, and the entries, in order."""
 
     streams: list[Stream]
     wishes: list[tuple[Session, Wish | Amendment]]
+    entries: list[tuple[Session, list[Prepared]]]
 
 
 class _Accepted(NamedTuple):
@@ -161,7 +162,7 @@ class Ledger:
         transaction, accepted = self._open, self._accepted
         self._open, self._accepted = Transaction(), []
         if not transaction:
-            return Committed([], [])
+            return Committed([], [], [])
         reached(CrashPoint.RECEIVED_NOT_COMMITTED)
         try:
             self.journal.commit(transaction)
@@ -183,7 +184,7 @@ class Ledger:
             wishes += [(session, wish) for wish in self._fold(session, stream.id, entries)]
             session.keep = transaction.keeps.get(session.key, session.keep)
             stream.note_last(entries[-1].entry)
-        return Committed(moved, wishes)
+        return Committed(moved, wishes, [(one.stream.session, one.entries) for one in accepted])
 
     def acknowledgement(self, stream: Stream, probe: int = 0) -> Ack:
         """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""

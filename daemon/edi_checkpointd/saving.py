@@ -18,6 +18,7 @@ from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
 from edi_checkpointd.clock import Clock, from_us, to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve
 from edi_checkpointd.journal import Notes
 from edi_checkpointd.ledger import Ledger
@@ -47,6 +48,7 @@ class Saving:
         reserve: Reserve,
         config: Config,
         clock: Clock,
+        feed: Feed,
         *,
         post: Callable[[Callable[[], None]], None],
         notify: Callable[[str, protocol.DaemonMessage], None],
@@ -60,6 +62,7 @@ class Saving:
         self._hold_again_s = 0.0
         self.config = config
         self._clock = clock
+        self._feed = feed
         self._post = post
         self._notify = notify
         self.failing: dict[str, str] = {}  # by session: why its files could not be written the last time
@@ -161,12 +164,15 @@ class Saving:
             if left:
                 self._under_way[result.session_id] = left
             self._settle_mark(session, result)
+        if result.checkpoint is not None:
+            self._feed.checkpoint(result.checkpoint, amended=isinstance(result.wish, Amendment))
         if isinstance(result.wish, Amendment):
             self._checkpointer.keep_within_limits(_subject(session))
             return
         if result.error is not None:
             log.error("file not written session=%s: %s", result.session_id, result.error)
             self.failing[result.session_id] = str(result.error)
+            self._feed.fault("checkpoints_failing", str(result.error), result.session_id)
             session.asked = session.checkpointed
             self.changed(session)  # the timers try again
             return

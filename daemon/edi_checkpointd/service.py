@@ -29,6 +29,7 @@ from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve, sweep_temporaries
 from edi_checkpointd.heartbeat import Heartbeat, Pulse
 from edi_checkpointd.intake import Intake
@@ -91,14 +92,17 @@ def _serve(
     catalog = Catalog(paths.sessions)
     catalog.load()
     scheduler = Scheduler(clock)
+    feed = Feed(clock)
     idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
-    intake = Intake(paths, version, clock, scheduler, stats, pulse, idle_exit_s=idle_exit_s)
+    intake = Intake(paths, version, clock, scheduler, stats, pulse, feed, idle_exit_s=idle_exit_s)
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
     ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
     checkpointer = Checkpointer(
         paths, catalog, attachments, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
-    saving = Saving(ledger, scheduler, checkpointer, reserve, config, clock, post=intake.post, notify=intake.notify)
+    saving = Saving(
+        ledger, scheduler, checkpointer, reserve, config, clock, feed, post=intake.post, notify=intake.notify
+    )
 
     def answer(query: protocol.Query, drained: bool) -> protocol.Answer:
         with contextlib.closing(Reader.open(paths.journal)) as reader:

@@ -72,6 +72,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             commands,
             configuration,
             doctor,
+            watching,
         )
         from edi_checkpointd.cli.app import run
     except ModuleNotFoundError as error:

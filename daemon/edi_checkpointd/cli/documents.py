@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, Event, HistoryEntry, SessionInfo
 from edi_checkpoint.protocol import History, StateAt
 from edi_checkpointd.clock import from_us
 
@@ -28,6 +28,11 @@ FORMAT: Final = 1
 def write(document: dict[str, object]) -> None:
     """Write one document to stdout; UTF-8, whatever the locale says."""
     _write_bytes([_pretty({"format": FORMAT, **document}) + b"\n"])
+
+
+def write_line(document: dict[str, object]) -> None:
+    """Write one document as one line, at once."""
+    _write_bytes([msgspec.json.encode(document) + b"\n"])
 
 
 def write_history(session_id: str, pages: Iterable[History]) -> None:
@@ -53,6 +58,11 @@ def session(changed: SessionInfo) -> dict[str, object]:
 def status(found: Status) -> dict[str, object]:
     """Return the document of `status`."""
     return msgspec.structs.asdict(found)
+
+
+def event(told: Event) -> dict[str, object]:
+    """Return the document of an event of `watch`; it says no format, since each is a line."""
+    return _row(told)
 
 
 def doctor(found: Sequence[tuple[str, Finding]]) -> dict[str, object]:
@@ -122,7 +132,7 @@ def _history(session_id: str, pages: Iterable[History]) -> Iterator[bytes]:
     yield b"]}\n"
 
 
-def _row(info: SessionInfo | CheckpointInfo | HistoryEntry) -> dict[str, object]:
+def _row(info: SessionInfo | CheckpointInfo | HistoryEntry | Event) -> dict[str, object]:
     row: dict[str, object] = msgspec.structs.asdict(info)
     return {name: _utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 

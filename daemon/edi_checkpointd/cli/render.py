@@ -24,7 +24,7 @@ _PREFIX_LEAST = 13  # of an id that a person chose: up to this length it is neve
 _UUID_PREFIX_LEAST = 8
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _WIDE = 160  # from this width on ids are shown whole
-_CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
+CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
 _STATUS_STYLE = {"completed": "green", "failed": "red"}
 _KIND_STYLE: dict[str, str] = {
     **dict.fromkeys(AUTOMATIC, "dim"),
@@ -74,7 +74,7 @@ def _session(one: Branch, ids: Mapping[str, str], time: str) -> Sequence[str | C
         return Cell(name, "dim"), Cell("missing", "dim"), *[NOTHING] * 7
     return (
         name,
-        Cell(info.condition, _CONDITION_STYLE.get(info.condition, "")),
+        Cell(info.condition, CONDITION_STYLE.get(info.condition, "")),
         info.stage or NOTHING,
         Cell(info.status or NOTHING, _STATUS_STYLE.get(info.status or "", "")),
         NOTHING if info.score is None else f"{info.score:.3g}",
@@ -149,7 +149,7 @@ def show(screen: Screen, found: StateAt) -> bool:
     facts: list[tuple[str, str | Cell | None]] = [
         ("session", found.session_id),
         ("from", found.parent_session),
-        ("condition", Cell(found.condition, _CONDITION_STYLE.get(found.condition, ""))),
+        ("condition", Cell(found.condition, CONDITION_STYLE.get(found.condition, ""))),
         ("stage", found.stage),
         ("sequence", f"{found.sequence}, {moment(from_us(found.time_us))}" if found.time_us else "0"),
         ("checkpoint", found.checkpoint),

@@ -53,7 +53,7 @@ def _facts(found: Status, now: datetime) -> list[tuple[str, str]]:
 def _daemon(daemon: Served) -> str:
     if not daemon.running:
         return "none runs"
-    uptime = "" if daemon.uptime_s is None else f", up {_duration(daemon.uptime_s)}"
+    uptime = "" if daemon.uptime_s is None else f", up {duration(daemon.uptime_s)}"
     return f"process {daemon.pid}, version {daemon.version}{uptime}"
 
 
@@ -65,7 +65,8 @@ def _at(time: datetime | None, now: datetime) -> str:
     return text[11:19] if text[:10] == moment(now)[:10] else text
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time that has passed, in the largest unit of which there are two."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"

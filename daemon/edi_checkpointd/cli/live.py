@@ -1,0 +1,144 @@
+"""The live view of `watch`: the newest sessions above, the newest events below, as much as the terminal holds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from datetime import UTC, datetime
+
+from msgspec import structs
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import DaemonUnavailable
+from edi_checkpoint.link import Link
+from edi_checkpoint.model import Event, SessionInfo
+from edi_checkpointd.cli.following import follow
+from edi_checkpointd.cli.render import CONDITION_STYLE
+from edi_checkpointd.cli.report import duration
+from edi_checkpointd.cli.screen import visible
+from edi_checkpointd.cli.watching import EVENT_STYLE, said
+
+SESSIONS_ASKED = 100
+EVENTS_KEPT = 200
+_GATHER_S = 0.1  # between two drawings
+_ANSWER_S = 5.0
+_SESSION_CELLS = 16
+_FRAME_LINES = 4  # the head, an empty line, and the titles of both tables
+
+
+def show(link: Link) -> None:
+    """Show the view until somebody interrupts it; the terminal is left as it was."""
+    view = View()
+    with Live(view, console=Console(highlight=False), screen=True, auto_refresh=False) as live:
+        for event in follow(link, pause_s=_GATHER_S):
+            if event is not None:
+                view.take(event)
+                if event.event == "daemon" and event.name == "connected":
+                    view.begin(_sessions(link))
+            live.refresh()
+
+
+def _sessions(link: Link) -> list[SessionInfo]:
+    with contextlib.suppress(DaemonUnavailable):
+        answer = link.ask(lambda request: protocol.ListSessions(request, None, SESSIONS_ASKED), _ANSWER_S)
+        if isinstance(answer, protocol.Sessions):
+            return answer.sessions
+    return []
+
+
+class View:
+    """What is known by now; drawn by rich, at the size that the terminal has at that moment."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._daemon = ""
+        self._sessions: dict[str, SessionInfo] = {}
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+
+    def begin(self, found: list[SessionInfo]) -> None:
+        """Take the sessions that there are."""
+        self._sessions = {info.session_id: info for info in reversed(found)}
+
+    def take(self, event: Event) -> None:
+        """Take an event; the session that it is about comes to the top."""
+        self._events.append(event)
+        if event.event == "daemon":
+            self._daemon = f"{event.name}: {event.detail}"
+        if event.session_id is not None and event.event in ("update", "rollback", "condition"):
+            before = self._sessions.pop(event.session_id, None) or _unknown(event.session_id)
+            self._sessions[event.session_id] = structs.replace(
+                before,
+                condition=event.name if event.event == "condition" else before.condition,
+                stage=event.stage or before.stage,
+                sequence=event.sequence or before.sequence,
+                updated=event.timestamp,
+            )
+            while len(self._sessions) > SESSIONS_ASKED:
+                del self._sessions[next(iter(self._sessions))]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it: sessions have half of the lines at most, events the rest."""
+        room = max(2, (options.height or console.height) - _FRAME_LINES)
+        sessions = list(reversed(self._sessions.values()))[: room // 2]
+        events = list(self._events)[-max(1, room - len(sessions)) :]
+        yield Group(
+            _head(f"daemon {self._daemon or 'is looked for'}"),
+            _session_table(sessions, datetime.now(UTC)),
+            Text(""),
+            _event_table(events),
+        )
+
+
+def _head(said: str) -> Table:
+    head = Table.grid(expand=True)
+    head.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    head.add_column(no_wrap=True, justify="right")
+    head.add_row(Text(f"edi-checkpoint watch  {said}", "bold"), Text("Ctrl-C ends", "dim"))
+    return head
+
+
+def _unknown(session_id: str) -> SessionInfo:
+    return SessionInfo(session_id, "live", None, None, None, None, None, None, None, 0, 0, None)
+
+
+def _session_table(sessions: list[SessionInfo], now: datetime) -> Table:
+    table = _table("SESSION", "CONDITION", "SEQUENCE", "UPDATED", "STAGE", "PROMPT", wide="PROMPT")
+    for info in sessions:
+        ago = "-" if info.updated is None else f"{duration(max(0.0, (now - info.updated).total_seconds()))} ago"
+        condition = Text(info.condition, CONDITION_STYLE.get(info.condition, ""))
+        sequence = str(info.sequence)
+        table.add_row(
+            _text(info.session_id), condition, sequence, ago, _text(info.stage or ""), _text(info.prompt or "")
+        )
+    return table
+
+
+def _event_table(events: list[Event]) -> Table:
+    table = _table("TIME", "EVENT", "SESSION", "SEQUENCE", "WHAT", wide="WHAT")
+    for event in events:
+        time = event.timestamp.astimezone().strftime("%H:%M:%S")
+        what = Text(event.event, EVENT_STYLE.get(event.event, ""))
+        sequence = "" if event.sequence is None else str(event.sequence)
+        table.add_row(time, what, _text(event.session_id or ""), sequence, _text(_short(event)))
+    return table
+
+
+def _short(event: Event) -> str:
+    return event.detail or "" if event.event == "checkpoint" else said(event)  # its name hardly ever fits
+
+
+def _table(*columns: str, wide: str) -> Table:
+    """Return a table without lines around it; the column `wide` takes what the others leave."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
+    for title in columns:
+        at_most = _SESSION_CELLS if title == "SESSION" else None
+        table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=at_most, ratio=int(title == wide) or None)
+    return table
+
+
+def _text(text: str) -> Text:
+    return Text(visible(text))

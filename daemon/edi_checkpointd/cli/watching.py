@@ -1,0 +1,89 @@
+"""The command `watch`: what happens, as it happens; as a live view on a terminal, in lines else."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from edi_checkpoint.model import Event
+from edi_checkpoint.paths import locate
+from edi_checkpointd.cli import PROGRAM, Exit, documents
+from edi_checkpointd.cli.app import app
+from edi_checkpointd.cli.screen import Cell, Screen, moment
+
+if TYPE_CHECKING:
+    from edi_checkpoint.link import Link
+
+EVENT_STYLE = {"checkpoint": "green", "rollback": "cyan", "fault": "bold red", "daemon": "bold"}
+_EVENT_CELLS = 10
+
+
+@app.command(sort_key=17, usage="Usage: edi-checkpoint watch [--lines] [--json]")
+def watch(
+    *,
+    lines: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Lines on a terminal too, as when piped.")
+    ] = False,
+    json: Annotated[
+        bool,
+        Parameter("--json", negative="", show_default=False, help="Print a line of JSON for each, with times in UTC."),
+    ] = False,
+) -> int:
+    """Show what happens, as it happens: changes, checkpoints, conditions, going back, faults. Ctrl-C ends it.
+
+    On a terminal it is a live view of the newest sessions and events; piped, a line each.
+    Where no daemon runs it waits for one, and when one is restarted it goes on with the next.
+
+    Example: edi-checkpoint watch
+             edi-checkpoint watch --json | grep checkpoint
+    """
+    from edi_checkpointd.cli.following import follow
+
+    screen = Screen.of_stdout()
+    with _link() as link:
+        if json:
+            for event in follow(link):
+                if event is not None:
+                    documents.write_line(documents.event(event))
+        elif lines or not sys.stdout.isatty():
+            for event in follow(link):
+                if event is not None:
+                    screen.line(*_line(event))
+                    sys.stdout.flush()
+        else:
+            from edi_checkpointd.cli.live import show
+
+            show(link)
+    return Exit.DONE
+
+
+@contextlib.contextmanager
+def _link() -> Iterator[Link]:
+    from edi_checkpoint.link import Link
+
+    link = Link(locate(), app=PROGRAM, version="")
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+def _line(event: Event) -> list[str | Cell]:
+    what = Cell(event.event.ljust(_EVENT_CELLS), EVENT_STYLE.get(event.event, ""))
+    whose = "" if event.session_id is None else f"  {event.session_id} {event.sequence or ''}".rstrip()
+    return [moment(event.timestamp), "  ", what, whose, "  ", said(event)]
+
+
+def said(event: Event) -> str:
+    """Return what there is to say of an event beside its kind and its session."""
+    match event.event:
+        case "update":
+            return f"{event.entries} change{'s' * (event.entries != 1)}: {event.detail}"
+        case "checkpoint":
+            return f"{event.detail}, {event.name}"
+        case _:
+            return ": ".join(text for text in (event.name, event.detail) if text)
