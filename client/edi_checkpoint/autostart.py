@@ -53,6 +53,13 @@ def is_listened_to(paths: Paths) -> bool:
     return True
 
 
+def daemon_command() -> list[str]:
+    """Return how this interpreter is made to run the daemon's program, whatever the environment and the folder."""
+    # -I hides what lies in the user's own site-packages; where we lie there, so does the daemon.
+    ours = site.ENABLE_USER_SITE and Path(__file__).is_relative_to(site.getusersitepackages())
+    return [sys.executable, "-EP" if ours else "-I", "-m", "edi_checkpointd"]
+
+
 def start_daemon(paths: Paths, timeout_s: float) -> bool:
     """Start a daemon unless that was tried within 10 s; return whether one may be on its way.
 
@@ -121,15 +128,13 @@ def _by_this_interpreter(timeout_s: float) -> bool:
     """Run `edi_checkpointd run --detached`, whose first process ends when it knows that the daemon can run."""
     if not sys.executable:
         return False
-    # -I hides what lies in the user's own site-packages; where we lie there, so does the daemon.
-    ours = site.ENABLE_USER_SITE and Path(__file__).is_relative_to(site.getusersitepackages())
     environment = {
         name: text
         for name, text in os.environ.items()
         if name in _KEPT or name.startswith(("EDI_CHECKPOINT_", "XDG_", "LC_"))
     }
     process = subprocess.Popen(
-        [sys.executable, "-EP" if ours else "-I", "-m", "edi_checkpointd", "run", "--detached"],
+        [*daemon_command(), "run", "--detached"],
         cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True, close_fds=True,
     )  # fmt: skip

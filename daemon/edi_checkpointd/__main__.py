@@ -1,4 +1,4 @@
-"""`edi-checkpointd`: run and stop the daemon (argparse: it starts twice as fast as a richer library)."""
+"""`edi-checkpointd`: run, stop and install the daemon (argparse: it starts twice as fast as a richer library)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     detached = getattr(arguments, "detached", False)
     try:
         paths = locate()
-        if arguments.command == "stop":
-            return _stop(paths)
+        match arguments.command:
+            case "stop":
+                return _stop(paths)
+            case "free":
+                return _free(paths)
+            case "install":
+                return _install(paths, now=arguments.now, dry_run=arguments.dry_run)
+            case "uninstall":
+                return _uninstall(paths)
         load = partial(config.load, paths, os.environ, config.flags_of(arguments))
         settings = load()
         if detached:
@@ -79,6 +86,19 @@ def _parser() -> _Parser:
         help="as a client starts it: in the background, log to a file, leave when unused (idle_exit_s)",
     )
     commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
+    commands.add_parser(
+        "free", help="exit 0 when no daemon serves the sessions folder, 5 and its process when one does"
+    )
+    install = commands.add_parser(
+        "install",
+        help="have the daemon run as a service of yours (systemd)",
+        description="Write and enable units of your own systemd: it listens on the socket, and starts the daemon for "
+        "the first client. Again over an older installation: what runs is restarted, and no publisher notices.",
+        epilog="Example: edi-checkpointd install --now",
+    )
+    install.add_argument("--now", action="store_true", help="start it too, and end a daemon that runs otherwise")
+    install.add_argument("--dry-run", action="store_true", help="print both units, and change nothing")
+    commands.add_parser("uninstall", help="stop the service and remove its units; the data stays")
     return parser
 
 
@@ -103,6 +123,31 @@ def _stop(paths: Paths) -> int:
         EdiCheckpointError(f"process {holder.pid} has not left within {STOP_TIMEOUT_S:g} s", hint="see its log"),
         EXIT_FAILED,
     )
+
+
+def _free(paths: Paths) -> int:
+    from edi_checkpointd.lock import running, served_by
+
+    if (holder := running(paths.lock)) is None:
+        return 0
+    return _fail(served_by(paths.lock, holder), EXIT_BUSY)
+
+
+def _install(paths: Paths, *, now: bool, dry_run: bool) -> int:
+    from edi_checkpointd import installation
+
+    if dry_run:
+        installation.show(paths, os.environ, print, partial(print, file=sys.stderr))
+    else:
+        installation.install(paths, os.environ, print, now=now)
+    return 0
+
+
+def _uninstall(paths: Paths) -> int:
+    from edi_checkpointd import installation
+
+    installation.uninstall(paths, os.environ, print)
+    return 0
 
 
 def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False) -> int:

@@ -1,0 +1,223 @@
+"""Installs the user service, and takes it away again; the data stays where it is.
+
+Everything that speaks against it is looked for before anything is written. Both ways may be gone again and again, and
+over an older installation.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from edi_checkpoint.autostart import daemon_command
+from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.holder import running
+from edi_checkpoint.paths import Paths, locate
+from edi_checkpointd.config import SETTINGS
+from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.lock import end
+from edi_checkpointd.units import SERVICE, SOCKET, UnitRefused, texts
+
+_ON_DEMAND = "nothing has to be installed: the first client starts the daemon by itself, and it leaves when unused"
+_SYSTEMCTL_S = 60.0  # a start waits for READY
+_STOP_S = 15.0
+
+
+class Manager:
+    """The user's service manager, by `systemctl --user`."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Find it. Raises `UnitRefused` where there is none, or none that this process could ask."""
+        self._systemctl = shutil.which("systemctl", path=environ.get("PATH"))
+        if self._systemctl is None or not Path("/run/systemd/system").is_dir():  # sd_booted(3)
+            raise UnitRefused("this machine does not run systemd, so there are no services of users", hint=_ON_DEMAND)
+        # A shell that `su` began lacks the variable, though the manager may run.
+        runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+        self._environment = {**environ, "XDG_RUNTIME_DIR": runtime}
+        try:
+            said = self.ask("show-environment")
+        except EdiCheckpointError as error:
+            raise UnitRefused(
+                f"no service manager of {_user()} can be reached: {error}",
+                hint=f"log in as {_user()} and not by su or sudo, or have `loginctl enable-linger {_user()}` run by an "
+                f"administrator; or leave it: {_ON_DEMAND}",
+            ) from error
+        lines = (line.partition("=") for line in said.splitlines())
+        self.environment = {name: "".join(shlex.split(value)) for name, _, value in lines}
+        """The variables that its units are started with."""
+
+    def ask(self, *words: str) -> str:
+        """Return what `systemctl --user` answers. Raises `EdiCheckpointError` with its complaint."""
+        assert self._systemctl is not None
+        try:
+            done = subprocess.run(
+                [self._systemctl, "--user", *words],
+                env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=_SYSTEMCTL_S, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EdiCheckpointError(f"`systemctl --user {' '.join(words)}`: {error}") from error
+        if done.returncode:
+            raise EdiCheckpointError(
+                f"`systemctl --user {' '.join(words)}`: {done.stderr.strip() or f'exit code {done.returncode}'}",
+                hint=f"`systemctl --user status {SERVICE}` and `journalctl --user -u {SERVICE}` tell why",
+            )
+        return done.stdout.strip()
+
+    def state(self, unit: str) -> str:
+        """Return the state of a unit: active, inactive, failed …; of one that is not there, inactive."""
+        return self.ask("show", "--property=ActiveState", "--value", unit)
+
+    @property
+    def folder(self) -> Path:
+        """Where a user's own units lie."""
+        config = self.environment.get("XDG_CONFIG_HOME", "")
+        return (Path(config) if config.startswith("/") else _home() / ".config") / "systemd" / "user"
+
+
+def show(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None], note: Callable[[str], None]) -> None:
+    """Say what `install` would write; note what it would do then, or why it would refuse."""
+    try:
+        manager = _usable(paths, environ)
+        folder = manager.folder
+        note(f"would write these, and enable {SOCKET}")
+    except UnitRefused as error:
+        folder = _home() / ".config" / "systemd" / "user"
+        note(f"would be refused: {error}\n  {error.hint}")
+    say("\n".join(f"# {folder / name}\n{text}" for name, text in texts(daemon_command()).items()).rstrip())
+
+
+def install(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None], *, now: bool) -> None:
+    """Write and enable the units, and go on with what ran, in its new form; `now` starts what did not run.
+
+    Raises `UnitRefused` before anything is changed, and `EdiCheckpointError` when systemd refuses.
+    """
+    units = texts(daemon_command())
+    manager = _usable(paths, environ)
+    ran = manager.state(SERVICE) in ("active", "activating", "reloading")
+    listened = manager.state(SOCKET) == "active"
+    changed = [name for name, text in units.items() if _write(manager.folder / name, text)]
+    for name in units:
+        say(f"{'wrote' if name in changed else 'unchanged':<10} {manager.folder / name}")
+    manager.ask("daemon-reload")
+    manager.ask("--quiet", "enable", SOCKET)
+    if (used := manager.ask("show", "--property=FragmentPath", "--value", SERVICE)) != str(manager.folder / SERVICE):
+        raise EdiCheckpointError(f"systemd uses {used or 'no unit'} instead", hint=f"remove it, or {manager.folder}")
+    if ran and SOCKET in changed:
+        manager.ask("stop", SERVICE, SOCKET)  # a socket does not begin to listen while its service runs
+    if now and not ran and (holder := running(paths.lock)):
+        if not end(paths.lock, holder, _STOP_S):
+            raise EdiCheckpointError(f"process {holder.pid} serves, and does not leave", hint="end it, and try again")
+        say(f"ended      the daemon that ran otherwise, process {holder.pid}")
+    if now or listened:
+        manager.ask("start", SOCKET)
+        say(f"listening  {paths.socket}")
+    if now or ran:
+        manager.ask("restart", SERVICE)
+        say(f"{'restarted' if ran else 'started':<10} {_served(paths)}")
+    elif not listened:
+        say("starts     with the next client, or now with `edi-checkpointd install --now`")
+    if not Path("/var/lib/systemd/linger", _user()).exists():
+        say("to note    it ends when you have logged out everywhere; `loginctl enable-linger` lets it go on")
+    for key in (key for key, setting in SETTINGS.items() if environ.get(setting.variable)):
+        say(f"to note    the service does not see {SETTINGS[key].variable}: set {key} in {paths.config}")
+
+
+def uninstall(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Stop and disable the service, remove its units, and say where the data is that stays."""
+    try:
+        manager = Manager(environ)
+    except UnitRefused as error:
+        folder = _home() / ".config" / "systemd" / "user"
+        if not (folder / SERVICE).exists() and not (folder / SOCKET).exists():
+            say("no service is installed")
+            _say_what_stays(paths, say)
+            return
+        raise UnitRefused(
+            f"the units in {folder} may be in use, and {error}", hint=f"remove {folder}/edi-checkpointd.* by hand"
+        ) from error
+    there = [manager.folder / name for name in (SERVICE, SOCKET) if (manager.folder / name).exists()]
+    if there:
+        manager.ask("--quiet", "disable", "--now", *(path.name for path in there))
+    else:
+        say("no service is installed")
+    for path in there:
+        path.unlink()
+        say(f"{'removed':<10} {path}")
+    manager.ask("daemon-reload")
+    _say_what_stays(paths, say)
+
+
+def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
+    """Return the manager; raises `UnitRefused` for whatever would keep the service from working, today or tomorrow."""
+    if os.geteuid() == 0 and environ.get("SUDO_UID", "0") != "0":
+        who = environ.get("SUDO_USER", "yourself")
+        raise UnitRefused("started with sudo, this would be a service of root", hint=f"run it as {who}, without sudo")
+    for path in (Path(sys.executable), Path(__file__)):
+        for folder in {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}:
+            if path.is_relative_to(folder):
+                raise UnitRefused(
+                    f"{path} lies in {folder}, and may be gone tomorrow",
+                    hint="install edi-checkpoint where it stays (`python3 -m venv ~/.local/share/edi-checkpoint`), "
+                    "and run that one's `edi-checkpointd install`",
+                )
+    manager = Manager(environ)
+    served = locate(manager.environment)
+    for what in ("sessions", "state", "runtime", "config"):
+        ours, its = getattr(paths, what), getattr(served, what)
+        if ours != its:
+            raise UnitRefused(
+                f"the service would use {its} for {what}, this shell says {ours}",
+                hint="unset the variables that begin with EDI_CHECKPOINT_ or XDG_ here; or set them for services too "
+                "(environment.d(5)) and log in anew",
+            )
+    for name in (SERVICE, SOCKET):
+        if (manager.folder / name).is_symlink():
+            raise UnitRefused(
+                f"{manager.folder / name} is a link: the unit is masked or lies elsewhere",
+                hint=f"`systemctl --user unmask {name}`, or remove the link",
+            )
+    return manager
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a unit unless it says that already; return whether it was written."""
+    if path.exists() and path.read_text(errors="replace") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, [text.encode()])
+    return True
+
+
+def _served(paths: Paths) -> str:
+    holder = running(paths.lock)
+    return f"process {holder.pid}, version {holder.version}" if holder else "and left again; see its log"
+
+
+def _say_what_stays(paths: Paths, say: Callable[[str], None]) -> None:
+    for path, what in (
+        (paths.sessions, "checkpoints, attachments"),
+        (paths.state, "journal, outboxes"),
+        (paths.config, "settings"),
+    ):
+        if path.exists():
+            say(f"{'stays':<10} {path}  ({what})")
+    say("`edi-checkpoint purge --all` deletes what is remembered; the first client starts a daemon on demand")
+
+
+def _home() -> Path:
+    return Path(os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
