@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check fmt bench-quick pictures clean
+.PHONY: help demo run test systemd-test check fmt bench-quick pictures clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -24,6 +24,9 @@ run: $(VENV)/.made-daemon ## run the daemon in the foreground
 test: $(VENV)/.made-dev ## run the tests, on all cores
 	$(BIN)/python -m compileall -q client daemon tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+systemd-test: $(VENV)/.made-dev ## install and use the service on a real systemd, in a machine of its own (root)
+	$(BIN)/python tests/systemd/machine.py
 
 check: $(VENV)/.made-dev ## check format, style, types and imports
 	$(BIN)/ruff format --check .

@@ -39,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         match arguments.command:
             case "stop":
                 return _stop(paths)
-            case "free":
-                return _free(paths)
             case "install":
                 return _install(paths, now=arguments.now, dry_run=arguments.dry_run)
             case "uninstall":
@@ -123,14 +121,6 @@ def _stop(paths: Paths) -> int:
         EdiCheckpointError(f"process {holder.pid} has not left within {STOP_TIMEOUT_S:g} s", hint="see its log"),
         EXIT_FAILED,
     )
-
-
-def _free(paths: Paths) -> int:
-    from edi_checkpointd.lock import running, served_by
-
-    if (holder := running(paths.lock)) is None:
-        return 0
-    return _fail(served_by(paths.lock, holder), EXIT_BUSY)
 
 
 def _install(paths: Paths, *, now: bool, dry_run: bool) -> int:

@@ -117,6 +117,8 @@ def install(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None]
             raise EdiCheckpointError(f"process {holder.pid} serves, and does not leave", hint="end it, and try again")
         say(f"ended      the daemon that ran otherwise, process {holder.pid}")
     if now or listened:
+        if manager.state(SOCKET) != "active" and running(paths.lock) is None:
+            paths.socket.unlink(missing_ok=True)  # left by a daemon that was killed; the unit would not listen
         manager.ask("start", SOCKET)
         say(f"listening  {paths.socket}")
     if now or ran:

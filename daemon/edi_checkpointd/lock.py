@@ -40,7 +40,9 @@ def acquire(path: Path, socket: str, version: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if not _lock(fd):
             os.close(fd)
-            raise served_by(path, read_holder(path))
+            holder = read_holder(path)
+            who = f"process {holder.pid} since {holder.started}" if holder else "another process"
+            raise DaemonRuns(f"{path.parent} is served by {who}")
         if path.exists() and os.fstat(fd).st_ino == path.stat().st_ino:
             break
         os.close(fd)
@@ -48,12 +50,6 @@ def acquire(path: Path, socket: str, version: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, msgspec.json.encode(holder) + b"\n", 0)
     return fd
-
-
-def served_by(path: Path, holder: Holder | None) -> DaemonRuns:
-    """Return the error that names the daemon which holds the lock at `path`, as far as it is known."""
-    who = f"process {holder.pid} since {holder.started}" if holder else "another process"
-    return DaemonRuns(f"{path.parent} is served by {who}")
 
 
 def _lock(fd: int) -> bool:
