@@ -152,8 +152,20 @@ class Publisher(Process):
     @property
     def acknowledged(self) -> int:
         """The highest number it has told to be acknowledged."""
-        told = [int(line.split()[1]) for line in list(self.lines) if line.startswith("acked ")]
-        return max(told, default=0)
+        return self._told("acked ", 1)
+
+    @property
+    def acknowledged_here(self) -> int:
+        """How many of those that `publish` numbers it has told to be acknowledged."""
+        return self._told("acked ", 2)
+
+    @property
+    def returned(self) -> int:
+        """How many calls of `publish(..., tell=True)` it has told to have returned."""
+        return self._told("published ", 1)
+
+    def _told(self, beginning: str, word: int) -> int:
+        return max((int(line.split()[word]) for line in list(self.lines) if line.startswith(beginning)), default=0)
 
 
 class Home:
@@ -195,8 +207,8 @@ class Home:
 
     def start_dying(self, crash_at: str, hits: int, *flags: str) -> Process:
         """Start a daemon, without waiting, that dies by SIGKILL when it reaches the `CrashPoint` for the nth time."""
-        script = str(Path(__file__).with_name("dying_daemon.py"))
-        return self.start([sys.executable, script, crash_at, str(hits), "run", *flags], lines_from="stderr")
+        dying = [sys.executable, str(Path(__file__).with_name("dying.py")), crash_at, str(hits)]
+        return self.start([*dying, "daemon", "run", *flags], lines_from="stderr")
 
     def start(
         self, arguments: list[str], *, lines_from: str = "stdout", pass_fds: tuple[int, ...] = (), **environment: str
@@ -218,7 +230,15 @@ class Home:
     def start_publisher(self, session_id: str = "", **environment: str) -> Publisher:
         """Start a publisher, without waiting."""
         script = str(Path(__file__).parent / "publishers" / "puppet.py")
-        arguments = [sys.executable, script, *([session_id] if session_id else [])]
+        return self._publisher([script], session_id, environment)
+
+    def start_dying_publisher(self, crash_at: str, hits: int, session_id: str = "", **environment: str) -> Publisher:
+        """Start a publisher, without waiting, that dies by SIGKILL when it reaches the `ClientPoint` that often."""
+        dying = [str(Path(__file__).with_name("dying.py")), crash_at, str(hits), "publisher"]
+        return self._publisher(dying, session_id, environment)
+
+    def _publisher(self, program: list[str], session_id: str, environment: Mapping[str, str]) -> Publisher:
+        arguments = [sys.executable, *program, *([session_id] if session_id else [])]
         process = Publisher(arguments, {**self.environment, **environment})
         self.processes.append(process)
         return process

@@ -1,6 +1,6 @@
-"""Reads a home without any daemon's help: `reading.py WHAT …`, one line of JSON on stdout.
+"""Reads a home without any daemon's help: `reading.py SESSION …`, one line of JSON on stdout.
 
-`history S …` is the entries of each session as the journal holds them, values and all.
+It holds the entries of each session as the journal has them, values and all.
 """
 
 from __future__ import annotations
@@ -33,5 +33,6 @@ def entries(reader: Reader, session_id: str) -> list[dict[str, object]]:
     return found
 
 
-reader = Reader.open(locate().journal)
-print(json.dumps({session_id: entries(reader, session_id) for session_id in sys.argv[1:]}))
+if __name__ == "__main__":
+    reader = Reader.open(locate().journal)
+    print(json.dumps({session_id: entries(reader, session_id) for session_id in sys.argv[1:]}))

@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.paths import Paths, locate
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def start_daemon(paths: Paths, timeout_s: float) -> bool:
         try:
             if (last := _claim(fd)) is not None:
                 return last != _FAILED
+            reached(ClientPoint.AUTOSTART_CLAIMED)
             begun = _by_service_manager(paths) or _by_this_interpreter(timeout_s)
             if not begun:
                 os.pwrite(fd, _FAILED, 0)

@@ -32,6 +32,7 @@ from edi_checkpoint.errors import (
     SessionIdError,
     UsageError,
 )
+from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
@@ -184,6 +185,7 @@ class Client:
             encoder or self._encoder,
         )  # fmt: skip
         if outbox.fenced:
+            reached(ClientPoint.TAKEN_OVER)
             session._published.base()  # whatever of the other's last entries is here or in its branch
             self._link.wake()
         with self._lock:

@@ -27,6 +27,7 @@ import msgspec
 
 from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import OutboxFull, SessionBusy
+from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import HEADER, Record, pack, scan, whole
 from edi_checkpoint.settings import Limits
@@ -130,17 +131,20 @@ class Outbox:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(fd, msgspec.json.encode(owner) + b"\n")
+                reached(ClientPoint.LOCK_UNNAMED)
                 temporary.rename(self.folder / f"{self.stream}.lock")
             except OSError:
                 os.close(fd)
                 temporary.unlink(missing_ok=True)
                 raise
+            reached(ClientPoint.LOCK_NAMED)
             return fd
 
     def _new_segment(self) -> _Segment:
         path = self.folder / f"{self.stream}.{self._index:08d}.seg"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._index += 1
+        reached(ClientPoint.SEGMENT_MADE)
         return _Segment(path, fd)
 
     # -- publishing ------------------------------------------------------------------------------------------------
@@ -168,11 +172,13 @@ class Outbox:
             written = 0
         if written != len(record):
             if written:  # a reader stops at the first bad record: what follows a torn one would be lost
+                reached(ClientPoint.APPEND_TORN)
                 os.ftruncate(segment.fd, segment.size)
             return False
         segment.size += written
         segment.last = number
         self.spooled = number
+        reached(ClientPoint.APPENDED)
         return True
 
     def spool(self) -> bool:
@@ -298,6 +304,7 @@ class Outbox:
             self.first = segment.last + 1
             segment.path.unlink(missing_ok=True)
             os.close(segment.fd)
+            reached(ClientPoint.SEGMENT_TRIMMED)
 
     def compact(self, acknowledged: int) -> bool:
         """Thin the whole segments but the last, when too much is not acknowledged; return whether it was.
@@ -320,11 +327,13 @@ class Outbox:
                 thin.size += len(record)
                 thin.last = whole(record)[1]
             os.fdatasync(thin.fd)  # what it takes the place of may have been synced
+            reached(ClientPoint.COMPACTION_WRITTEN)
             thin.path = thin.path.rename(old[0].path)
         except OSError:
             os.close(thin.fd)
             thin.path.unlink(missing_ok=True)
             raise
+        reached(ClientPoint.COMPACTION_RENAMED)
         self._thinned_bytes = thin.size
         with self.lock:
             self._segments[: len(old)] = [thin]
@@ -350,7 +359,7 @@ class Outbox:
 
     def abandon(self) -> None:
         """Close, and leave nothing behind: nobody was let in by this stream, and nothing is published."""
-        files = [self.folder / f"{self.stream}.lock", *(segment.path for segment in self._segments)]
+        files = [*(segment.path for segment in self._segments), self.folder / f"{self.stream}.lock"]
         with contextlib.suppress(OSError), exclusive(self.folder):
             for path in files:
                 path.unlink(missing_ok=True)

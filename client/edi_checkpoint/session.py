@@ -20,6 +20,7 @@ from msgspec import structs
 from edi_checkpoint import offline, points, protocol, values
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, StateValueError, UsageError
+from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
@@ -384,6 +385,7 @@ class Session(MutableMapping[str, object]):
             return
         stream = self._stream
         self._published.close(cleanly=cleanly)
+        reached(ClientPoint.LAST_MARK_PUBLISHED)
         if self._link.connected:
             stream.wait_for(lambda: stream.journaled >= stream.outbox.published, timeout_s)
         elif stream.outbox.published:

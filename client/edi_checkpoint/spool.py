@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.opening import is_bad, open_regular
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan, whole
@@ -193,8 +194,10 @@ def remove_stream(files: StreamFiles) -> None:
 
     Segments go first: a lock file without segments says that nothing is left to drain.
     """
-    for path in (*files.segments, files.lock):
+    for path in files.segments:
         path.unlink(missing_ok=True)
+    reached(ClientPoint.SEGMENTS_UNLINKED)
+    files.lock.unlink(missing_ok=True)
     sweep_folder(files.lock.parent)
 
 
@@ -204,6 +207,7 @@ def sweep_folder(folder: Path) -> None:
         if not list_streams(folder):
             for path in folder.glob(".*"):  # `.attach`, and lock files whose makers died before naming them
                 path.unlink()
+            reached(ClientPoint.FOLDER_EMPTIED)
             folder.rmdir()
 
 

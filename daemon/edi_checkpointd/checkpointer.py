@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -166,7 +166,7 @@ class Checkpointer:
         except (EdiCheckpointError, OSError) as error:
             self._told(Written(session_id, wish.state, wish, None, error, filed))
             return
-        reached(CrashPoint.CHECKPOINT_AMENDED if isinstance(wish, Amendment) else CrashPoint.CHECKPOINT_WRITTEN)
+        reached(_written(wish))
         self._told(Written(session_id, wish.state, wish, info, None, filed))
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
@@ -299,6 +299,8 @@ class Checkpointer:
             if document.header.kind != Kind.FOREIGN:
                 return
             fragments = {key: fragment(text) for key, text in document.values.items()}
+            if fragments in self._kept_foreign(subject.session_id):
+                return  # a crash came between its keeping and ours
         except FileNotFoundError:
             return
         except (DocumentDamaged, OSError) as error:
@@ -308,9 +310,27 @@ class Checkpointer:
             log.warning("session file set aside file=%s: %s", set_aside(path, self._damaged), error)
             return
         self._write_checkpoint(subject, Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program"))
+        reached(CrashPoint.FOREIGN_KEPT)
+
+    def _kept_foreign(self, session_id: str) -> Iterator[dict[str, Fragment]]:
+        """Yield the states that were kept of other programs' session files."""
+        for info in self._catalog.checkpoints(session_id):
+            if info.kind == Kind.FOREIGN:
+                with contextlib.suppress(FileNotFoundError, DocumentDamaged):
+                    document = parse_checkpoint((self._folder / info.name).read_bytes(), info.name)
+                    yield {key: fragment(text) for key, text in document.values.items()}
 
     def _told(self, written: Written) -> None:
         try:
             self._tell(written)
         except RuntimeError:  # the intake is gone; the next start finds the file
             log.debug("result not told session=%s", written.session_id)
+
+
+def _written(wish: Wish | Amendment) -> CrashPoint:
+    """Return the crash point at which a wish is fulfilled."""
+    if isinstance(wish, Amendment):
+        return CrashPoint.CHECKPOINT_AMENDED
+    if wish.kind == Kind.BEFORE_ROLLBACK:
+        return CrashPoint.BEFORE_ROLLBACK_WRITTEN
+    return CrashPoint.CHECKPOINT_WRITTEN

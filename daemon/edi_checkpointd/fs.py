@@ -107,6 +107,7 @@ def set_aside(path: Path, folder: Path) -> Path:
         number += 1
         target = folder / f"{path.name}.{number}"
     path.rename(target)
+    reached(CrashPoint.SET_ASIDE)
     sync_folder(folder)
     return target
 

@@ -27,6 +27,7 @@ from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import explain
+from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
@@ -234,6 +235,7 @@ class Intake:
             ensure_private(self._paths.damaged)
             name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"
             write_atomic(self._paths.damaged / name, [bytes(records)])
+            reached(CrashPoint.REFUSED_KEPT)
         if stream.expected < last <= stream.expected + len(records):
             self._ledger.pass_over(stream, last)
         self._fault(error, stream.session.session_id)

@@ -222,6 +222,7 @@ class Ledger:
             log.warning("files ahead session=%s journal=%d files=%d", session_id, last, files.ahead.sequence)
             notes = Notes(files.saved, files.checkpointed)
             self.journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes, files.keep)
+            reached(CrashPoint.STATE_ADOPTED)
             row = row._replace(keep=files.keep if row.keep is None else row.keep)
         return self._load(row, files)
 
@@ -333,6 +334,7 @@ class Ledger:
         session.short_lives = session.short_lives + 1 if died_soon else 0
         session.left_as = "clean" if cleanly else "interrupted"
         self.journal.leave(session.key, session.left_as, session.short_lives, session.drained)
+        reached(CrashPoint.LEFT_NOTED)
 
     def forget_stream(self, stream: Stream) -> None:
         """Drop a stream whose outbox is unlinked."""

@@ -42,7 +42,9 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     except JournalDamaged as error:
         fault = str(error)
     ensure_private(paths.damaged)
-    for suffix in ("", "-wal", "-shm", "-witness"):
+    # The database after its WAL, which SQLite deletes beside a new one; the witness last: a database left alone by a
+    # crash between them is known by it to lack what its WAL has.
+    for suffix in ("-wal", "-shm", "", "-witness"):
         path = paths.journal.with_name(paths.journal.name + suffix)
         if path.exists():
             kept = set_aside(path, paths.damaged)

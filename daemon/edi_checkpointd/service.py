@@ -68,6 +68,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     listening_fd = activation.take(os.environ, socket)
     lock_fd = acquire(paths.lock, socket, version)
     try:
+        reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
         try:
             _serve(paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit)
@@ -153,6 +154,7 @@ def _serve(
     saving.finish()
     checkpointer.close(None if failures else FINISH_S)
     intake.close()
+    reached(CrashPoint.LEAVING)
     saving.note_all()
     journal.close()
     if failures:

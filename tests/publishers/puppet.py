@@ -10,30 +10,43 @@ import json
 import os
 import sys
 import time
+from collections import deque
 
 import edi_checkpoint
 from edi_checkpoint import EdiCheckpointError, StateManager, connect
 
-published = 0
+published = acknowledged_here = 0
+waiting: deque[tuple[int, int]] = deque()  # published and not yet told to be acknowledged: its number, and ours
 
 
 def say(line: str) -> None:
     print(line, flush=True)
 
 
-def publish(count: int, *, pause_s: float = 0.0, padding: int = 0, **fields: object) -> int:
-    """Publish `count` entries more, numbered from 1 in `n` and `current_stage`; tell of acknowledgements."""
-    global published
+def publish(
+    count: int, *, pause_s: float = 0.0, padding: int = 0, tell: bool = False, each: int = 20, **fields: object
+) -> int:
+    """Publish `count` entries more, numbered from 1 in `n` and `current_stage`; tell of acknowledgements.
+
+    That is told at `each` of them more: the stream's number, and how many of ours are up to there. With `tell` each
+    call that has returned is told of, too.
+    """
+    global published, acknowledged_here
     told = session.durable.journaled
     for _ in range(count):
         published += 1
         if padding:
             fields["padding"] = f"{published:0{padding}}"
         session.update(n=published, current_stage=str(published), **fields)
+        if tell:
+            say(f"published {published}")
+        waiting.append((session.durable.published, published))  # a base of the link's may have come after it
         acknowledged = session.durable.journaled
-        if acknowledged >= told + 20:
+        if acknowledged >= told + each:
             told = acknowledged
-            say(f"acked {acknowledged}")
+            while waiting and waiting[0][0] <= acknowledged:
+                _, acknowledged_here = waiting.popleft()
+            say(f"acked {acknowledged} {acknowledged_here}")
         if pause_s:
             time.sleep(pause_s)
     return published

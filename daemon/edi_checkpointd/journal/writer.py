@@ -121,6 +121,7 @@ class Journal:
             self._db.execute(f"PRAGMA {pragma}").fetchall()
         if new:
             self._make()
+            reached(CrashPoint.JOURNAL_MADE)
             # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         while version < FORMAT:
@@ -202,6 +203,7 @@ class Journal:
                 " VALUES (?, ?, 0, ?, 0, 0, 'clean')",
                 (session_id, parent_session, started_us),
             )
+        reached(CrashPoint.SESSION_BEGUN)
         row = self.read.session(session_id)
         assert row is not None
         return row
@@ -311,6 +313,7 @@ class Journal:
                 " (SELECT fenced_at FROM streams WHERE session = ?1 AND fenced_at IS NOT NULL)",
                 (key, base),
             )
+        reached(CrashPoint.ROWS_TRIMMED)
         return deleted
 
     # -- forgetting --------------------------------------------------------------------------------------------------
@@ -402,6 +405,7 @@ class Journal:
         with contextlib.suppress(apsw.Error), self._pulse.disk():  # it is tried again after the next commit
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal_pages = 0
+        reached(CrashPoint.CARRIED_OVER)
 
     def replaced(self) -> bool:
         """Whether the path no longer leads to the file that is open: writes would go nowhere."""
