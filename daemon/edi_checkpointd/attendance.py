@@ -92,6 +92,11 @@ class Attendance:
         """Whether an outbox waits to be drained."""
         return self._drain is not None or bool(self._queue)
 
+    def drains(self, session_id: str) -> bool:
+        """Whether an outbox that goes into the session waits to be drained, or is just being drained."""
+        under_way = [self._drain.files] if self._drain else []
+        return any(session_id in (files.owner.session_id, branch_of(files)) for files in (*under_way, *self._queue))
+
     @property
     def refused(self) -> int:
         """How many outboxes cannot be drained and are kept as they are."""
@@ -270,8 +275,7 @@ class Attendance:
         session = self._admission.open(session_id, None)
         if not session.unsaved:
             return False
-        drains = any(session_id in (files.owner.session_id, branch_of(files)) for files in self._queue)
-        if session.point is None and not drains:
+        if session.point is None and not self.drains(session_id):
             self._saving.photograph(session, Kind.RECOVERED, "the daemon was started anew")
         return True
 

@@ -183,10 +183,10 @@ class Saving:
             self._scheduler.after(NOTE_AFTER_S, "notes", lambda: self._post(self._note_now))
         for stream in session.streams.values():
             self._notify(stream.id, self._ledger.acknowledgement(stream))
-            if self._save_asked.get(stream.id, 0) > session.saved_number(stream):
-                self._checkpointer.autosave(_subject(session), session.state)
-            else:
+            if self._save_asked.get(stream.id, 0) <= session.saved_number(stream):
                 self._save_asked.pop(stream.id, None)
+            elif result.wish is None:  # it was of an older state; behind a checkpoint, one is still on its way
+                self._checkpointer.autosave(_subject(session), session.state)
         if result.wish is not None:
             self._checkpointer.keep_within_limits(_subject(session))
         self.changed(session)
@@ -271,12 +271,16 @@ class Saving:
             self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
             self._untrimmed = list(self._ledger.sessions.values())
 
-    def finish(self) -> None:
-        """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it anyway."""
+    def finish(self, drains: Callable[[str], bool]) -> None:
+        """At the end: have what is unsaved written, as checkpoints of kind `shutdown`; the journal has it anyway.
+
+        Not of sessions of which `drains` says that an outbox goes into them: the next start ends that, and says of what
+        kind their checkpoint is.
+        """
         for session in list(self._ledger.sessions.values()):
             if session.point is not None:
                 self._end_point(session, session.point)
-            else:
+            elif not drains(session.session_id):
                 self.photograph(session, Kind.SHUTDOWN, "the daemon was stopped")
             if session.unsaved:
                 self._checkpointer.autosave(_subject(session), session.state)

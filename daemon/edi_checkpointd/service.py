@@ -151,7 +151,7 @@ def _serve(
     heartbeat.close()
     notifier.stopping("brings what is unsaved into files")
     scheduler.close()
-    saving.finish()
+    saving.finish(attendance.drains)
     checkpointer.close(None if failures else FINISH_S)
     intake.close()
     reached(CrashPoint.LEAVING)

@@ -216,3 +216,15 @@ def test_outboxes_of_several_dead_publishers_are_cleared_though_daemons_die_over
     home.daemon()
     eventually(lambda: not outboxes(home))
     assert [entry["values"]["n"] for entry in home.journaled("s1")["s1"]] == [*range(1, 101)] * 8
+
+
+def test_a_death_has_one_auto_save_written(home: Home) -> None:
+    daemon = home.start_dying("AUTOSAVE_WRITTEN", 1000)
+    daemon.wait_line("ready ")
+    publisher = home.publisher("s1")
+    publisher.do("publish(200, attempt=1)")
+    publisher.kill()
+    eventually(lambda: not outboxes(home) and daemon.has_said("reached "))
+    assert row(home, "s1")["condition"] == "interrupted"  # answered after what was told of the auto-save
+    daemon.kill(signal.SIGTERM)
+    assert [line for line in daemon.stderr if line.startswith("reached ")] == ["reached AUTOSAVE_WRITTEN"]

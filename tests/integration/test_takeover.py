@@ -188,6 +188,20 @@ def test_entries_published_out_of_reach_after_a_take_over_go_into_the_branch(hom
     eventually(lambda: not list((home.state / "outbox").iterdir()))
 
 
+def test_a_branch_whose_drain_was_cut_short_by_the_daemons_end_is_of_kind_stranded(home: Home) -> None:
+    first = publisher(home, "s1")
+    first.do("session.update(n=1)")
+    strand(first, 0)
+    take_over(home).kill()
+    first.do("publish(300, padding=100_000)")
+    first.kill()
+    home.daemon(*QUIET).kill(signal.SIGTERM)  # it has just begun to drain them
+    home.daemon(*QUIET)
+    eventually(lambda: not list((home.state / "outbox").iterdir()))
+    (branch,) = [one for one in home.json("sessions")["sessions"] if one["parent_session"] == "s1"]
+    assert kinds(home, branch["session_id"]) == ["stranded"]
+
+
 def test_a_take_over_that_is_refused_leaves_the_writer_alone(home: Home) -> None:
     home.daemon(*QUIET)
     first, second = publisher(home, "s1"), publisher(home)
