@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from enum import Enum
 from itertools import pairwise
 
-from edi_checkpointd import faults
+from edi_checkpoint import faults
 from edi_checkpointd.__main__ import main
 from edi_checkpointd.faults import CrashPoint
 
@@ -20,7 +21,7 @@ _output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 _times_s: list[float] = []
 
 
-def note(point: CrashPoint) -> None:
+def note(point: Enum) -> None:
     if point is CrashPoint.MARK_COMMITTED:
         _times_s[:] = [time.perf_counter()]
     elif _times_s and point in _STEPS:

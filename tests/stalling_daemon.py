@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import Enum
 from pathlib import Path
 
-from edi_checkpointd import faults
+from edi_checkpoint import faults
 from edi_checkpointd.__main__ import main
+from edi_checkpointd.faults import CrashPoint
 
-point = faults.CrashPoint[sys.argv[1]]
+point = CrashPoint[sys.argv[1]]
 brake = Path(sys.argv[2])
 
 
-def stall(reached: faults.CrashPoint) -> None:
+def stall(reached: Enum) -> None:
     while reached is point and brake.exists():
         time.sleep(0.01)
 

@@ -276,8 +276,7 @@ def victim_is_trimmed(stage: Stage) -> None:
 
 
 def victim_thins(stage: Stage) -> None:
-    """No daemon takes what it publishes, and an outbox may have few bytes."""
-    stage.publishers["victim"].do("edi_checkpoint.outbox.Outbox.compact.__defaults__ = (1 << 20,)")
+    """No daemon takes what it publishes, and its outbox may have few bytes."""
     stage.publish("victim", 150, padding=100_000)
 
 
@@ -294,6 +293,10 @@ def victim_takes_over(stage: Stage) -> None:
     waits(stage)
 
 
+THINS = Case(
+    victim_thins, daemon_dies=False, daemon_runs=False, keeps_history=False,
+    environment=(("EDI_CHECKPOINT_OUTBOX_MAX_BYTES", str(1 << 20)),),
+)  # fmt: skip
 CASES: dict[Enum, Case] = {
     CrashPoint.LOCKED: Case(waits, before=publishes),
     CrashPoint.JOURNAL_MADE: Case(waits),
@@ -342,8 +345,8 @@ CASES: dict[Enum, Case] = {
     ClientPoint.APPENDED: Case(victim_publishes, daemon_dies=False),
     ClientPoint.APPEND_TORN: Case(victim_tears, daemon_dies=False),
     ClientPoint.SEGMENT_TRIMMED: Case(victim_is_trimmed, daemon_dies=False),
-    ClientPoint.COMPACTION_WRITTEN: Case(victim_thins, daemon_dies=False, daemon_runs=False, keeps_history=False),
-    ClientPoint.COMPACTION_RENAMED: Case(victim_thins, daemon_dies=False, daemon_runs=False, keeps_history=False),
+    ClientPoint.COMPACTION_WRITTEN: THINS,
+    ClientPoint.COMPACTION_RENAMED: THINS,
     ClientPoint.LAST_MARK_PUBLISHED: Case(victim_leaves, daemon_dies=False),
     ClientPoint.SEGMENTS_UNLINKED: Case(other_dies),
     ClientPoint.FOLDER_EMPTIED: Case(other_dies),
