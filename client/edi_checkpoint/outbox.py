@@ -26,7 +26,7 @@ from uuid import uuid4
 import msgspec
 
 from edi_checkpoint.compaction import compact
-from edi_checkpoint.errors import OutboxFull, SessionBusy
+from edi_checkpoint.errors import FolderError, OutboxFull, SessionBusy
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import HEADER, Record, pack, scan, whole
@@ -45,6 +45,7 @@ class _Segment:
     fd: int
     size: int = 0  # bytes of whole records; a torn append beyond it is cut off again
     last: int = 0  # the highest number within
+    torn: bool = False  # there is more than `size`, which the disk refused to cut off
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Outbox:
 
         `seen`: its writer is shown the state that it continues. `takeover`: a living writer is fenced, and its stream
         read up to now. More than `max_bytes` unacknowledged are thinned. Raises `SessionBusy` for a living writer that
-        is not taken over from, and `OSError`.
+        is not taken over from, and `OutboxFull` where the disk takes no new file.
         """
         self.folder = root / session_id
         self._max_bytes = max_bytes
@@ -89,14 +90,17 @@ class Outbox:
         self._cursor = _Cursor(0, 0, 0)
         self._thinned_bytes = 0  # what the last compaction could not do without
         self.fenced: Mapping[str, int] = {}  # streams of living writers, with the highest number each had published
-        self._lock_fd = self._take_lock(session_id, app, parent_session, seen=seen, takeover=takeover)
+        self._lock_fd = -1
         self._index = 0
         self._segments: list[_Segment] = []
         try:
+            self._lock_fd = self._take_lock(session_id, app, parent_session, seen=seen, takeover=takeover)
             self._segments.append(self._new_segment())
-        except OSError:
-            self.close()
+        except FolderError:
             raise
+        except OSError as error:
+            self.abandon()
+            raise OutboxFull(f"session outbox {self.folder} cannot be begun: {error.strerror}") from error
         _open_outboxes.add(self)
 
     def _take_lock(self, session_id: str, app: str, parent_session: str | None, *, seen: bool, takeover: bool) -> int:
@@ -167,19 +171,26 @@ class Outbox:
     def _write(self, number: int, record: bytes) -> bool:
         segment = self._segments[-1]
         try:
+            if segment.torn:
+                self._cut(segment)
             written = os.write(segment.fd, record)
-        except OSError:
-            written = 0
-        if written != len(record):
-            if written:  # a reader stops at the first bad record: what follows a torn one would be lost
+            if written != len(record):
+                segment.torn = True
                 reached(ClientPoint.APPEND_TORN)
-                os.ftruncate(segment.fd, segment.size)
+                self._cut(segment)
+                return False
+        except OSError:
             return False
         segment.size += written
         segment.last = number
         self.spooled = number
         reached(ClientPoint.APPENDED)
         return True
+
+    def _cut(self, segment: _Segment) -> None:
+        """Cut a torn record off: a reader stops at the first bad one, and what follows it would be lost."""
+        os.ftruncate(segment.fd, segment.size)
+        segment.torn = False
 
     def spool(self) -> bool:
         """Write the backlog to the file as far as the disk takes it; return whether none is left."""
@@ -289,10 +300,15 @@ class Outbox:
 
     def roll(self) -> None:
         """Begin a new segment when the last has grown large."""
-        if self._segments[-1].size > SEGMENT_BYTES:
-            segment = self._new_segment()
-            with self.lock:  # an append under way must end in the old one before a reader may leave that behind
+        if self._segments[-1].size <= SEGMENT_BYTES or self._segments[-1].torn:
+            return
+        segment = self._new_segment()
+        with self.lock:  # an append under way must end in the old one before a reader may leave that behind
+            if not self._segments[-1].torn:
                 self._segments.append(segment)
+                return
+        segment.path.unlink(missing_ok=True)  # nobody reads on behind a torn one
+        os.close(segment.fd)
 
     def trim(self, covered: int) -> None:
         """Unlink the segments whose records up to number `covered` lie in a checkpoint or auto-save."""

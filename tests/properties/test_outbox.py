@@ -29,7 +29,7 @@ from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.protocol import Update, encode_entry
 from edi_checkpoint.records import HEADER, Record, pack, scan, scan_all
-from edi_checkpoint.spool import is_held, list_streams, read_records, remove_stream, try_lock
+from edi_checkpoint.spool import is_held, list_streams, read_records, remove_stream, share_lock
 
 SEGMENT_BYTES = 100
 BACKLOG_BYTES = 400
@@ -44,6 +44,12 @@ class Disk:
 
     def __init__(self) -> None:
         self.room: int | None = None
+        self.cuts = True
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        if not self.cuts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.ftruncate(fd, size)
 
     def __getattr__(self, name: str) -> object:
         return getattr(os, name)
@@ -157,9 +163,10 @@ class Traffic(RuleBasedStateMachine):
         if self.box.spool():
             assert not self.box.backlog
 
-    @rule(room=st.none() | st.integers(0, 2 * SEGMENT_BYTES))
-    def the_disk_fills_or_is_freed(self, room: int | None) -> None:
-        self.disk.room = room
+    @rule(room=st.none() | st.integers(0, 2 * SEGMENT_BYTES), cuts=st.booleans())
+    def the_disk_fills_or_is_freed(self, room: int | None, cuts: bool) -> None:
+        """Full, it may also refuse to cut a torn record off."""
+        self.disk.room, self.disk.cuts = room, cuts
 
     @precondition(lambda self: hasattr(self, "box"))
     @invariant()
@@ -179,7 +186,7 @@ class Traffic(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "box"):
-            self.disk.room = None
+            self.disk.room, self.disk.cuts = None, True
             if self.covered < self.box.published:
                 assert self.box.spool()
             assert [entry for number, entry in sent_from(self.box, self.sent)] == self.entries[
@@ -546,12 +553,12 @@ def test_a_dead_streams_files_can_be_removed_and_the_folder_goes_with_the_last(t
     second = Outbox(tmp_path, "s", app="edi")
     streams = list_streams(tmp_path / "s")
     assert [is_held(files.lock) for files in streams] == [False, True]
-    fd = try_lock(streams[0].lock)
+    fd = share_lock(streams[0].lock)
     assert fd is not None
     remove_stream(streams[0])
     os.close(fd)
     assert list_streams(tmp_path / "s") == streams[1:]
-    assert try_lock(streams[1].lock) is None
+    assert share_lock(streams[1].lock) is None
     second.close()
     remove_stream(streams[1])
     assert not (tmp_path / "s").exists()
