@@ -175,7 +175,7 @@ def ensure_private(folder: Path) -> None:
             hint=f"move it away, or set {HOME} to another folder",
         ) from error
     except PermissionError as error:
-        raise FolderError(f"{folder} cannot be made or opened: {_what_forbids(folder)}") from error
+        raise FolderError(f"{folder} cannot be made or opened: {what_forbids(folder)}") from error
     except OSError as error:
         raise FolderError(
             f"{folder} cannot be made or opened: {error.strerror or error}",
@@ -213,7 +213,8 @@ def _refuse_foreign(folder: Path, status: os.stat_result) -> None:
     raise FolderError(f"{what} belongs to {_user(status.st_uid)}, this process runs as {_user(us)}", hint=hint)
 
 
-def _what_forbids(folder: Path) -> str:
+def what_forbids(folder: Path) -> str:
+    """Return whose place keeps us out, of `folder` and those above it."""
     for place in (folder, *folder.parents):
         with suppress(OSError):
             status = place.stat()

@@ -168,21 +168,21 @@ def last_number(files: StreamFiles) -> int:
 
 def is_held(lock: Path) -> bool:
     """Return whether a living process holds the lock file `lock`; False when the file is gone."""
-    fd = try_lock(lock, shared=True)
+    fd = share_lock(lock)
     if fd is None:
         return lock.exists()
     os.close(fd)
     return False
 
 
-def try_lock(lock: Path, *, shared: bool = False) -> int | None:
-    """Return a descriptor that holds `lock`, or None when another holds it or it is gone."""
+def share_lock(lock: Path) -> int | None:
+    """Return a descriptor that shares `lock` with others who do, or None when one holds it alone or it is gone."""
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None

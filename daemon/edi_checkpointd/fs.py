@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -113,30 +113,48 @@ def set_aside(path: Path, folder: Path) -> Path:
 
 
 class Reserve:
-    """A file of blocks held back, released so that the journal can be trimmed on a full disk."""
+    """A file of blocks held back, released so that the journal finds room on a full disk."""
 
     def __init__(self, path: Path, size_bytes: int = 16 << 20) -> None:
-        """`path` is the reserve's file; `hold` makes it."""
+        """`path` is the reserve's file; `hold` makes it. What an earlier daemon held is held."""
         self._path = path
         self._size_bytes = size_bytes
+        try:
+            status = path.lstat()
+            self.held = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == size_bytes
+        except FileNotFoundError:
+            self.held = False
 
     def hold(self) -> bool:
-        """Take the blocks, if they can be had; return whether they are held."""
+        """Take the blocks where as many again stay free; return whether they are held."""
+        if self.held:
+            return True
+        if self._free_bytes() < 2 * self._size_bytes:  # trying would make others' writes fail for a moment
+            return False
         try:
-            if self._path.exists() and self._path.stat().st_size == self._size_bytes:
-                return True
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._path.unlink(missing_ok=True)  # one cut short, or a name that somebody planted
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size_bytes)
             finally:
                 os.close(fd)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EINVAL):
-                raise
+        except OSError:
             self.release()
             return False
+        self.held = True
         return True
 
+    def lend(self) -> None:
+        """Give the blocks back for a start on a disk that has less than these left."""
+        if self.held and self._free_bytes() < self._size_bytes:
+            self.release()
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize
+
     def release(self) -> None:
-        """Give the blocks back."""
-        self._path.unlink(missing_ok=True)
+        """Give the blocks back; one that cannot be unlinked gives none."""
+        self.held = False
+        with contextlib.suppress(OSError):
+            self._path.unlink()

@@ -252,7 +252,7 @@ class Intake:
         """
         committed = self._ledger.commit()
         if committed.streams:
-            self._stats.disk_took()
+            self._disk_took()
         for stream in committed.streams:
             self.notify(stream.id, self._ledger.acknowledgement(stream))
         for session, wish in committed.wishes:
@@ -262,13 +262,15 @@ class Intake:
         self._feed.entries(committed.entries)
 
     def _disk_refuses(self, error: OSError) -> None:
-        self._stats.disk_refused(error)
-        self._feed.fault(getattr(error, "code", "disk"), str(error))
-        now_s = self._clock.monotonic_s()
-        if now_s >= self._refused_until_s + _REFUSED_PAUSE_S:
+        if self._stats.disk_refused(error):
+            self._feed.fault(getattr(error, "code", "disk"), str(error))
             log.error("nothing is acknowledged while the disk refuses: %s", error)
-        self._refused_until_s = now_s + _REFUSED_PAUSE_S
+        self._refused_until_s = self._clock.monotonic_s() + _REFUSED_PAUSE_S
         self._saving.make_room()
+
+    def _disk_took(self) -> None:
+        if self._stats.disk_took():
+            log.info("the disk takes the journal again")
 
     # -- all other messages ------------------------------------------------------------------------------------------
 
@@ -428,7 +430,7 @@ class Intake:
             self.attendance.unlink_covered()
             self._more_upkeep = self._saving.tidy()
             if self._more_upkeep:
-                self._stats.disk_took()
+                self._disk_took()
         except OSError as error:
             self._more_upkeep = False
             self._disk_refuses(error)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, sweep_folder, try_lock
+from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, share_lock, sweep_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Liveness:
         It is taken shared, which a living writer's lock does not allow: to the next writer, who asks in the same way, a
         stream that is being drained is free, not busy.
         """
-        fd = try_lock(files.lock, shared=True)
+        fd = share_lock(files.lock)
         if fd is None:
             return None
         current = [found for found in list_streams(files.lock.parent) if found.owner.stream == files.owner.stream]

@@ -58,7 +58,6 @@ class Saving:
         self._scheduler = scheduler
         self._checkpointer = checkpointer
         self._reserve = reserve
-        self._reserve_held = reserve.hold()
         self._hold_again_s = 0.0
         self.config = config
         self._clock = clock
@@ -170,13 +169,16 @@ class Saving:
             self._checkpointer.keep_within_limits(_subject(session))
             return
         if result.error is not None:
-            log.error("file not written session=%s: %s", result.session_id, result.error)
-            self.failing[result.session_id] = str(result.error)
-            self._feed.fault("checkpoints_failing", str(result.error), result.session_id)
+            fault = getattr(result.error, "strerror", None) or str(result.error)
+            if fault != self.failing.get(result.session_id):  # it is tried again with every timer
+                log.error("files not written session=%s: %s", result.session_id, result.error)
+                self._feed.fault("checkpoints_failing", fault, result.session_id)
+            self.failing[result.session_id] = fault
             session.asked = session.checkpointed
             self.changed(session)  # the timers try again
             return
-        self.failing.pop(result.session_id, None)
+        if self.failing.pop(result.session_id, None):
+            log.info("files written again session=%s", result.session_id)
         self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
         self._notes[session.key] = Notes(session.saved, session.checkpointed)
         if "notes" not in self._scheduler.pending:
@@ -258,16 +260,16 @@ class Saving:
             self._checkpointer.collect()
         if journal.wants_carry_over:
             journal.carry_over()
-        if not self._reserve_held and self._clock.monotonic_s() >= self._hold_again_s:
+        if not self._reserve.held and self._clock.monotonic_s() >= self._hold_again_s:
             self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
-            self._reserve_held = self._reserve.hold()
+            self._reserve.hold()
         return False
 
     def make_room(self) -> None:
-        """The disk is full: give the reserve's blocks back, so that the journal can be trimmed and carried over."""
-        if self._reserve_held:
+        """The disk is full: give the reserve's blocks back, and have the journal take them before others do."""
+        if self._reserve.held:
             self._reserve.release()
-            self._reserve_held = False
+            self._ledger.journal.carry_over()
             self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
             self._untrimmed = list(self._ledger.sessions.values())
 

@@ -88,6 +88,7 @@ def _serve(
     pulse = Pulse()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
+    reserve.lend()
     journal, fault = open_journal(paths, pulse)
     stats = Stats(clock, version, journal_fault=fault)
     catalog = Catalog(paths.sessions)

@@ -35,15 +35,16 @@ class Stats:
         """Count an error that somebody was told."""
         self._errors[code] += 1
 
-    def disk_refused(self, error: OSError) -> None:
-        """Note that a commit failed; it counts until one succeeds."""
+    def disk_refused(self, error: OSError) -> bool:
+        """Note that a commit failed; it counts until one succeeds. Return whether the one before had succeeded."""
         self.count(getattr(error, "code", "disk"))
-        since = self._refusal[1] if self._refusal else self._clock.now()
-        self._refusal = (str(error), since)
+        before, self._refusal = self._refusal, (str(error), self._refusal[1] if self._refusal else self._clock.now())
+        return before is None
 
-    def disk_took(self) -> None:
-        """Note that a commit succeeded."""
-        self._refusal = None
+    def disk_took(self) -> bool:
+        """Note that a commit succeeded; return whether the one before had failed."""
+        before, self._refusal = self._refusal, None
+        return before is not None
 
     def told(self, *, failing: Mapping[str, str], refused_streams: int, stepped: tuple[float, float] | None) -> Told:
         """Return what is to be told of the daemon just now.

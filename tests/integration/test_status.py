@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import pytest
+from disks import SmallDisk
 from harness import Home, Publisher, eventually
 
 from edi_checkpoint.layout import Header, Kind, checkpoint_document
@@ -156,28 +153,16 @@ def test_what_was_damaged_is_told_with_what_came_of_it(home: Home) -> None:
     assert found["safe"] is True
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False)
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_a_full_disk_is_told_while_it_lasts_and_sessions_are_listed_all_the_same(home: Home, small_disk: Path) -> None:
-    home.environment["EDI_CHECKPOINT_STATE_DIR"] = str(small_disk / "state")
+def test_a_full_disk_is_told_while_it_lasts_and_sessions_are_listed_all_the_same(
+    home: Home, small_disk: Callable[[str], SmallDisk]
+) -> None:
+    disk = small_disk("size=4m")
+    home.environment["EDI_CHECKPOINT_STATE_DIR"] = str(disk.folder / "state")
     home.daemon()
     publisher = home.publisher("s1")
     publisher.do("session.update(n=1)")
     publisher.do("session.flush()")
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
+    disk.fill()
     publisher.do("session.update(n=2, text='x' * 100_000)")
     found = eventually(lambda: (told := home.json("status"))["errors"].get("disk_refused") and told)
     assert isinstance(found, dict)
@@ -185,7 +170,7 @@ def test_a_full_disk_is_told_while_it_lasts_and_sessions_are_listed_all_the_same
     assert found["safe"] is False
     assert first_line(home).startswith("not all work is safe: ")
     assert [row["session_id"] for row in home.json("sessions")["sessions"]] == ["s1"]
-    filler.unlink()
+    disk.empty()
     publisher.do("session.flush(timeout_s=20)")
     found = home.json("status")
     assert (found["safe"], found["unacknowledged"], codes(found)) == (True, 0, [])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disks import built
 from harness import Home, Process, eventually
 
 STALL_MAX_MS = 20.0
@@ -58,11 +57,7 @@ def best(situation: str, run: Callable[[], dict]) -> dict:
 @pytest.fixture(scope="module")
 def slow_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process whose disk takes 25 ms for each fsync."""
-    if (compiler := shutil.which("cc")) is None:
-        pytest.skip("no C compiler: the shim that makes a disk slow cannot be built")
-    built = tmp_path_factory.mktemp("shim") / "slow_disk.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", built, TESTS / "slow_disk.c", "-ldl"], check=True)
-    return {"LD_PRELOAD": str(built), "SLOW_MS": "25"}
+    return {"LD_PRELOAD": str(built("slow_disk.c", tmp_path_factory.mktemp("built"))), "SLOW_MS": "25"}
 
 
 def test_the_loop_is_never_held_whatever_becomes_of_the_daemon(home: Home) -> None:

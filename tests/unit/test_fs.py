@@ -308,9 +308,10 @@ def test_a_reserve_that_does_not_fit_leaves_nothing_behind(
     assert names(tmp_path) == []
 
 
-def test_a_reserve_does_not_follow_a_planted_link(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_reserve_leaves_alone_what_a_planted_name_leads_to(tmp_path: Path, plant) -> None:
     (tmp_path / "elsewhere").write_bytes(b"somebody else's")
-    (tmp_path / "reserve").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError):
-        Reserve(tmp_path / "reserve", 1 << 20).hold()
+    plant(tmp_path / "reserve", tmp_path / "elsewhere")
+    assert Reserve(tmp_path / "reserve", 1 << 20).hold()
     assert (tmp_path / "elsewhere").read_bytes() == b"somebody else's"
+    assert not (tmp_path / "reserve").is_symlink()

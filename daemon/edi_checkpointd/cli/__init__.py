@@ -10,8 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.paths import what_forbids
 
 PROGRAM = "edi-checkpoint"
 
@@ -61,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, as_json=as_json)
     except OSError as error:
         what = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+        if isinstance(error, PermissionError) and error.filename is not None:
+            what = f"{what}: {what_forbids(Path(error.filename))}"
         return _fail(EdiCheckpointError(what, hint="mend what the message names"), as_json=as_json)
     return code
 
