@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edi_checkpointd import faults, fs
+from edi_checkpoint import faults
+from edi_checkpointd import fs
 from edi_checkpointd.faults import CrashPoint
 from edi_checkpointd.fs import Reserve, set_aside, sweep_temporaries, write_atomic
 
