@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import logging.handlers
 import os
 import sys
 from collections.abc import Sequence
@@ -17,13 +16,12 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
 STOP_TIMEOUT_S = 15.0
-LOG_BYTES = 1 << 20  # daemon.log, and as much again of the one before
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return the exit code of interfaces.md: 0, 1 failed, 2 usage, 5 busy."""
     try:
-        from edi_checkpointd import config
+        from edi_checkpointd import config, logs
         from edi_checkpointd.detach import detach
         from edi_checkpointd.lock import DaemonRuns
         from edi_checkpointd.service import run
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if detached:
             ensure_private(paths.state)
             detach()  # whoever started us hears of what is wrong up to here; the log tells the rest
-        _log_to(paths if detached else None)
+        logs.begin(arguments.log_format, os.environ, paths.log if detached else None)
         for warning in settings.warnings:
             log.warning(warning)
         run(paths, settings, load, idle_exit=detached)
@@ -83,10 +81,13 @@ def _parser() -> _Parser:
         action="store_true",
         help="as a client starts it: in the background, log to a file, leave when unused (idle_exit_s)",
     )
-    commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
-    commands.add_parser(
-        "free", help="exit 0 when no daemon serves the sessions folder, 5 and its process when one does"
+    parser.run_parser.add_argument(
+        "--log-format",
+        choices=("auto", "text", "json"),
+        default="auto",
+        help="of the log on stderr: text or JSON lines; auto is text, and fields in the journal under systemd",
     )
+    commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
     install = commands.add_parser(
         "install",
         help="have the daemon run as a service of yours (systemd)",
@@ -98,17 +99,6 @@ def _parser() -> _Parser:
     install.add_argument("--dry-run", action="store_true", help="print both units, and change nothing")
     commands.add_parser("uninstall", help="stop the service and remove its units; the data stays")
     return parser
-
-
-def _log_to(paths: Paths | None) -> None:
-    """Log to stderr, or into the state folder's `daemon.log` (bounded) when nobody reads stderr."""
-    handler: logging.Handler = logging.StreamHandler()
-    if paths is not None:
-        handler = logging.handlers.RotatingFileHandler(paths.log, maxBytes=LOG_BYTES, backupCount=1)
-    logging.basicConfig(
-        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
 
 
 def _stop(paths: Paths) -> int:

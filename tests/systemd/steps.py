@@ -165,6 +165,18 @@ print(refused(lambda: socket.socket(socket.AF_INET)),
     assert said.split() == ["True"] * 6, said
 
 
+def the_journal_holds_the_fields_of_each_line() -> None:
+    publisher = home.publisher("logged")
+    publishes(publisher, "logged", 1)
+    publisher.do("session.checkpoint(timeout_s=20)")
+    words = ("--user", "--unit", SERVICE, "--output", "json", "EDI_CHECKPOINT_SESSION=logged")
+    lines = eventually(lambda: does("journalctl", *words).splitlines())
+    assert isinstance(lines, list)
+    written = json.loads(lines[0])
+    assert written["MESSAGE"].startswith("checkpoint written session=logged")
+    assert (written["PRIORITY"], written["EDI_CHECKPOINT_KIND"]) == ("6", "manual")
+
+
 def a_killed_daemon_is_restarted_and_recovers_and_no_publisher_notices() -> None:
     publisher = home.publisher("killed")
     publisher.send("publish(400, pause_s=0.005)")
@@ -333,6 +345,7 @@ BOOTS: dict[str, list[Callable[[], None]]] = {
         ready_and_status_are_told,
         after_a_stop_the_next_client_activates_it_by_the_socket,
         what_the_sandbox_promises_is_in_force,
+        the_journal_holds_the_fields_of_each_line,
         a_killed_daemon_is_restarted_and_recovers_and_no_publisher_notices,
         a_stopped_daemon_is_restarted_by_the_watchdog,
         a_second_daemon_exits_5_beside_the_service,
