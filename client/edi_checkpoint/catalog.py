@@ -79,6 +79,12 @@ class Catalog:
         with self._lock:
             return sorted(self._names.keys() | self._autosaves.keys())
 
+    def names(self, session_id: str) -> tuple[str, ...]:
+        """Return the names of all files of a session, whether or not they can be read."""
+        with self._lock:
+            own = (autosave_name(session_id),) if session_id in self._autosaves else ()
+            return (*self._names.get(session_id, ()), *own)
+
     def checkpoints(self, session_id: str) -> tuple[CheckpointInfo, ...]:
         """Return the session's checkpoints, oldest first: by sequence (0 in EDI's own old files), then by name."""
         infos = [info for name in self._names.get(session_id, ()) if (info := self._info(session_id, name)) is not None]
@@ -130,6 +136,19 @@ class Catalog:
                 self._stamps[info.session_id] = max(self._stamps.get(info.session_id, ""), stamp.stamp)
             self._infos[info.name] = info
             self._faults.pop(info.name, None)
+
+    def found(self, name: str) -> None:
+        """Take note that the checkpoint or auto-save `name` lies in the folder; other names are ignored."""
+        named = parse_checkpoint_name(name)
+        with self._lock:
+            if named is None:
+                if (session_id := parse_autosave_name(name)) is not None:
+                    self._autosaves[session_id] = None
+                return
+            names = self._names.get(named.session_id, ())
+            if name not in names:
+                self._names[named.session_id] = (*names, name)
+            self._stamps[named.session_id] = max(self._stamps.get(named.session_id, ""), named.stamp)
 
     def note_autosave(self, session_id: str, header: Header, size_bytes: int) -> None:
         """Take note that the session's auto-save was written."""
@@ -197,6 +216,8 @@ def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str
         pinned=header.pinned,
         size_bytes=size_bytes,
         note=header.note,
+        rule=header.rule,
+        score=header.score,
     )
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import msgspec
 
-from edi_checkpoint import offline, protocol, settings
+from edi_checkpoint import offline, protocol, settings, trash
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.condition import CONDITIONS
@@ -239,7 +239,7 @@ class Client:
         try:
             self.ask(lambda n: protocol.ListCheckpoints(n, session_id))
         except NotFound:
-            return False
+            return trash.holds(self.paths.trash, session_id)
         except DaemonUnavailable:
             return offline.load_state(self.paths, session_id).found
         return True
@@ -283,8 +283,10 @@ class Client:
             body = msgspec.to_builtins(offline.status(self.paths, own))
         return {"format": 1, **msgspec.convert(body, dict[str, object])}
 
-    def ask(self, question: Callable[[int], protocol.Query], timeout_s: float = _REQUEST_TIMEOUT_S) -> protocol.Answer:
-        """Send a reading request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""
+    def ask(
+        self, question: Callable[[int], protocol.Question], timeout_s: float = _REQUEST_TIMEOUT_S
+    ) -> protocol.Answer:
+        """Send a request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""
         self._check_usable()
         return self._link.ask(question, timeout_s)
 

@@ -115,7 +115,7 @@ class NullLink(Link):
                     stream.settle_mark(number, _made(stream, number))
                 stream.acknowledge(*[stream.outbox.published] * 3)
 
-    def ask(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
+    def ask(self, question: Callable[[int], protocol.Question], timeout_s: float) -> protocol.Answer:
         """Answer that there is nothing. Raises `NotFound` to what asks for something."""
         match question(0):
             case protocol.ListSessions():

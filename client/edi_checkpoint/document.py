@@ -153,6 +153,7 @@ class _Block(msgspec.Struct):
     stage: str = "unknown"
     keep: int | None = None
     files: dict[str, FileFacts] = {}
+    rule: str | None = None
     integrity: dict[str, str] = {}
 
 
@@ -250,6 +251,7 @@ def _checkpoint_header(members: Mapping[str, msgspec.Raw], block: _Block | None,
         summary=block.summary,
         keep=block.keep,
         files=block.files,
+        rule=block.rule,
     )
 
 

@@ -56,6 +56,13 @@ class NotFound(EdiCheckpointError, LookupError):
     default_hint = "`edi-checkpoint sessions` and `edi-checkpoint log SESSION` list what there is"
 
 
+class SessionExists(EdiCheckpointError):
+    """There is a session of this id already; it was left as it is."""
+
+    code = "session_exists"
+    default_hint = "give the other one another id, or move this one's files away"
+
+
 class SessionBusy(EdiCheckpointError):
     """Another writer is attached to the session: process `pid`, since `since` (ISO 8601, UTC)."""
 
@@ -198,8 +205,8 @@ class FolderError(EdiCheckpointError, OSError):
 _BY_CODE: dict[str, type[EdiCheckpointError]] = {
     kind.code: kind
     for kind in (
-        StateValueError, SessionIdError, NotFound, CheckpointFailed, OutboxFull, WrongFolder, ProtocolError,
-        VersionMismatch, DocumentDamaged, AttachmentMissing, AttachmentDamaged, AttachmentsFull,
+        StateValueError, SessionIdError, SessionExists, NotFound, CheckpointFailed, OutboxFull, WrongFolder,
+        ProtocolError, VersionMismatch, DocumentDamaged, AttachmentMissing, AttachmentDamaged, AttachmentsFull,
     )
 }  # fmt: skip
 

@@ -49,7 +49,7 @@ class Header:
 
     `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`),
     `keep` the session's own number of checkpoints kept, if it has one, `files` what was known of the files that the
-    state only names.
+    state only names, `rule` the key whose change was the transition that the checkpoint is of.
     """
 
     session_id: str
@@ -68,6 +68,13 @@ class Header:
     summary: Mapping[str, object] = field(default_factory=dict)
     keep: int | None = None
     files: Mapping[str, FileFacts] = field(default_factory=dict)
+    rule: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The state's validation score, if it has one."""
+        score = self.summary.get("score")
+        return float(score) if isinstance(score, int | float) else None
 
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
@@ -91,6 +98,7 @@ def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> li
                 "streams": dict(header.streams),
                 "summary": dict(header.summary),
                 **_own_keep(header),
+                **({} if header.rule is None else {"rule": header.rule}),
                 **_files(header),
             },
         }

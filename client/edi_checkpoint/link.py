@@ -61,7 +61,7 @@ class Link:
         self._asleep = False
         self._wanted = False
         self._requests = count(1)
-        self._asked: dict[int, tuple[protocol.Attach | protocol.Query, Future[protocol.Answer]]] = {}
+        self._asked: dict[int, tuple[protocol.Attach | protocol.Question, Future[protocol.Answer]]] = {}
         self._journal: str | None = None  # of the daemon now welcomed; None: not connected
         self._retry_at_s: float | None = None
         self._closing = False
@@ -87,7 +87,7 @@ class Link:
         if self._asleep:
             self._wakeup.set()
 
-    def ask(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
+    def ask(self, question: Callable[[int], protocol.Question], timeout_s: float) -> protocol.Answer:
         """Send a query and wait for its answer, at most `timeout_s`.
 
         Raises the daemon's error, and `DaemonUnavailable`: without a connection after half a second, in which one that
@@ -98,7 +98,7 @@ class Link:
         request = next(self._requests)
         return self._await(request, question(request), timeout_s)
 
-    def put(self, question: Callable[[int], protocol.Query]) -> Future[protocol.Answer]:
+    def put(self, question: Callable[[int], protocol.Question]) -> Future[protocol.Answer]:
         """Send a query, and anew to each daemon that follows, until the answer is there that is returned."""
         request = next(self._requests)
         return self._put(request, question(request))
@@ -173,7 +173,7 @@ class Link:
         self._calls.append(function)
         self.wake()
 
-    def _await(self, request: int, message: protocol.Attach | protocol.Query, timeout_s: float) -> protocol.Answer:
+    def _await(self, request: int, message: protocol.Attach | protocol.Question, timeout_s: float) -> protocol.Answer:
         try:
             return self._put(request, message).result(timeout_s)
         except TimeoutError:
@@ -181,7 +181,7 @@ class Link:
         finally:
             self._call(lambda: self._asked.pop(request, None) and None)
 
-    def _put(self, request: int, message: protocol.Attach | protocol.Query) -> Future[protocol.Answer]:
+    def _put(self, request: int, message: protocol.Attach | protocol.Question) -> Future[protocol.Answer]:
         future: Future[protocol.Answer] = Future()
         try:
             protocol.encode(message)

@@ -47,7 +47,7 @@ def session_info(
     header = catalog.newest_header(session_id)
     shown = latest(header)
     summary = shown.summary if shown else {}
-    status, score = _text(summary.get("status")), summary.get("score")
+    status = _text(summary.get("status"))
     updated = shown.timestamp if shown and shown.timestamp > EPOCH else None
     return SessionInfo(
         session_id=session_id,
@@ -56,7 +56,7 @@ def session_info(
         stage=shown.stage if shown else None,
         image=_text(summary.get("image")),
         prompt=_text(summary.get("prompt")),
-        score=float(score) if isinstance(score, int | float) else None,
+        score=shown.score if shown else None,
         started=min(_beginnings(checkpoints, header, journaled), default=_attached(streams)),
         updated=updated,
         sequence=shown.sequence if shown else 0,

@@ -12,7 +12,8 @@ import msgspec
 class CheckpointInfo(msgspec.Struct, frozen=True):
     """One checkpoint file: `name` is its file name, `kind` one of `document.Kind`, `timestamp` aware.
 
-    `sequence` is the number of the last entry contained, 0 in a file of EDI's own old class.
+    `sequence` is the number of the last entry contained, 0 in a file of EDI's own old class. `rule` is the key whose
+    change was the transition that it was made for, `score` the state's validation score.
     """
 
     name: str
@@ -26,6 +27,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     pinned: bool
     size_bytes: int
     note: str | None = None
+    rule: str | None = None
+    score: float | None = None
 
 
 class SessionInfo(msgspec.Struct, frozen=True):

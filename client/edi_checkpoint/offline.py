@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
-from edi_checkpoint import document, layout, names
+from edi_checkpoint import document, layout, names, trash
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 from edi_checkpoint.fragments import Fragment
@@ -136,11 +137,21 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
 
 
 def newest_document(paths: Paths, session_id: str) -> FoundState:
-    """Return the newest valid document of the session: the one of the highest sequence that its digests confirm."""
+    """Return the newest valid document of the session: the one of the highest sequence that its digests confirm.
+
+    Of a session in the trash it is read there: the daemon brings it back when it is told that somebody writes to it.
+    """
+    found = _newest_in(paths.sessions, session_id)
+    if not found.found and trash.holds(paths.trash, session_id):
+        return _newest_in(paths.trash / session_id, session_id)
+    return found
+
+
+def _newest_in(folder: Path, session_id: str) -> FoundState:
     found = FoundState()
-    for name, parse in _documents(paths, session_id):
+    for name, parse in _documents(folder, session_id):
         try:
-            loaded = parse(read_regular(paths.sessions / name), name)
+            loaded = parse(read_regular(folder / name), name)
         except FileNotFoundError:
             continue
         except (OSError, EdiCheckpointError) as error:
@@ -153,11 +164,11 @@ def newest_document(paths: Paths, session_id: str) -> FoundState:
     return found
 
 
-def _documents(paths: Paths, session_id: str):  # type: ignore[no-untyped-def]
+def _documents(folder: Path, session_id: str):  # type: ignore[no-untyped-def]
     """Yield the auto-save, then the checkpoints by name, newest first, each with what parses it."""
     yield _autosave(session_id), document.parse_autosave
     try:
-        with os.scandir(paths.sessions) as entries:
+        with os.scandir(folder) as entries:
             parsed = [(name, names.parse_checkpoint_name(name)) for name in (entry.name for entry in entries)]
     except FileNotFoundError:
         return

@@ -244,10 +244,49 @@ class Subscribe(Struct, tag="subscribe", frozen=True):
     after: Number = 0
 
 
+class GetCleanup(Struct, tag="get_cleanup", frozen=True):
+    """Asks what the rules would keep and delete just now."""
+
+    request: Number
+
+
+class GetWhy(Struct, tag="get_why", frozen=True):
+    """Asks why a checkpoint was made, what keeps it, and what will delete it."""
+
+    request: Number
+    session_id: Text
+    checkpoint: Text
+
+
+class Prune(Struct, tag="prune", frozen=True):
+    """Asks that what the rules delete be deleted now; asked again, it finds nothing to do."""
+
+    request: Number
+
+
+class Restore(Struct, tag="restore", frozen=True):
+    """Asks that a session be brought back from the trash."""
+
+    request: Number
+    session_id: Text
+
+
 Query: TypeAlias = (
-    ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus | GetSettings | Subscribe
+    ListSessions
+    | ListCheckpoints
+    | GetState
+    | GetHistory
+    | GetAttachment
+    | GetStatus
+    | GetSettings
+    | Subscribe
+    | GetCleanup
+    | GetWhy
 )
-ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Query
+Explained: TypeAlias = GetCleanup | GetWhy
+Order: TypeAlias = Prune | Restore  # about the files of whole sessions; it may be sent twice
+Question: TypeAlias = Query | Order
+ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Question
 
 
 # -- from the daemon -------------------------------------------------------------------------------------------------
@@ -409,6 +448,29 @@ class Events(Struct, tag="events", frozen=True):
     missed: Number = 0
 
 
+class Cleanup(Struct, tag="cleanup", frozen=True):
+    """The answer to `GetCleanup` and `Prune`; `body` is the JSON text of `edi-checkpoint prune --json`, without its
+    format.
+    """
+
+    request: Number
+    body: JsonText
+
+
+class Why(Struct, tag="why", frozen=True):
+    """The answer to `GetWhy`; `body` is the JSON text of `edi-checkpoint why --json`, without its format."""
+
+    request: Number
+    body: JsonText
+
+
+class Restored(Struct, tag="restored", frozen=True):
+    """The answer to `Restore`: the session is back."""
+
+    request: Number
+    session_id: str
+
+
 class Error(Struct, tag="error", frozen=True):
     """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
 
@@ -427,7 +489,20 @@ class Error(Struct, tag="error", frozen=True):
     branch: str = ""
 
 
-Answer: TypeAlias = Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | Status | Settings | Events
+Answer: TypeAlias = (
+    Attached
+    | Sessions
+    | Checkpoints
+    | StateAt
+    | History
+    | AttachmentFound
+    | Status
+    | Settings
+    | Events
+    | Cleanup
+    | Why
+    | Restored
+)
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
 
 _encoder = msgspec.msgpack.Encoder()

@@ -67,6 +67,7 @@ class Attendance:
         self._rest: bytes | None = None  # a chunk that the disk refused
         self._drained: list[tuple[StreamFiles, str]] = []  # journaled, and into which stream; unlinked when covered
         self._refused: set[str] = set()  # streams that cannot be drained; kept as they are
+        self.left: Callable[[], None] = lambda: None  # called when a session is let go of
 
     # -- finding -----------------------------------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class Attendance:
                 self._ledger.forget_stream(stream)
         if not session.streams:
             self._ledger.evict(session)
+            self.left()
 
     # -- attaching ---------------------------------------------------------------------------------------------------
 
@@ -266,13 +268,17 @@ class Attendance:
         self.finish_drains(session_id)
         return self._admission.attach(message, peer_pid)
 
+    def open(self, session_id: str) -> Session:
+        """Open a session that nobody writes; it is let go of when that changes nothing any more."""
+        return self._admission.open(session_id, None)
+
     def recover(self, session_id: str) -> bool:
         """After a start: bring what the journal has and the files have not into files; return whether that was so.
 
         A session whose writer is dead is left to its drain, which ends with a checkpoint of its own; a pending point to
         its timer, since it is a transition and has to be kept like one.
         """
-        session = self._admission.open(session_id, None)
+        session = self.open(session_id)
         if not session.unsaved:
             return False
         if session.point is None and not self.drains(session_id):
@@ -283,7 +289,7 @@ class Attendance:
         """After a start: sessions whose writer is gone without an outbox count as interrupted."""
         for session_id in session_ids:
             if not self._held(session_id):
-                session = self._admission.open(session_id, None)
+                session = self.open(session_id)
                 if session.left_as == "live":
                     self._ledger.left(session, cleanly=False)
                 for stream in list(session.streams.values()):

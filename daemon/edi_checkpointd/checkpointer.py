@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +26,7 @@ from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, su
 from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.named_files import paths_in
-from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
+from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp, parse_checkpoint_name
 from edi_checkpoint.opening import is_bad, read_regular
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.attachments import Attachments
@@ -36,11 +36,13 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside, write_atomic
 from edi_checkpointd.policy import PINS_MAX, Amendment, Wish
-from edi_checkpointd.retention import Held, plan
+from edi_checkpointd.retention import Dropped, Own, held_of, plan_session
 from edi_checkpointd.sightings import Sightings
 from edi_checkpointd.state import State
 
 log = logging.getLogger(__name__)
+
+IN_USE_S = 60.0  # for how long who asked for a checkpoint may still be about to ask for it again
 
 
 class Subject(NamedTuple):
@@ -66,6 +68,28 @@ class Written(NamedTuple):
     filed: Collection[str]  # digests of attachments that have come into files before it
 
 
+class InUse:
+    """The checkpoints that somebody has asked for by name within a minute, to go back, to fork or to copy: no rule
+    deletes them under their hands. Any thread may note and look.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Nothing is in use."""
+        self._clock = clock
+        self._until_s: dict[str, float] = {}
+
+    def note(self, name: str) -> None:
+        """Take note that the checkpoint `name` is used now."""
+        now_s = self._clock.monotonic_s()
+        self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > now_s}
+        self._until_s[name] = now_s + IN_USE_S
+
+    def names(self) -> set[str]:
+        """Return what is in use."""
+        now_s = self._clock.monotonic_s()
+        return {name for name, until_s in self._until_s.copy().items() if until_s > now_s}
+
+
 class Checkpointer:
     """Writes documents and attachments, keeps `catalog` true, and calls `tell`, in its thread, with each result."""
 
@@ -85,6 +109,7 @@ class Checkpointer:
         self._catalog = catalog
         self._attachments = attachments
         self._sightings = Sightings()
+        self.in_use = InUse(clock)
         self._clock = clock
         self._tell = tell
         self._lock = threading.Lock()
@@ -117,6 +142,11 @@ class Checkpointer:
     def keep_within_limits(self, subject: Subject) -> None:
         """Delete what the plan drops of a session's checkpoints; asked for when those who waited have their answer."""
         self._submit(self._keep_within_limits, subject)
+
+    def delete(self, drop: Sequence[Dropped], then: Callable[[], None]) -> None:
+        """Delete what a clean-up drops, and call `then`, in the files thread."""
+        self._submit(self._delete, drop)
+        self._submit(then)
 
     def autosave(self, subject: Subject, state: State) -> None:
         """Write the auto-save of `state`; one that still waits is replaced by this."""
@@ -176,12 +206,14 @@ class Checkpointer:
         pinned = wish.pinned and len(pins) < PINS_MAX
         if pinned != wish.pinned:
             log.warning("checkpoint not pinned session=%s: it has %d pins", subject.session_id, PINS_MAX)
-        header = self._header(subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=pinned)
+        header = self._header(
+            subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=pinned, rule=wish.rule
+        )
         self._collector.keep(value.text for value in wish.state.fragments.values())
         size = write_atomic(self._folder / name, checkpoint_document(header, wish.state.fragments))
         info = CheckpointInfo(
             name, subject.session_id, wish.state.sequence, stamp, wish.kind, wish.reason, header.stage, wish.label,
-            pinned, size,
+            pinned, size, rule=wish.rule, score=header.score,
         )  # fmt: skip
         self._catalog.add(info)
         log.info(
@@ -220,7 +252,7 @@ class Checkpointer:
 
     def _header(
         self, subject: Subject, state: State, stamp: datetime, kind: Kind | Literal["autosave"], reason: str,
-        label: str | None = None, *, pinned: bool = False,
+        label: str | None = None, *, pinned: bool = False, rule: str | None = None,
     ) -> Header:  # fmt: skip
         newest = self._catalog.newest(subject.session_id)
         return Header(
@@ -239,31 +271,49 @@ class Checkpointer:
             summary={**summarise(state.fragments), "started": subject.started.isoformat()},
             keep=subject.keep,
             files={} if kind == AUTOSAVE else self._sightings.of(paths_in(state.fragments)),
+            rule=rule,
         )
 
     def _keep_within_limits(self, subject: Subject) -> None:
-        """Unlink what the plan drops, each with its rule in the log (P7)."""
-        held = [
-            Held(info.name, info.sequence, info.kind, info.pinned)
-            for info in self._catalog.checkpoints(subject.session_id)
-        ]
-        keep = subject.keep or self.config.keep_per_session
-        unseen = [one.name for one in held if one.kind == Kind.INTERRUPTED and one.sequence > subject.seen]
-        dropped = plan(
-            held,
-            keep=keep,
-            keep_automatic=self.config.keep_automatic,
-            unseen=unseen[-keep:],  # a writer that dies again and again unseen fills no disk
-        ).drop
-        for name, rule in dropped:
-            try:
-                (self._folder / name).unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("checkpoint not deleted name=%s: %s", name, error)
+        held = held_of(self._catalog.checkpoints(subject.session_id))
+        self._unlink(plan_session(held, Own(subject.keep, subject.seen), self.config, self.in_use.names()).drop)
+
+    def _delete(self, drop: Sequence[Dropped]) -> None:
+        """Unlink what a clean-up has planned to drop; what has been pinned or used since stays.
+
+        So does all of a session whose newest checkpoint turns out to be damaged: an older one has to stand in for it.
+        """
+        intact: dict[str, bool] = {}
+        for dropped in drop:
+            named = parse_checkpoint_name(dropped.name)
+            if named is None or dropped.name in self.in_use.names():
                 continue
-            self._catalog.remove(name)
-            log.info("checkpoint deleted name=%s rule=%s", name, rule)
-        if dropped:
+            checkpoints = self._catalog.checkpoints(named.session_id)
+            pinned = any(info.name == dropped.name and info.pinned for info in checkpoints)
+            if named.session_id not in intact:
+                intact[named.session_id] = self._is_intact(checkpoints[-1].name) if checkpoints else False
+            if intact[named.session_id] and not pinned and checkpoints[-1].name != dropped.name:
+                self._unlink([dropped])
+
+    def _is_intact(self, name: str) -> bool:
+        try:
+            parse_checkpoint((self._folder / name).read_bytes(), name)
+        except (EdiCheckpointError, OSError) as error:
+            log.warning("no checkpoint deleted, the newest cannot be used name=%s: %s", name, error)
+            return False
+        return True
+
+    def _unlink(self, drop: Sequence[Dropped]) -> None:
+        """Unlink checkpoints, each with its rule in the log (P7)."""
+        for dropped in drop:
+            try:
+                (self._folder / dropped.name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("checkpoint not deleted name=%s: %s", dropped.name, error)
+                continue
+            self._catalog.remove(dropped.name)
+            log.info("checkpoint deleted name=%s rule=%s", dropped.name, dropped.rule)
+        if drop:
             reached(CrashPoint.CHECKPOINT_EVICTED)
 
     def _next_autosave(self, session_id: str) -> None:

@@ -53,10 +53,14 @@ class Config:
     )
     keep_per_session: int = _setting(10, 1, 1000, "checkpoints", "checkpoints kept per session, pins not counted")
     keep_automatic: int = _setting(2, 0, 1000, "checkpoints", "of these, at most so many made by timers and on exits")
+    keep_best: int = _setting(0, 0, 1000, "checkpoints", "besides, so many of the best validation.score")
+    keep_stages: int = _setting(0, 0, 1000, "checkpoints", "besides, the last one of so many stages, the newest")
     keep_sessions: int = _setting(100, 1, 1_000_000, "sessions", "ended and unfinished sessions kept")
     keep_closed_days: float = _setting(30.0, 0, 36500, "days", "... and for how long")
-    trash_days: float = _setting(7.0, 0, 36500, "days", "what was dropped can be restored for so long")
-    sessions_max_bytes: int = _setting(2 << 30, 1 << 16, 1 << 50, "bytes", "the sessions folder is pruned beyond this")
+    trash_days: float = _setting(7.0, 0, 36500, "days", "cleaned up sessions can be restored for so long")
+    sessions_max_bytes: int = _setting(
+        2 << 30, 1 << 16, 1 << 50, "bytes", "documents, those in the trash too, are pruned beyond this"
+    )
     history_hours: float = _setting(24.0, 0, 87600, "hours", "one can go back to every single change of this window")
     history_max_bytes: int = _setting(256 << 20, 0, 1 << 50, "bytes", "... which is shortened beyond this")
     outbox_max_bytes: int = _of_client("outbox_max_bytes")

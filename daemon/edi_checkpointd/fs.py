@@ -112,6 +112,30 @@ def set_aside(path: Path, folder: Path) -> Path:
     return target
 
 
+def rename(path: Path, name: str) -> None:
+    """Give a file another name in its folder, durably."""
+    path.rename(path.with_name(name))
+    sync_folder(path.parent)
+
+
+def move_files(names: Iterable[str], source: Path, target: Path, moved: Callable[[], None] = lambda: None) -> list[str]:
+    """Move files by name from one folder into another, durably; return the names that are taken there and so stayed.
+
+    A file that is not there any more is passed over. `moved` is called after each.
+    """
+    stayed = []
+    for name in names:
+        if os.path.lexists(target / name):
+            stayed.append(name)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            (source / name).rename(target / name)
+            moved()
+    sync_folder(target)  # first: a power cut may leave a file in both folders, never in none
+    sync_folder(source)
+    return stayed
+
+
 class Reserve:
     """A file of blocks held back, released so that the journal finds room on a full disk."""
 

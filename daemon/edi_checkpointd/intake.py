@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec.json import encode as encode_json
 
@@ -31,7 +32,9 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.inventory import document
 from edi_checkpointd.journal import JournalRefused
+from edi_checkpointd.keeping import Keeping, Outcome
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
@@ -41,6 +44,8 @@ from edi_checkpointd.sessions import Stream, fenced_error
 from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
@@ -106,6 +111,19 @@ class Intake:
         )  # fmt: skip
         return self.attendance
 
+    def keep(
+        self, keeping: Keeping, explain: Callable[[protocol.Explained, frozenset[str], bool], protocol.Answer]
+    ) -> None:
+        """Take the part that cleans up, and what says of a clean-up what it would do, and why.
+
+        `explain` is given a query, the sessions in memory and whether the clock jumped; it is called in the thread
+        that answers reading requests.
+        """
+        self._keeping = keeping
+        self._explain = explain
+        self.attendance.left = keeping.soon
+        self._saving.grew = keeping.grew
+
     def bind(self, socket_path: str, listening_fd: int | None = None) -> None:
         """Begin to listen; the folder's lock is ours. `listening_fd` listens on that path already."""
         ensure_private(self._paths.runtime)
@@ -150,7 +168,9 @@ class Intake:
         for routing_id, events in self._feed.answers():
             self._send(routing_id, events)
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
-        self._leave_when_idle(busy=bool(later or self._routes or self.attendance.pending or timers))
+        self._leave_when_idle(
+            busy=bool(later or self._routes or self.attendance.pending or self._keeping.pending or timers)
+        )
 
     def _timeout_ms(self) -> int | None:
         if self._calls or self._more_upkeep:
@@ -307,6 +327,16 @@ class Intake:
                     self._feed.subscribe(routing_id, message)
                 case protocol.GetSettings(request):
                     self._send(routing_id, protocol.Settings(request, encode_json(explain(self._ledger.config))))
+                case protocol.Prune(request):
+                    self._finish_drains(None)
+                    self._keeping.prune(lambda outcome: self._send(routing_id, _pruned(outcome, request)))
+                case protocol.Restore(request, session_id):
+                    self._keeping.restore(session_id)
+                    self._send(routing_id, protocol.Restored(request, session_id))
+                case protocol.GetCleanup(request) | protocol.GetWhy(request):
+                    in_memory, jumped = frozenset(self._ledger.sessions), self._keeping.jumped()
+                    self._finish_drains(None)
+                    self._answer_later(routing_id, request, lambda: self._explain(message, in_memory, jumped))
                 case protocol.Entries() | protocol.Close():
                     pass  # accepted while draining; the stream of another connection
                 case _:
@@ -373,10 +403,25 @@ class Intake:
 
         self._readers.submit(work)
 
+    def aside(self, work: Callable[[], T], then: Callable[[T | EdiCheckpointError], None]) -> None:
+        """Have `work` done where questions are answered, and its outcome told here."""
+
+        def do() -> None:
+            try:
+                outcome: T | EdiCheckpointError = work()
+            except EdiCheckpointError as error:
+                outcome = error
+            except OSError as error:
+                outcome = EdiCheckpointError(str(error))
+            self.post(lambda: then(outcome))
+
+        self._readers.submit(do)
+
     def _told(self) -> Told:
-        return self._stats.told(
+        told = self._stats.told(
             failing=self._saving.failing, refused_streams=self.attendance.refused, stepped=self._scheduler.stepped
         )
+        return told._replace(troubles=(*told.troubles, *self._keeping.troubles))
 
     def _refuse(
         self,
@@ -428,7 +473,7 @@ class Intake:
             return
         try:
             self.attendance.unlink_covered()
-            self._more_upkeep = self._saving.tidy()
+            self._more_upkeep = self._saving.tidy() or self._keeping.step()
             if self._more_upkeep:
                 self._disk_took()
         except OSError as error:
@@ -469,6 +514,12 @@ def _middle(data: bytes | memoryview) -> int:
     records = scan(data)
     apart = len(records) > 1 and records[-1].end == len(data)
     return records[len(records) // 2 - 1].end if apart else 0
+
+
+def _pruned(outcome: Outcome, request: int) -> protocol.DaemonMessage:
+    if isinstance(outcome, EdiCheckpointError):
+        return _error(outcome, request)
+    return protocol.Cleanup(request, document(outcome, applied=True))
 
 
 def _error(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:

@@ -50,6 +50,7 @@ class Wish:
     label: str | None = None
     pinned: bool = False
     mark: int | None = None
+    rule: str | None = None  # the key whose change was the transition
 
 
 def decide(
@@ -94,7 +95,7 @@ def decide(
 
 def transition_wish(point: Point, state: State) -> Wish:
     """Return the wish for the pending `point`, whose photograph is `state`."""
-    return Wish(state, Kind.TRANSITION, point.reason or f"{point.rule} changed")
+    return Wish(state, Kind.TRANSITION, point.reason or f"{point.rule} changed", rule=point.rule)
 
 
 def point_due_s(point: Point, touched_s: float, *, quiet_s: float, max_s: float) -> float:

@@ -14,6 +14,7 @@ from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.config import Config, changes
 from edi_checkpointd.intake import Intake
+from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.stats import Stats
@@ -33,6 +34,7 @@ class Reconfiguration:
         saving: Saving,
         checkpointer: Checkpointer,
         attachments: Attachments,
+        keeping: Keeping,
     ) -> None:
         """Take the parts; they go by the settings that `load` gave at the start."""
         self._load = load
@@ -42,6 +44,7 @@ class Reconfiguration:
         self._saving = saving
         self._checkpointer = checkpointer
         self._attachments = attachments
+        self._keeping = keeping
 
     def reload(self) -> None:
         """Read the file; go by it if it is good, else say in log and status what is wrong with it."""
@@ -64,5 +67,6 @@ class Reconfiguration:
         self._ledger.config = self._saving.config = config
         self._checkpointer.use(config)
         self._attachments.max_bytes = config.attachments_max_bytes
+        self._keeping.soon()
         if self._intake.idle_exit_s is not None:
             self._intake.idle_exit_s = config.idle_exit_s or None

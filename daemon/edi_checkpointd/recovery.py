@@ -23,6 +23,7 @@ from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
+from edi_checkpointd.trash import Trash
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,14 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     return Journal(paths.journal, pulse), fault
 
 
-def files_teller(paths: Paths, catalog: Catalog) -> Callable[[str, int], Files]:
-    """Return the function that tells the ledger of a session's files (see `ledger.Files`)."""
+def files_teller(paths: Paths, catalog: Catalog, trash: Trash) -> Callable[[str, int], Files]:
+    """Return the function that tells the ledger of a session's files (see `sessions.Files`).
+
+    It is asked when a session is opened, for whatever reason: one in the trash is brought back first.
+    """
 
     def files_of(session_id: str, sequence: int) -> Files:
+        trash.bring_back(session_id)
         autosave = _own_autosave(catalog, session_id)
         saved = autosave.header.sequence if autosave else 0
         checkpointed = max((info.sequence for info in _own_checkpoints(catalog, session_id)), default=0)

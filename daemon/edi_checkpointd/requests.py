@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from edi_checkpoint import attachments, protocol
+from edi_checkpoint import attachments, protocol, trash
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.condition import Condition
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
@@ -50,8 +50,8 @@ class Requests:
     def __init__(self, paths: Paths, catalog: Catalog, reader: Reader | None, *, drained: bool = False) -> None:
         """Answer from these parts; the catalog is loaded."""
         self._paths = paths
-        self._catalog = catalog
-        self._reader = reader
+        self.catalog = catalog
+        self.reader = reader
         self._drained = drained
 
     def answer(self, query: protocol.Query) -> protocol.Answer:
@@ -75,14 +75,14 @@ class Requests:
         """Return the status of the home, with what a daemon told of itself."""
         outboxes = look(self._paths.outbox)
         with self._one_view():
-            journaled = self._reader.numbers() if self._reader else {}
-            received_us = self._reader.last_received_us() if self._reader else None
+            journaled = self.reader.numbers() if self.reader else {}
+            received_us = self.reader.last_received_us() if self.reader else None
             last_received = None if received_us is None else from_us(received_us)
             rows = self._rows(outboxes)
-            return status_of(self._paths, self._catalog, rows, outboxes, journaled, last_received, told, now)
+            return status_of(self._paths, self.catalog, rows, outboxes, journaled, last_received, told, now)
 
     def _one_view(self) -> contextlib.AbstractContextManager[None]:
-        return self._reader.one_view() if self._reader else contextlib.nullcontext()
+        return self.reader.one_view() if self.reader else contextlib.nullcontext()
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -91,8 +91,9 @@ class Requests:
         return newest_first(self._rows(look(self._paths.outbox)), condition)
 
     def _rows(self, outboxes: Mapping[str, Sequence[Seen]]) -> list[SessionInfo]:
-        rows = {row.session_id: row for row in self._reader.sessions()} if self._reader else {}
-        ids = sorted({*rows, *self._catalog.sessions(), *outboxes})
+        rows = {row.session_id: row for row in self.reader.sessions()} if self.reader else {}
+        there = {*self.catalog.sessions(), *outboxes}
+        ids = sorted(there | {row for row in rows if row not in there and not trash.holds(self._paths.trash, row)})
         return [self._session(session_id, rows.get(session_id), outboxes.get(session_id, ())) for session_id in ids]
 
     def _session(self, session_id: str, row: SessionRow | None, streams: Sequence[Seen]) -> SessionInfo:
@@ -107,35 +108,35 @@ class Requests:
                 return None  # begun, and nothing published; or no file that can be read
             return header_of(session_id, state.fragments, state.sequence, state.time_us, parent)
 
-        return session_info(session_id, self._catalog, streams, journaled, latest)
+        return session_info(session_id, self.catalog, streams, journaled, latest)
 
     def _journaled(self, row: SessionRow | None) -> Journaled | None:
-        if row is None or self._reader is None:
+        if row is None or self.reader is None:
             return None
-        return Journaled(from_us(row.started_us), row.left_as, row.epoch, self._reader.streams(row.key))
+        return Journaled(from_us(row.started_us), row.left_as, row.epoch, self.reader.streams(row.key))
 
     def _journal_changes(self, row: SessionRow | None, sequence: int) -> bool:
         """Return whether the journal holds a change of a session after `sequence`.
 
         Marks and pins are none: most sessions end with a mark that no document needs to hold.
         """
-        if row is None or self._reader is None:
+        if row is None or self.reader is None:
             return False
-        for frame in self._reader.frames(row.key, after=sequence):
+        for frame in self.reader.frames(row.key, after=sequence):
             if frame.first > sequence + 1:
                 break
             for record in scan_all(frame.records)[sequence + 1 - frame.first :]:
                 if not isinstance(decode_entry(record.entry), Mark | Pin):
                     return True
                 sequence += 1
-        return sequence < self._reader.last_sequence(row.key)  # rows are gone, and a snapshot has what they said
+        return sequence < self.reader.last_sequence(row.key)  # rows are gone, and a snapshot has what they said
 
     # -- checkpoints and states --------------------------------------------------------------------------------------
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
         """Return a session's checkpoints, oldest first. Raises `NotFound` for an unknown session."""
         self._require(session_id)
-        return list(self._catalog.checkpoints(session_id))
+        return list(self.catalog.checkpoints(session_id))
 
     def state(self, query: protocol.GetState) -> protocol.StateAt:
         """Return a session's state: of a checkpoint, at a sequence or a time, or the current one."""
@@ -170,7 +171,7 @@ class Requests:
 
     def attachment(self, query: protocol.GetAttachment) -> protocol.AttachmentFound:
         """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
-        session_id, reader = check_session_id(query.session_id), self._reader
+        session_id, reader = check_session_id(query.session_id), self.reader
         data = attachments.read(
             self._paths, session_id, query.sha256, query.kind, ask=lambda: reader.blob(query.sha256) if reader else None
         )
@@ -179,20 +180,24 @@ class Requests:
     def _condition(
         self, session_id: str, row: SessionRow | None, streams: Sequence[Seen], status: str | None
     ) -> Condition:
-        checkpoints, header = self._catalog.checkpoints(session_id), self._catalog.newest_header(session_id)
+        checkpoints, header = self.catalog.checkpoints(session_id), self.catalog.newest_header(session_id)
         return condition_of(checkpoints, header, streams, self._journaled(row), status)
 
     def _require(self, session_id: str) -> SessionRow | None:
         """Return the journal's row of a session, None if only files know it. Raises `NotFound`."""
         check_session_id(session_id)
-        row = self._reader.session(session_id) if self._reader else None
-        known = row or session_id in self._catalog.sessions() or list_streams(self._paths.outbox / session_id)
-        if not known:
+        row = self.reader.session(session_id) if self.reader else None
+        there = session_id in self.catalog.sessions() or list_streams(self._paths.outbox / session_id)
+        if not there and trash.holds(self._paths.trash, session_id):
+            raise NotFound(
+                f"session {session_id} is in the trash", hint=f"`edi-checkpoint restore {session_id}` brings it back"
+            )
+        if not there and row is None:
             raise NotFound(f"no session {session_id}")
         return row
 
     def _checkpoint(self, session_id: str, name: str) -> Document:
-        if name not in {info.name for info in self._catalog.checkpoints(session_id)}:
+        if name not in {info.name for info in self.catalog.checkpoints(session_id)}:
             raise NotFound(f"session {session_id} has no checkpoint {name}")
         try:
             return parse_checkpoint(read_regular(self._paths.sessions / name), name)
@@ -200,11 +205,11 @@ class Requests:
             raise NotFound(f"{name} is gone") from None
 
     def _current(self, session_id: str) -> Current:
-        row = self._reader.session(session_id) if self._reader else None
+        row = self.reader.session(session_id) if self.reader else None
         found = Current(State(), "journal", None)
-        if row is not None and self._reader is not None:
-            last = self._reader.last_sequence(row.key)
-            found = Current(self._replayed(self._reader, row, last), "journal", row.parent_session)
+        if row is not None and self.reader is not None:
+            last = self.reader.last_sequence(row.key)
+            found = Current(self._replayed(self.reader, row, last), "journal", row.parent_session)
         files = self._newest_document(session_id, found.state.sequence)
         if files is not None:
             found = Current(state_of(files), "file", files.header.parent_session)
@@ -214,8 +219,8 @@ class Requests:
 
     def _newest_document(self, session_id: str, than: int) -> Document | None:
         """Return the newest valid document of the session if its sequence is higher than `than`."""
-        candidates = [(info.sequence, info.name) for info in self._catalog.checkpoints(session_id)]
-        if autosave := self._catalog.autosave(session_id):
+        candidates = [(info.sequence, info.name) for info in self.catalog.checkpoints(session_id)]
+        if autosave := self.catalog.autosave(session_id):
             candidates.append((autosave.header.sequence, autosave_name(session_id)))
         own_only = than > 0
         for sequence, name in sorted(candidates, reverse=True):
@@ -255,12 +260,12 @@ class Requests:
 
     def _window(self, row: SessionRow | None, session_id: str) -> tuple[Reader, SessionRow, int, int]:
         """Return what is needed to look back, with the first and the last sequence that can be had."""
-        if row is None or self._reader is None:
+        if row is None or self.reader is None:
             raise NotFound(
                 f"session {session_id}: the journal holds no entries of it", hint="name a checkpoint instead"
             )
-        first, last = self._reader.span(row.key)
-        return self._reader, row, first, last
+        first, last = self.reader.span(row.key)
+        return self.reader, row, first, last
 
     def _state_at(self, row: SessionRow | None, session_id: str, sequence: int) -> State:
         reader, row, first, last = self._window(row, session_id)

@@ -64,6 +64,7 @@ class Saving:
         self._feed = feed
         self._post = post
         self._notify = notify
+        self.grew: Callable[[int], None] = lambda _: None  # told of the size of each checkpoint written
         self.failing: dict[str, str] = {}  # by session: why its files could not be written the last time
         self._notes: dict[int, Notes] = {}
         self._filed: set[str] = set()  # attachments that have come into files
@@ -180,6 +181,8 @@ class Saving:
         if self.failing.pop(result.session_id, None):
             log.info("files written again session=%s", result.session_id)
         self._ledger.saved(session, result.state, checkpoint=result.wish is not None)
+        if result.checkpoint is not None:
+            self.grew(result.checkpoint.size_bytes)
         self._notes[session.key] = Notes(session.saved, session.checkpointed)
         if "notes" not in self._scheduler.pending:
             self._scheduler.after(NOTE_AFTER_S, "notes", lambda: self._post(self._note_now))

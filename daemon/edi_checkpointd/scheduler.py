@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -30,6 +30,7 @@ class Scheduler:
         self._clock = clock
         self._offset_s = self._wall_minus_monotonic_s()
         self.pending: set[str] = set()  # timers set and not gone off
+        self._dated: set[str] = set()  # those for a date, which nobody watches the clock for
         self.stepped: tuple[float, float] | None = None  # by how many seconds the clock was, the last time; monotonic
         self.faults = 0  # missed, overlapping and failed timers: none of them should ever be
         self._scheduler = BackgroundScheduler(
@@ -54,6 +55,14 @@ class Scheduler:
             go_off, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
         )
 
+    def on(self, date: datetime, name: str, call: Callable[[], None]) -> None:
+        """Call `call` once, in a worker thread, at a date of the wall clock, wherever that is stepped meanwhile.
+
+        It keeps nothing awake: such a timer does not count as pending.
+        """
+        self._dated.add(name)
+        self._scheduler.add_job(call, "date", run_date=date, id=name, replace_existing=True)
+
     @property
     def idle(self) -> bool:
         """Whether no timer is set."""
@@ -69,6 +78,8 @@ class Scheduler:
         self.stepped = (jump_s, self._clock.monotonic_s())
         log.warning("wall clock stepped seconds=%.1f", jump_s)
         for job in self._scheduler.get_jobs():
+            if job.id in self._dated:
+                continue
             try:
                 job.modify(next_run_time=job.next_run_time + timedelta(seconds=jump_s))
             except JobLookupError:

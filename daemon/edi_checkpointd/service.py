@@ -22,8 +22,9 @@ from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpoint.status import Told
+from edi_checkpoint.trash import holds
 from edi_checkpoint.troubles import met
-from edi_checkpointd import activation
+from edi_checkpointd import activation, inventory
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
@@ -33,7 +34,9 @@ from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve, sweep_temporaries
 from edi_checkpointd.heartbeat import Heartbeat, Pulse
 from edi_checkpointd.intake import Intake
+from edi_checkpointd.inventory import Inventory
 from edi_checkpointd.journal import Reader
+from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.lock import acquire
 from edi_checkpointd.notify import Notifier
@@ -43,6 +46,7 @@ from edi_checkpointd.requests import Requests
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.stats import Stats
+from edi_checkpointd.trash import Trash
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +102,8 @@ def _serve(
     idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
     intake = Intake(paths, version, clock, scheduler, stats, pulse, feed, idle_exit_s=idle_exit_s)
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
-    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
+    trash = Trash(paths, catalog, clock)
+    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog, trash))
     checkpointer = Checkpointer(
         paths, catalog, attachments, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
@@ -107,8 +112,20 @@ def _serve(
     )
 
     def answer(query: protocol.Query, drained: bool) -> protocol.Answer:
+        if isinstance(query, protocol.GetState) and query.checkpoint is not None:
+            checkpointer.in_use.note(query.checkpoint)
         with contextlib.closing(Reader.open(paths.journal)) as reader:
             return Requests(paths, catalog, reader, drained=drained).answer(query)
+
+    def take_inventory(in_memory: frozenset[str], jumped: bool) -> Inventory:
+        with contextlib.closing(Reader.open(paths.journal)) as reader:
+            return inventory.take(
+                paths, catalog, reader, ledger.config, clock.now(),
+                in_memory=in_memory, doubted=jumped, exempt=checkpointer.in_use.names(),
+            )  # fmt: skip
+
+    def explain(query: protocol.Explained, in_memory: frozenset[str], jumped: bool) -> protocol.Answer:
+        return inventory.explain(query, take_inventory(in_memory, jumped), catalog, ledger.config)
 
     def status(request: int, told: Told) -> protocol.Status:
         try:
@@ -120,7 +137,14 @@ def _serve(
         return protocol.Status(request, msgspec.json.encode(found))
 
     attendance = intake.serve(ledger, saving, answer, status)
-    rows = journal.read.sessions()
+    keeping = Keeping(
+        ledger, trash, checkpointer, scheduler, clock,
+        plan=lambda in_memory, jumped: take_inventory(in_memory, jumped).cleanup,
+        aside=intake.aside, post=intake.post, open_session=attendance.open,
+    )  # fmt: skip
+    intake.keep(keeping, explain)
+    keeping.settle()
+    rows = [row for row in journal.read.sessions() if not holds(paths.trash, row.session_id)]
     behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
     intake.liveness.sweep()
     attendance.look_around()
@@ -129,7 +153,7 @@ def _serve(
     reached(CrashPoint.RECOVERED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: intake.stop())
-    reconfiguration = Reconfiguration(load, stats, intake, ledger, saving, checkpointer, attachments)
+    reconfiguration = Reconfiguration(load, stats, intake, ledger, saving, checkpointer, attachments, keeping)
     serving = f"serves {paths.sessions}; sessions recovered at the start: {recovered}"
 
     def reload() -> None:
@@ -139,6 +163,7 @@ def _serve(
 
     calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
     signal.signal(signal.SIGHUP, lambda *_: calls.put(reload))
+    keeping.soon()
     intake.bind(socket, listening_fd)
     notifier.ready(serving)
     print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
     "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3", "--collect-every-s", "0.1",
 )  # fmt: skip
+CLEANS_UP = ("--keep-closed-days", "0")
 TRIMS = ("--history-max-bytes", str(1 << 20))
 TURNS = 10
 DIES_WITHIN_S = 20.0
@@ -231,6 +233,42 @@ def saved_once(stage: Stage) -> None:
     stage.writer.do("session.flush(timeout_s=10)")
 
 
+def cleans_up(stage: Stage) -> None:
+    """A session is left, and goes into the trash, and (by flags) from there for good; that of the writer is pinned."""
+    stage.attempt("session.checkpoint('stays', pin=True, timeout_s=0.5)")
+    left = stage.home.publisher(f"left-{next(iter(stage.names))}")
+    for number in range(2):
+        left.do(f"session.update(step={number})")
+        left.do("session.checkpoint()")
+    left.do("client.close()")
+    left.close()
+    for _ in range(2):
+        pruning = stage.home.start([sys.executable, "-m", "edi_checkpointd.cli", "prune", "--apply"])
+        eventually(lambda pruning=pruning: stage.dead or pruning.popen.poll() is not None)
+
+
+def comes_back(stage: Stage) -> None:
+    """Somebody opens a session that lies in the trash."""
+    cleans_up(stage)
+    for folder in stage.paths.trash.iterdir():
+        opener = stage.home.start_publisher(folder.name)
+        waits(stage)
+        opener.kill()
+
+
+def whole_or_gone(stage: Stage) -> None:
+    """Each session that was left lies whole in its place, or whole in the trash and noted there, or is gone."""
+
+    def lies_whole(session_id: str) -> bool:
+        here = [path for path in stage.paths.sessions.glob(f"{session_id}*.json") if not path.name.startswith(".")]
+        folder = stage.paths.trash / session_id
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        return (len(here), len(there)) in ((3, 0), (0, 0)) or (not here and len(there) == 4 and ".trashed" in there)
+
+    for number in range(next(iter(stage.names))):
+        eventually(lambda number=number: lies_whole(f"left-{number}"))
+
+
 def damages_journal(stage: Stage) -> None:
     saved_once(stage)
     assert stage.daemon is not None
@@ -329,6 +367,10 @@ CASES: dict[Enum, Case] = {
     CrashPoint.ATTACHMENTS_FILED: Case(marks),
     CrashPoint.BLOBS_FILED: Case(lambda stage: (marks(stage), saves(stage))[0]),
     CrashPoint.COLLECTION_CUT: Case(saves, before=plants_unnamed),
+    CrashPoint.TRASHING_CUT: Case(cleans_up, flags=CLEANS_UP, after=whole_or_gone),
+    CrashPoint.TRASHED: Case(cleans_up, flags=CLEANS_UP, after=whole_or_gone),
+    CrashPoint.RETURN_CUT: Case(comes_back, flags=CLEANS_UP, after=whole_or_gone),
+    CrashPoint.CONDEMNED: Case(cleans_up, flags=(*CLEANS_UP, "--trash-days", "0"), after=whole_or_gone),
     CrashPoint.SET_ASIDE: Case(waits, before=damages_journal, journal_lost=True, after=nothing_damaged_is_destroyed),
     CrashPoint.JOURNAL_SET_ASIDE: Case(
         waits, before=damages_journal, journal_lost=True, after=nothing_damaged_is_destroyed

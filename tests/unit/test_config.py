@@ -22,6 +22,8 @@ KEYS = {
     "transition_keys": ("current_stage", "status", "current_iteration", "attempt"),
     "keep_per_session": 10,
     "keep_automatic": 2,
+    "keep_best": 0,
+    "keep_stages": 0,
     "keep_sessions": 100,
     "keep_closed_days": 30.0,
     "trash_days": 7.0,

@@ -57,7 +57,7 @@ def test_a_point_older_than_the_quiet_time_is_written_just_before_the_next_trans
     point, wishes = decided(transition(3.0, 4, reason="older"), transition(3.0 + pause_s, 9, rule="status"))
     opened_us = round((3.0 + pause_s) * 1_000_000)
     assert point == Point(rule="status", reason=None, sequence=10, opened_us=opened_us, opened_s=50.0)
-    assert wishes == [Wish(state(9), Kind.TRANSITION, "older")]
+    assert wishes == [Wish(state(9), Kind.TRANSITION, "older", rule="current_stage")]
 
 
 def test_taking_over_does_not_put_a_point_off() -> None:
@@ -75,7 +75,9 @@ def test_a_counter_cannot_flood() -> None:
 
 def test_a_point_without_a_reason_names_what_opened_it() -> None:
     assert transition_wish(Point("attempt", None, 3, 0, 0.0), state(3)).reason == "attempt changed"
-    assert transition_wish(Point("attempt", "retry", 3, 0, 0.0), state(3)) == Wish(state(3), Kind.TRANSITION, "retry")
+    assert transition_wish(Point("attempt", "retry", 3, 0, 0.0), state(3)) == Wish(
+        state(3), Kind.TRANSITION, "retry", rule="attempt"
+    )
 
 
 def test_a_drained_outbox_leads_to_the_checkpoints_it_would_have_led_to_live() -> None:
@@ -165,7 +167,7 @@ def test_leaving_with_a_pending_point_writes_that() -> None:
     asked = mark(7, "shutdown")
     point, wishes = decided(transition(1.0, 5, reason="done"), asked)
     assert point is None
-    assert wishes == [Wish(asked.state, Kind.TRANSITION, "done")]
+    assert wishes == [Wish(asked.state, Kind.TRANSITION, "done", rule="current_stage")]
 
 
 # -- any history -------------------------------------------------------------------------------------------------------

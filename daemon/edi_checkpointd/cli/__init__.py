@@ -76,6 +76,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             commands,
             configuration,
             doctor,
+            keeping,
             watching,
         )
         from edi_checkpointd.cli.app import run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -30,8 +30,8 @@ from edi_checkpointd.cli.tree import flat, grown, with_parents
 def sessions(
     *,
     condition: Annotated[
-        Condition | None,
-        Parameter(help="Only sessions of this condition."),
+        Condition | Literal["trashed"] | None,
+        Parameter(help="Only sessions of this condition; `trashed`: those that `restore` brings back."),
     ] = None,
     tree: Annotated[
         bool, Parameter(negative="", show_default=False, help="Show below each session what was made from it.")
@@ -50,11 +50,15 @@ def sessions(
     """
     require_within("--limit", limit, 1, SESSIONS_MAX)
     with open_source() as source:
+        trashed = source.trashed()
         if json:
-            documents.write(documents.sessions(source.sessions(condition, limit)))
+            rows = trashed[:limit] if condition == "trashed" else source.sessions(condition, limit)
+            documents.write(documents.sessions(rows))
             return Exit.DONE
-        every = source.sessions()
+        every = trashed if condition == "trashed" else source.sessions()
     found = [info for info in every if condition in (None, info.condition)]
+    if trashed and condition is None:
+        tell(f"{len(trashed)} more in the trash: --condition trashed")
     if not found:
         tell("no sessions" if condition is None else f"no session is {condition}")
         return Exit.DONE

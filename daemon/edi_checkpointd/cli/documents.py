@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edi_checkpoint.status import Status
     from edi_checkpointd.cli.attachments import Named
     from edi_checkpointd.cli.checks.finding import Finding
+    from edi_checkpointd.why import Why
 
 FORMAT: Final = 1
 
@@ -69,6 +70,11 @@ def doctor(found: Sequence[tuple[str, Finding]]) -> dict[str, object]:
     """Return the document of `doctor`; `command` says that the remedy runs as it stands."""
     checks = [{"name": name, **finding._asdict()} for name, finding in found]
     return {"ok": all(finding.ok is not False for _, finding in found), "checks": checks}
+
+
+def why(found: Why) -> dict[str, object]:
+    """Return the document of `why`."""
+    return msgspec.structs.asdict(found)
 
 
 def log(session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> dict[str, object]:

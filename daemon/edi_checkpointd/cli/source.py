@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.references import Reference
+from edi_checkpoint.trash import holds, listed
 from edi_checkpointd.clock import to_us
 from edi_checkpointd.lock import running
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from edi_checkpoint.link import Link
     from edi_checkpoint.status import Status
     from edi_checkpointd.requests import Requests
+    from edi_checkpointd.why import Why
 
 ANSWER_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 2.0  # the intake answers at once, whatever it does else, unless it hangs
@@ -73,7 +75,7 @@ class Source:
                 return self._ask_daemon(question, ANSWER_TIMEOUT_S)
         except DaemonUnavailable as error:
             self._note(f"{error}; this is from the journal and the files")
-        return self._from_disk(lambda requests: requests.answer(question(0)))
+        return self._from_disk(lambda requests: self._answered(requests, question(0)))
 
     def _ask_daemon(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
         """Return the daemon's answer; one that gives none in time is not asked again."""
@@ -121,6 +123,39 @@ class Source:
             self._note(warning)
         return config.explain(found)
 
+    def trashed(self) -> list[SessionInfo]:
+        """Return the sessions in the trash, newest first; their condition is told as `trashed`."""
+        from edi_checkpoint.catalog import Catalog
+        from edi_checkpoint.listing import newest_first, session_info
+
+        rows = []
+        for one in listed(self._paths.trash):
+            catalog = Catalog(self._paths.trash / one.session_id)
+            catalog.load()
+            row = session_info(one.session_id, catalog, (), None, lambda header: header)
+            rows.append(msgspec.structs.replace(row, condition="trashed"))
+        return newest_first(rows)
+
+    def pruning(self) -> dict[str, Any]:
+        """Return what the rules would keep and delete: the document of `prune`, without its format."""
+        return decode_plan(self._ask(protocol.Cleanup, protocol.GetCleanup))
+
+    def why(self, session_id: str, checkpoint: str) -> Why:
+        """Return why a checkpoint is there. Raises `NotFound`."""
+        from edi_checkpointd.why import Why
+
+        found = self._ask(protocol.Why, lambda n: protocol.GetWhy(n, session_id, checkpoint))
+        return msgspec.json.decode(found.body, type=Why)
+
+    def _answered(self, requests: Requests, query: protocol.Query) -> protocol.Answer:
+        if not isinstance(query, protocol.Explained):
+            return requests.answer(query)
+        from edi_checkpointd import config, inventory
+
+        settings, catalog = config.load(self._paths, os.environ), requests.catalog
+        found = inventory.take(self._paths, catalog, requests.reader, settings, datetime.now(UTC))
+        return inventory.explain(query, found, catalog, settings)
+
     def _status_from_disk(self, requests: Requests) -> Status:
         from edi_checkpoint.status import Told, served
         from edi_checkpoint.troubles import met
@@ -134,10 +169,17 @@ class Source:
         return self._ask(protocol.Checkpoints, lambda n: protocol.ListCheckpoints(n, session_id)).checkpoints
 
     def knows(self, text: str) -> bool:
-        """Return whether `text` is a session's whole id: asked so, no list of all sessions is made."""
+        """Return whether `text` is a session's whole id: asked so, no list of all sessions is made.
+
+        Raises `NotFound` for one in the trash.
+        """
         try:
             self._ask(protocol.History, lambda n: protocol.GetHistory(n, check_session_id(text), limit=1))
-        except (NotFound, SessionIdError):
+        except SessionIdError:
+            return False
+        except NotFound:
+            if holds(self._paths.trash, text):
+                raise  # it says so
             return False
         return True
 
@@ -219,3 +261,8 @@ class Source:
     def _do_without_journal(self, error: EdiCheckpointError) -> None:
         self._unusable.append(error)
         self._note(f"{error}; this is from the files alone")
+
+
+def decode_plan(answer: protocol.Cleanup) -> dict[str, Any]:
+    """Return the document that the answer to `GetCleanup` or `Prune` carries."""
+    return msgspec.json.decode(answer.body, type=dict[str, Any])

@@ -61,6 +61,11 @@ class Reader:
         """The id this journal got when it was made."""
         return str(self._db.execute("SELECT value FROM meta WHERE key = 'id'").get)
 
+    def remembered(self, key: str) -> int | None:
+        """Return the number that was remembered under `key`, None when there is none."""
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+        return None if found is None else int(found)
+
     def sessions(self) -> list[SessionRow]:
         """Return all sessions."""
         return [SessionRow(*row) for row in self._db.execute("SELECT * FROM sessions ORDER BY key")]

@@ -260,6 +260,16 @@ class Journal:
                 (left_as, short_lives, drained, key),
             )
 
+    def touch(self, key: int, now_us: int) -> None:
+        """Note that a session was brought back now; it counts as one whose state was shown."""
+        with self._transaction():
+            self._db.execute("UPDATE sessions SET resumed_us = max(resumed_us, ?) WHERE key = ?", (now_us, key))
+
+    def remember(self, key: str, number: int) -> None:
+        """Remember a number, in the place of an earlier one, as long as there is this journal."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, number))
+
     def forget_stream(self, stream: str) -> None:
         """Remove the row of a stream whose outbox is gone."""
         with self._transaction():

@@ -1,0 +1,170 @@
+"""The commands about what is kept: why a checkpoint is there, what the rules delete, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from cyclopts import Parameter
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError
+from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
+from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source
+from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, size
+from edi_checkpointd.cli.source import decode_plan
+from edi_checkpointd.cli.tree import flat
+from edi_checkpointd.why import Why
+
+ORDER_TIMEOUT_S = 120.0  # a first clean-up may move hundreds of sessions
+
+Answered = TypeVar("Answered", bound=protocol.Answer)
+
+_REASONS = {
+    "newest_valid": "it is the newest, which nothing deletes",
+    "pinned": "it is pinned",
+    "reference": "EDI's own class wrote it",
+    "foreign": "another program wrote it",
+    "exempt": "somebody is using it just now",
+    "unseen": "nobody has seen the interrupted state yet",
+    "keep_automatic": "it is among the newest that timers and exits made (keep_automatic)",
+    "keep_per_session": "it is among the newest of its session (keep_per_session)",
+    "keep_best": "it has one of the best scores (keep_best)",
+    "keep_stages": "it is the last of its stage (keep_stages)",
+}
+
+
+@app.command(sort_key=14, usage="Usage: edi-checkpoint why SESSION CHECKPOINT [--json]")
+def why(
+    session: SessionArgument,
+    checkpoint: Annotated[
+        str, Parameter(help="A file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2.")
+    ],
+    /,
+    *,
+    json: AsJson = False,
+) -> int:
+    """Say of a checkpoint what made it, which rules keep it, and which one will delete it and when.
+
+    Example: edi-checkpoint why latest @3
+    """
+    with open_source() as source:
+        session_id = chosen(source, session)
+        name = select.checkpoint(checkpoint, source.checkpoints(session_id)).name
+        found = source.why(session_id, name)
+    if json:
+        documents.write(documents.why(found))
+        return Exit.DONE
+    screen = Screen.of_stdout()
+    screen.line(Cell(found.name, "bold"))
+    kept = [_REASONS.get(reason, reason) for reason in found.kept_by] or ["no rule keeps it"]
+    facts = [("made by", _made_by(found)), *zip(["kept by", *[""] * len(kept)], kept, strict=False)]
+    screen.paragraphs([[Cell(f"{name:<9}", "dim"), *text.split()] for name, text in facts], indent=10)
+    screen.paragraphs([[Cell(f"{'deleted':<9}", "dim"), *_deleted(found).split()]], indent=10)
+    return Exit.DONE
+
+
+def _made_by(found: Why) -> str:
+    made = found.made_by
+    rule = f" ({made.rule})" if made.rule else ""
+    return f"{made.kind}{rule}: {made.reason}" if made.reason else f"{made.kind}{rule}"
+
+
+def _deleted(found: Why) -> str:
+    when = found.deleted_when
+    if when is None:
+        return "by no rule"
+    if when.at is not None:
+        return f"by {when.rule}, which moves its whole session into the trash on {moment(when.at)}"
+    more = f"{when.after_checkpoints} more are" if when.after_checkpoints != 1 else "one more is"
+    return f"by {when.rule}, when {more} made"
+
+
+@app.command(sort_key=15, usage="Usage: edi-checkpoint prune [--apply] [--json]")
+def prune(
+    *,
+    apply: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Do it now; the daemon does the same when it is due.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Show what the rules keep and delete, each with its reason; nothing is deleted without --apply.
+
+    Checkpoints go by number (keep_per_session, keep_automatic). Sessions that were left go into the trash by number and
+    age (keep_sessions, keep_closed_days), and from there for good (trash_days). Beyond sessions_max_bytes more goes.
+    Pins, the newest checkpoint of a session, and what other programs wrote never go. `edi-checkpoint config` shows the
+    settings, `restore` brings a session back.
+
+    Example: edi-checkpoint prune
+             edi-checkpoint prune --apply
+    """
+    if apply:
+        found = decode_plan(_order(protocol.Cleanup, protocol.Prune))
+    else:
+        with open_source() as source:
+            found = source.pruning()
+    if json:
+        documents.write(found)
+        return Exit.DONE
+    screen = Screen.of_stdout()
+    rows = [
+        *(("checkpoint", one["name"], one["rule"], one["bytes"]) for one in found["drop"]),
+        *(("into trash", one["session_id"], one["rule"], one["bytes"]) for one in found["sessions"]["trash"]),
+        *(("out of trash", one["session_id"], one["rule"], one["bytes"]) for one in found["trash"]),
+    ]
+    if rows:
+        screen.table(
+            [
+                Column("WHAT"),
+                Column("NAME", "bold", least=24),
+                Column("RULE"),
+                Column("SIZE", right=True),
+            ],
+            [(what, name, rule, size(count)) for what, name, rule, count in rows],
+        )
+    checkpoints, sessions = len(found["keep"]), len(found["sessions"]["keep"])
+    kept = f"{checkpoints} checkpoint{'s' * (checkpoints != 1)} of {sessions} session{'s' * (sessions != 1)} stay"
+    if not rows:
+        screen.line(f"nothing to delete: {kept}")
+    elif apply:
+        screen.line(f"done; {kept}")
+    else:
+        screen.line(f"{kept}; --json says why, --apply does it now")
+    return Exit.DONE
+
+
+@app.command(sort_key=16, usage="Usage: edi-checkpoint restore SESSION [--json]")
+def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
+    """Bring a session back from the trash, whole; its age counts anew.
+
+    Opening it (EDI's load_state, Client.session) brings it back too.
+
+    Example: edi-checkpoint sessions --condition trashed
+             edi-checkpoint restore lighthouse
+    """
+    with open_source() as source:
+        trashed = [row.session_id for row in source.trashed()]
+    if not trashed:
+        raise NotFound("the trash is empty", hint="`edi-checkpoint sessions` lists what there is")
+    session_id = select.session(session, trashed)
+    _order(protocol.Restored, lambda request: protocol.Restore(request, session_id))
+    with open_source() as source:
+        (row,) = (info for info in source.sessions() if info.session_id == session_id)
+    if json:
+        documents.write(documents.session(row))
+    else:
+        render.sessions(Screen.of_stdout(), flat([row]), [row.session_id])
+    return Exit.DONE
+
+
+def _order(kind: type[Answered], order: Callable[[int], protocol.Order]) -> Answered:
+    """Have a daemon do something, one that is started if none runs. Raises `DaemonUnavailable` and what it refuses."""
+    from edi_checkpoint.client import connect
+
+    with connect(app=PROGRAM) as client:
+        if not client.connected:
+            raise DaemonUnavailable("no daemon answers, and this needs one")
+        answer = client.ask(order, ORDER_TIMEOUT_S)
+    if not isinstance(answer, kind):
+        raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
+    return answer

@@ -1,0 +1,113 @@
+"""The inventory: how each session stands, and what a clean-up would do with it. From files, journal, outboxes; by
+reading. The daemon and the command without one make the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from edi_checkpoint import protocol, trash
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.errors import NotFound
+from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.times import EPOCH, from_us, to_us
+from edi_checkpoint.waiting import look
+from edi_checkpointd.cleanup import Cleanup, Standing, plan_cleanup
+from edi_checkpointd.config import Config
+from edi_checkpointd.journal import Reader
+from edi_checkpointd.requests import Requests
+from edi_checkpointd.retention import Own, held_of
+from edi_checkpointd.why import why
+
+
+class Inventory(NamedTuple):
+    """How all sessions stand that are not in the trash, and what a clean-up does with them at `now`."""
+
+    standings: list[Standing]
+    cleanup: Cleanup
+    now: datetime
+
+
+def take(
+    paths: Paths,
+    catalog: Catalog,
+    reader: Reader | None,
+    config: Config,
+    now: datetime,
+    *,
+    in_memory: Collection[str] = (),
+    doubted: bool = False,
+    exempt: Collection[str] = (),
+) -> Inventory:
+    """Take an inventory at `now`.
+
+    `in_memory` names the sessions that a daemon holds, `exempt` checkpoints in use. The clock is `doubted` also when it
+    stands before the newest entry of the journal.
+
+    A session that somebody opened, or brought back, counts as changed then; one of which no time is known, now: it does
+    not go by age.
+    """
+    newest_us = reader.last_received_us() if reader else None
+    doubted = doubted or to_us(now) < (newest_us or 0)
+    in_use = {*in_memory, *look(paths.outbox)}
+    rows = {row.session_id: row for row in reader.sessions()} if reader else {}
+    standings = []
+    for info in Requests(paths, catalog, reader).sessions():
+        row = rows.get(info.session_id)
+        own, opened = (Own(row.keep, row.seen), from_us(row.resumed_us)) if row else (Own(), EPOCH)
+        updated = max(info.updated or info.started or EPOCH, opened)
+        in_hand = info.session_id in in_use
+        standings.append(_standing(info, catalog, own, updated if updated > EPOCH else now, in_use=in_hand))
+    cleanup = plan_cleanup(standings, trash.listed(paths.trash), config, now, doubted=doubted, exempt=exempt)
+    return Inventory(standings, cleanup, now)
+
+
+def _standing(info: SessionInfo, catalog: Catalog, own: Own, updated: datetime, *, in_use: bool) -> Standing:
+    checkpoints, autosave = catalog.checkpoints(info.session_id), catalog.autosave(info.session_id)
+    kinds = [one.kind for one in checkpoints] + ([autosave.header.kind] if autosave else [])
+    unread = len(kinds) < len(catalog.names(info.session_id))
+    return Standing(
+        info.session_id,
+        info.condition,
+        updated,
+        tuple(held_of(checkpoints)),
+        sum(one.size_bytes for one in checkpoints) + (autosave.size_bytes if autosave else 0),
+        own,
+        ours=not unread and NOT_OURS.isdisjoint(kinds),
+        in_use=in_use,
+    )
+
+
+def explain(query: protocol.Explained, inventory: Inventory, catalog: Catalog, config: Config) -> protocol.Answer:
+    """Return what a clean-up would do, or why a checkpoint is there. Raises `NotFound`."""
+    if isinstance(query, protocol.GetCleanup):
+        return protocol.Cleanup(query.request, document(inventory.cleanup, applied=False))
+    infos = {info.name: info for info in catalog.checkpoints(query.session_id)}
+    for standing in inventory.standings:
+        if query.checkpoint in infos and query.checkpoint in {held.name for held in standing.held}:
+            found = why(infos[query.checkpoint], standing, inventory.cleanup, config, inventory.now)
+            return protocol.Why(query.request, msgspec.json.encode(found))
+    raise NotFound(f"session {query.session_id} has no checkpoint {query.checkpoint}")
+
+
+def document(cleanup: Cleanup, *, applied: bool) -> bytes:
+    """Return the JSON text of `edi-checkpoint prune --json`, without its format."""
+    return msgspec.json.encode(
+        {
+            "applied": applied,
+            "keep": [kept._asdict() for kept in cleanup.keep],
+            "drop": [dropped._asdict() for dropped in cleanup.drop],
+            "sessions": {
+                "keep": [kept._asdict() for kept in cleanup.sessions],
+                "trash": [leaving._asdict() for leaving in cleanup.trash],
+            },
+            "trash": [leaving._asdict() for leaving in cleanup.empty],
+            "spare_bytes": cleanup.spare_bytes,
+        }
+    )

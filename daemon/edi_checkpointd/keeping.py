@@ -1,0 +1,240 @@
+"""Keeping: carries out clean-ups, those that are due and those that somebody asks for. In the intake thread.
+
+A look is planned where questions are answered, by reading; its plan comes back here. Sessions go into the trash and out
+of it in slices, when no frame waits, each looked at once more: whoever opened it meanwhile keeps it. Checkpoints are
+deleted in the files thread.
+
+No timer runs when nothing could be due. A look is set for when the next one goes by age, for some time after a session
+was left, and for when documents have grown beyond their bound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from edi_checkpoint.errors import EdiCheckpointError, NotFound
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.troubles import Trouble
+from edi_checkpointd.checkpointer import Checkpointer
+from edi_checkpointd.cleanup import Cleanup, Leaving
+from edi_checkpointd.clock import Clock, from_us, to_us
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.sessions import Session
+from edi_checkpointd.trash import Trash
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 3600.0  # after a look that could not do what was due
+FURTHEST_S = 86400.0  # a date further away is looked at again on the way
+JUMP_S = 86400.0  # a wall clock that jumped by more is not believed for as long
+ANNOUNCED = "cleanup_announced_us"
+
+Outcome = Cleanup | EdiCheckpointError
+
+
+class Keeping:
+    """Keeps a home within its bounds. `troubles` is what people should know of that."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        trash: Trash,
+        checkpointer: Checkpointer,
+        scheduler: Scheduler,
+        clock: Clock,
+        *,
+        plan: Callable[[frozenset[str], bool], Cleanup],
+        aside: Callable[[Callable[[], Cleanup], Callable[[Outcome], None]], None],
+        post: Callable[[Callable[[], None]], None],
+        open_session: Callable[[str], Session],
+    ) -> None:
+        """Take the parts; nothing is looked at yet.
+
+        `plan` plans a clean-up, given the sessions in memory and whether the clock jumped; `aside` has it called in
+        another thread and its outcome told in this one; `post` has a call made in this thread; `open_session` opens a
+        session that nobody writes.
+        """
+        self._ledger = ledger
+        self._trash = trash
+        self._checkpointer = checkpointer
+        self._scheduler = scheduler
+        self._clock = clock
+        self._plan = plan
+        self._aside = aside
+        self._post = post
+        self._open_session = open_session
+        self._offset_s = self._wall_minus_monotonic_s()
+        self._doubted_until_s = 0.0
+        self._spare_bytes = ledger.config.sessions_max_bytes
+        self._looking = False
+        self._asked: list[Callable[[Outcome], None]] = []
+        self._slices: deque[Callable[[], None]] = deque()
+        self.troubles: tuple[Trouble, ...] = ()
+
+    # -- when --------------------------------------------------------------------------------------------------------
+
+    def soon(self) -> None:
+        """Have a look in a while: the daemon has just started, a session was left, documents have grown."""
+        if "keeping" not in self._scheduler.pending:
+            self._scheduler.after(self._ledger.config.checkpoint_every_s, "keeping", lambda: self._post(self.look))
+
+    def grew(self, size_bytes: int) -> None:
+        """Take note that a document of this size was written."""
+        self._spare_bytes -= size_bytes
+        if self._spare_bytes < 0:
+            self.soon()
+
+    def prune(self, tell: Callable[[Outcome], None]) -> None:
+        """Clean up now, also what is only announced, and `tell` what was done when it is."""
+        self._asked.append(tell)
+        self.look()
+
+    def restore(self, session_id: str) -> None:
+        """Bring a session back from the trash. Raises `NotFound`, `SessionExists`, `SessionIdError`, OSError."""
+        if self._trash.look(check_session_id(session_id)) is None:
+            raise NotFound(
+                f"session {session_id} is not in the trash",
+                hint="`edi-checkpoint sessions --condition trashed` lists what is",
+            )
+        self._trash.require_room(session_id)
+        session = self._open_session(session_id)
+        self._ledger.journal.touch(session.key, to_us(self._clock.now()))
+
+    def look(self) -> None:
+        """Have a clean-up planned, and carry it out."""
+        if not self._looking:
+            self._looking = True
+            in_memory, jumped = frozenset(self._ledger.sessions), self.jumped()
+            self._aside(lambda: self._plan(in_memory, jumped), self._planned)
+
+    def jumped(self) -> bool:
+        """Whether the wall clock jumped within a day, by more than a day."""
+        offset_s, now_s = self._wall_minus_monotonic_s(), self._clock.monotonic_s()
+        if abs(offset_s - self._offset_s) > JUMP_S:
+            self._doubted_until_s = now_s + JUMP_S
+        self._offset_s = offset_s
+        return now_s < self._doubted_until_s
+
+    def _wall_minus_monotonic_s(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic_s()
+
+    # -- what --------------------------------------------------------------------------------------------------------
+
+    def _planned(self, outcome: Outcome) -> None:
+        asked, self._asked = self._asked, []
+        if isinstance(outcome, EdiCheckpointError):
+            log.warning("nothing cleaned up: %s", outcome)
+            self._done(outcome, asked, self._clock.now() + timedelta(seconds=AGAIN_S))
+            return
+        self._spare_bytes = outcome.spare_bytes
+        waits_until = self._announced(outcome, by_hand=bool(asked))
+        self.troubles = (*self._first(outcome, waits_until), *self._over(outcome))
+        if waits_until is None:
+            self._slices += [partial(self._take, one) for one in outcome.trash]
+        self._slices += [partial(self._delete, one) for one in outcome.empty]
+        due = min((time for time in (outcome.due, waits_until) if time), default=None)
+
+        def done() -> None:
+            self._done(outcome, asked, due)
+
+        self._slices.append(lambda: self._checkpointer.delete(outcome.drop, lambda: self._post(done)))
+
+    def _done(self, outcome: Outcome, asked: list[Callable[[Outcome], None]], due: datetime | None) -> None:
+        self._looking = False
+        for tell in asked:
+            tell(outcome)
+        if due is not None:
+            delay_s = (due - self._clock.now()).total_seconds()
+            delay_s = min(max(delay_s, self._ledger.config.checkpoint_every_s), FURTHEST_S)
+            self._scheduler.on(self._clock.now() + timedelta(seconds=delay_s), "age", lambda: self._post(self.look))
+        if self._asked:
+            self.look()
+
+    def _announced(self, cleanup: Cleanup, *, by_hand: bool) -> datetime | None:
+        """Return until when sessions stay that would go into the trash; None: they go now.
+
+        The first clean-up ever is announced one grace earlier, unless somebody asks for it.
+        """
+        if not cleanup.trash:
+            return None
+        journal, now = self._ledger.journal, self._clock.now()
+        grace = timedelta(days=self._ledger.config.trash_days)
+        since_us = journal.read.remembered(ANNOUNCED)
+        if by_hand:
+            if since_us is None:
+                journal.remember(ANNOUNCED, 0)
+            return None
+        if since_us is None or from_us(since_us) > now:
+            log.info("sessions go into the trash from %s on: %d", now + grace, len(cleanup.trash))
+            since_us = to_us(now)
+            journal.remember(ANNOUNCED, since_us)
+        until = from_us(since_us) + grace
+        return until if now < until else None
+
+    def _first(self, cleanup: Cleanup, waits_until: datetime | None) -> list[Trouble]:
+        if waits_until is None:
+            return []
+        count, config = len(cleanup.trash), self._ledger.config
+        return [
+            Trouble(
+                "cleanup_announced",
+                f"from {waits_until.isoformat(timespec='minutes')} on, sessions that were left go into the trash when"
+                f" {config.keep_sessions} newer ones were, or after {config.keep_closed_days:g} days: {count} of them"
+                f" then, for {config.trash_days:g} days",
+                "`edi-checkpoint prune` shows which; raise keep_sessions and keep_closed_days to keep more; a session"
+                " with a pinned checkpoint stays",
+            )
+        ]
+
+    def _over(self, cleanup: Cleanup) -> list[Trouble]:
+        if cleanup.spare_bytes >= 0:
+            return []
+        return [
+            Trouble(
+                "documents_over_bound",
+                f"checkpoints and auto-saves that no rule may delete are {-cleanup.spare_bytes} bytes over"
+                f" sessions_max_bytes ({self._ledger.config.sessions_max_bytes})",
+                "raise it, unpin checkpoints, dismiss interrupted sessions, or purge what is not needed",
+            )
+        ]
+
+    # -- one slice at a time -----------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether a clean-up is under way."""
+        return bool(self._slices)
+
+    def step(self) -> bool:
+        """Do one slice; return whether there is more. One that fails is left to the next look."""
+        if self._slices:
+            try:
+                self._slices.popleft()()
+            except OSError as error:
+                log.warning("not cleaned up: %s", error)
+        return bool(self._slices)
+
+    def _take(self, leaving: Leaving) -> None:
+        if leaving.session_id not in self._ledger.sessions:
+            self._trash.take(leaving.session_id, leaving.rule)
+
+    def _delete(self, leaving: Leaving) -> None:
+        if self._trash.look(leaving.session_id):
+            self._trash.condemn(leaving.session_id, leaving.rule)
+            self._forget(leaving.session_id)
+
+    def _forget(self, session_id: str) -> None:
+        """Have the journal forget a slice of a condemned session; after the last one its documents go."""
+        if self._ledger.journal.forget(session_id):
+            self._slices.appendleft(partial(self._forget, session_id))
+        else:
+            self._trash.delete(session_id)
+
+    def settle(self) -> None:
+        """At a start: go on with what a crash has cut short."""
+        self._slices += [partial(self._forget, one) for one in self._trash.settle()]
