@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from edi_checkpoint import troubles
 from edi_checkpoint.catalog import Catalog
@@ -22,6 +23,7 @@ from edi_checkpoint.holder import Holder
 from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.process import Descriptors, Sandbox, descriptors, sandbox
 from edi_checkpoint.troubles import Trouble
 from edi_checkpoint.waiting import Seen, between
 
@@ -29,12 +31,15 @@ PATIENCE_S: Final = 2.0  # entries on their way for longer wait
 
 
 class Served(msgspec.Struct, frozen=True):
-    """The daemon; what is not known is None."""
+    """The daemon; what is not known is None. `connections` counts clients that write to a session."""
 
     running: bool
     pid: int | None = None
     version: str | None = None
     uptime_s: float | None = None
+    connections: int | None = None
+    sandbox: Sandbox | None = None
+    descriptors: Descriptors | None = None
 
 
 class Told(NamedTuple):
@@ -97,7 +102,7 @@ def status_of(
     conditions = Counter(info.condition for info in rows)
     return Status(
         safe=not held_up and not full and not refused,
-        daemon=told.daemon,
+        daemon=structs.replace(told.daemon, sandbox=sandbox(told.daemon.pid), descriptors=descriptors(told.daemon.pid)),
         last_durable=last_durable,
         unacknowledged=sum(one.entries for one in held_up),
         waiting=held_up,

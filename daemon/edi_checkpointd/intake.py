@@ -419,7 +419,10 @@ class Intake:
 
     def _told(self) -> Told:
         told = self._stats.told(
-            failing=self._saving.failing, refused_streams=self.attendance.refused, stepped=self._scheduler.stepped
+            connections=len(set(self._routes.values())),
+            failing=self._saving.failing,
+            refused_streams=self.attendance.refused,
+            stepped=self._scheduler.stepped,
         )
         return told._replace(troubles=(*told.troubles, *self._keeping.troubles))
 

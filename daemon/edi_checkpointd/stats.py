@@ -46,11 +46,19 @@ class Stats:
         before, self._refusal = self._refusal, None
         return before is not None
 
-    def told(self, *, failing: Mapping[str, str], refused_streams: int, stepped: tuple[float, float] | None) -> Told:
+    def told(
+        self,
+        *,
+        connections: int,
+        failing: Mapping[str, str],
+        refused_streams: int,
+        stepped: tuple[float, float] | None,
+    ) -> Told:
         """Return what is to be told of the daemon just now.
 
-        `failing` holds, by session, why its files could not be written; `refused_streams` counts outboxes that are kept
-        as they are; `stepped` is by how many seconds the wall clock was stepped last, and when (monotonic).
+        `connections` counts clients that write; `failing` holds, by session, why its files could not be written;
+        `refused_streams` counts outboxes that are kept as they are; `stepped` is by how many seconds the wall clock was
+        stepped last, and when (monotonic).
         """
         troubles = []
         if self._refusal:
@@ -104,5 +112,5 @@ class Stats:
                     "timers were shifted and order never comes from it: only see that the clock is right now",
                 )
             )
-        daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s)
+        daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s, connections)
         return Told(daemon, answered=True, troubles=troubles, errors=dict(self._errors))

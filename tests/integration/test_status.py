@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from disks import SmallDisk
 from harness import Home, Publisher, eventually
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edi_checkpoint.layout import Header, Kind, checkpoint_document
 from edi_checkpoint.names import checkpoint_name
@@ -16,6 +20,9 @@ SHAPE = {
     "format", "safe", "daemon", "last_durable", "unacknowledged", "waiting", "degraded", "sessions", "journal_bytes",
     "errors",
 }  # fmt: skip
+
+
+SETPRIV = shutil.which("setpriv")
 
 
 def codes(status: dict) -> list[str]:
@@ -40,7 +47,8 @@ def test_a_home_without_anything_is_safe_and_stays_away(home: Home) -> None:
     found = home.json("status")
     assert set(found) == SHAPE
     assert (found["format"], found["safe"], found["last_durable"], found["degraded"]) == (1, True, None, [])
-    assert found["daemon"] == {"running": False, "pid": None, "version": None, "uptime_s": None}
+    unknown = dict.fromkeys(("pid", "version", "uptime_s", "connections", "sandbox", "descriptors"))
+    assert found["daemon"] == {"running": False, **unknown}
     assert found["sessions"] == {"live": 0, "interrupted": 0, "unfinished": 0, "ended": 0}
     assert (found["unacknowledged"], found["journal_bytes"]) == (0, 0)
     assert first_line(home) == "all work is safe: nothing has been published yet"
@@ -75,6 +83,67 @@ def test_what_is_acknowledged_is_safe_and_says_since_when(home: Home) -> None:
     without = home.json("status")
     assert (without["safe"], without["last_durable"]) == (True, found["last_durable"])
     assert without["daemon"]["running"] is False
+
+
+def openmetrics(home: Home) -> dict[str, float]:
+    """Return the samples of `status --openmetrics`, as a monitor reads them."""
+    families = text_string_to_metric_families(home.command("status", "--openmetrics"))
+    samples = [sample for family in families for sample in family.samples]
+    return {
+        sample.name.removeprefix("edi_checkpoint_")
+        + "".join(f" {text}" for text in sample.labels.values()): sample.value
+        for sample in samples
+    }
+
+
+def test_a_monitor_reads_the_status_as_openmetrics(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("publish(3)")
+    publisher.do("session.flush()")
+    found, told = openmetrics(home), home.json("status")
+    assert found["daemon_info " + told["daemon"]["version"]] == 1
+    assert (found["daemon_running"], found["safe"], found["lag_seconds"], found["connections"]) == (1, 1, 0, 1)
+    assert {name: value for name, value in found.items() if name.startswith("sessions ")} == {
+        "sessions live": 1,
+        "sessions interrupted": 0,
+        "sessions unfinished": 0,
+        "sessions ended": 0,
+    }
+    last = datetime.fromisoformat(told["last_durable"]).timestamp()
+    assert found["last_durable_timestamp_seconds"] == pytest.approx(last)
+    assert found["journal_bytes"] > 0
+    assert 0 < found["open_files"] < found["open_files_limit"]
+    daemon.kill()
+    publisher.do("publish(2)")
+    (home.sessions / "damaged").mkdir(mode=0o700)
+    (home.sessions / "damaged" / "s1.json").touch()
+    found = openmetrics(home)
+    assert (found["daemon_running"], found["safe"], found["unacknowledged_entries"]) == (0, 0, 2)
+    assert found["lag_seconds"] > 0
+    assert (found["degraded no_daemon"], found["degraded documents_damaged"]) == (1, 1)
+    assert "daemon_uptime_seconds" not in found
+
+
+def test_what_was_refused_is_counted_by_code(home: Home) -> None:
+    home.daemon()
+    home.start_publisher(EDI_CHECKPOINT_SESSIONS_DIR=str(home.folder / "other"))
+    refused = eventually(lambda: openmetrics(home).get("errors_total wrong_folder"))
+    assert refused in (1, home.json("status")["errors"]["wrong_folder"])
+
+
+def test_the_sandbox_that_is_told_is_the_one_that_the_kernel_enforces(home: Home) -> None:
+    assert SETPRIV is not None
+    plain = home.daemon()
+    own = home.json("status")["daemon"]["sandbox"]
+    plain.kill()
+    confined = home.start(
+        [SETPRIV, "--no-new-privs", sys.executable, "-m", "edi_checkpointd", "run"], lines_from="stderr"
+    )
+    confined.wait_line("ready ")
+    found = home.json("status")["daemon"]["sandbox"]
+    assert found == {**own, "no_new_privileges": True}
+    assert openmetrics(home)["sandbox no_new_privileges"] == 1
 
 
 def test_what_no_daemon_has_taken_is_counted_and_named_until_one_has(home: Home) -> None:

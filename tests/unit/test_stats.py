@@ -27,7 +27,7 @@ def told(
     refused_streams: int = 0,
     stepped: tuple[float, float] | None = None,
 ) -> Told:
-    return stats.told(failing=failing or {}, refused_streams=refused_streams, stepped=stepped)
+    return stats.told(connections=0, failing=failing or {}, refused_streams=refused_streams, stepped=stepped)
 
 
 def codes(found: Told) -> list[str]:

@@ -69,16 +69,29 @@ def sessions(
     return Exit.DONE
 
 
-@app.command(sort_key=0, usage="Usage: edi-checkpoint status [--json]")
-def status(*, json: AsJson = False) -> int:
+@app.command(sort_key=0, usage="Usage: edi-checkpoint status [--json | --openmetrics]")
+def status(
+    *,
+    openmetrics: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Print it for monitoring, as OpenMetrics text.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
     """Say whether all work is safe and since when, what is wrong and what to do about it.
 
     Example: edi-checkpoint status
+             edi-checkpoint status --openmetrics > /var/lib/node_exporter/edi-checkpoint.prom
     """
+    if json and openmetrics:
+        raise select.UsageError("--json and --openmetrics say the same thing in two ways: give one of them")
     with open_source() as source:
         found = source.status()
     if json:
         documents.write(documents.status(found))
+    elif openmetrics:
+        from edi_checkpointd.cli import metrics
+
+        metrics.write(found, datetime.now(UTC))
     else:
         from edi_checkpointd.cli import report
 

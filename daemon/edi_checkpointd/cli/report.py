@@ -39,6 +39,10 @@ def verdict(found: Status, now: datetime) -> str:
 def _facts(found: Status, now: datetime) -> list[tuple[str, str]]:
     counts = [f"{count} {condition}" for condition, count in found.sessions.items() if count]
     facts = [("daemon", _daemon(found.daemon)), ("sessions", ", ".join(counts) or "none")]
+    if (sandbox := found.daemon.sandbox) and sandbox.seccomp != "off":
+        facts.append(
+            ("sandbox", f"{'no new privileges, ' * sandbox.no_new_privileges}{sandbox.filters} seccomp filters")
+        )
     for one in found.waiting[:_WAITING_SHOWN]:
         since = f" since {_at(one.since, now)}" if one.since else ""
         facts.append(("waiting", f"{one.session_id}: {one.entries}{since}"))

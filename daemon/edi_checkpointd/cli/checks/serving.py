@@ -8,7 +8,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from edi_checkpoint import protocol
+from edi_checkpoint import process, protocol
 from edi_checkpoint.autostart import SYSTEMCTL, UNIT, installed_unit
 from edi_checkpoint.errors import WrongFolder
 from edi_checkpoint.paths import RUNTIME_DIR, socket_path
@@ -156,25 +156,13 @@ def versions(setup: Setup) -> Finding:
 
 def descriptors(setup: Setup) -> Finding:
     """The daemon may open as many files as its clients need; one that is started now, as many as we may."""
-    try:
-        ours, _ = _files_of("self")
-        limit, used = _files_of(str(setup.holder.pid)) if setup.held and setup.holder else (ours, 0)
-    except OSError:
+    ours = process.descriptors(os.getpid())
+    its = process.descriptors(setup.holder.pid) if setup.held and setup.holder else ours
+    if ours is None or its is None:
         return not_said("this system does not tell")
-    wanted = max(DESCRIPTORS_WANTED, int(used / DESCRIPTORS_USED_MAX))
-    if limit >= wanted:
-        return well(f"{limit:,} possible")
-    message = f"the daemon may open {limit} files, and has {used}: it ends when there are no more"
-    if ours > limit:
-        return mended_by("edi-checkpointd stop", f"{message}; the next one may open {ours:,}")
+    if its.limit >= max(DESCRIPTORS_WANTED, int(its.open / DESCRIPTORS_USED_MAX)):
+        return well(f"{its.limit:,} possible")
+    message = f"the daemon may open {its.limit} files, and has {its.open}: it ends when there are no more"
+    if ours.limit > its.limit:
+        return mended_by("edi-checkpointd stop", f"{message}; the next one may open {ours.limit:,}")
     return at_fault(message, "raise `nofile` of your user in /etc/security/limits.conf, and log in again")
-
-
-def _files_of(process: str) -> tuple[int, int]:
-    """Return how many files a process may open, by its hard limit, to which a daemon raises its own; and how many it
-    has open. Raises OSError where that cannot be told.
-    """
-    place = Path("/proc", process)
-    text = (place / "limits").read_text()
-    hard = next(line.split()[4] for line in text.splitlines() if line.startswith("Max open files"))
-    return (int(hard) if hard.isdigit() else 1 << 20), len(list((place / "fd").iterdir()))
