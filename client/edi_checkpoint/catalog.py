@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,6 +170,15 @@ class Catalog:
                 self._names[named.session_id] = rest
             else:
                 self._names.pop(named.session_id, None)
+
+    def forget(self, session_ids: Collection[str]) -> None:
+        """Take note that nothing is left of sessions."""
+        with self._lock:
+            for session_id in session_ids:
+                for name in (*self._names.pop(session_id, ()), autosave_name(session_id)):
+                    self._infos.pop(name, None)
+                    self._faults.pop(name, None)
+                self._autosaves.pop(session_id, None)
 
     def _info(self, session_id: str, name: str) -> CheckpointInfo | None:
         known = self._infos.get(name)

@@ -90,6 +90,13 @@ class Fenced(EdiCheckpointError):
         self.branch = branch
 
 
+class SessionPurged(EdiCheckpointError):
+    """The session was purged, or its outbox was deleted: nothing that this writer publishes is kept any more."""
+
+    code = "session_purged"
+    default_hint = "open the session again: it begins anew, with nothing of what it held"
+
+
 class SessionForked(EdiCheckpointError):
     """A session inherited over `fork` was written to; the child must open its own."""
 
@@ -205,8 +212,9 @@ class FolderError(EdiCheckpointError, OSError):
 _BY_CODE: dict[str, type[EdiCheckpointError]] = {
     kind.code: kind
     for kind in (
-        StateValueError, SessionIdError, SessionExists, NotFound, CheckpointFailed, OutboxFull, WrongFolder,
-        ProtocolError, VersionMismatch, DocumentDamaged, AttachmentMissing, AttachmentDamaged, AttachmentsFull,
+        StateValueError, SessionIdError, SessionExists, SessionPurged, NotFound, CheckpointFailed, OutboxFull,
+        WrongFolder, ProtocolError, VersionMismatch, DocumentDamaged, AttachmentMissing, AttachmentDamaged,
+        AttachmentsFull,
     )
 }  # fmt: skip
 

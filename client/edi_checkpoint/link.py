@@ -25,8 +25,10 @@ from edi_checkpoint.errors import (
     EdiCheckpointError,
     Fenced,
     FolderError,
+    NotFound,
     SessionBusy,
     SessionClosed,
+    SessionPurged,
     UsageError,
     from_wire,
 )
@@ -45,6 +47,7 @@ _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who wait
 _RESTART_S = 0.5
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _BACKLOG_RETRY_S = 0.5
+_FOR_EVER = Fenced | SessionBusy | SessionPurged  # refusals that no asking again will change
 
 
 class Link:
@@ -381,7 +384,11 @@ class Link:
             if future is not None and not future.done():
                 future.set_exception(error)
         if stream := self._streams.get(message.stream):
-            if stream.attached is None and not message.request and not isinstance(error, Fenced | SessionBusy):
+            gone = isinstance(error, NotFound) and not message.request and stream.outbox.gone
+            if gone or isinstance(error, SessionPurged):
+                error = _purged(stream)
+            for_ever = isinstance(error, _FOR_EVER)
+            if stream.attached is None and not message.request and not for_ever:
                 log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
                 return  # its disk may refuse: no publishing call need know
             self._refuse(stream, error, asked=bool(message.request))
@@ -390,21 +397,24 @@ class Link:
             self._give_up_for_now()
 
     def _refuse(self, stream: Stream, error: EdiCheckpointError, *, asked: bool) -> None:
-        """Let a stream's publisher know; one that is fenced lets go of its outbox, so that the rest is kept elsewhere.
+        """Let a stream's publisher know; one that is shut out lets go of its outbox.
 
         `asked`: the publisher waits for the answer to its first attach, and sees to that itself.
         """
         with stream.outbox.lock:  # what another thread publishes meanwhile is counted, or refused
             if isinstance(error, Fenced) and stream.outbox.published <= error.number:
                 error.branch = None
-            stream.refuse(error, for_ever=isinstance(error, Fenced | SessionBusy))
-        if isinstance(error, Fenced) and not asked:
+            stream.refuse(error, for_ever=isinstance(error, _FOR_EVER))
+        if isinstance(error, Fenced | SessionPurged) and not asked:
             log.warning("session %s: %s", stream.session_id, error)
             self._release(stream)
 
     def _look_for_fences(self) -> None:
-        """Without a daemon, a writer that has taken over has said so in its own lock file alone."""
+        """Without a daemon, a writer that has taken over has said so in its own lock file alone; so has no purge."""
         for stream in list(self._streams.values()):
+            if stream.outbox.gone:
+                self._refuse(stream, _purged(stream), asked=False)
+                continue
             for other in list_streams(stream.outbox.folder):
                 if (number := other.owner.fenced.get(stream.id)) is not None:
                     session_id = stream.session_id
@@ -418,3 +428,7 @@ class Link:
         self._lost()
         self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
+
+
+def _purged(stream: Stream) -> SessionPurged:
+    return SessionPurged(f"session {stream.session_id} was purged, or its outbox deleted: nothing more of it is kept")

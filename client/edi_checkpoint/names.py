@@ -37,7 +37,7 @@ def check_session_id(text: object) -> str:
 
     Raises `SessionIdError`: not 1-128 of `A-Z a-z 0-9 . _ -`, starting with a dot, or ending like a checkpoint's name.
     """
-    if isinstance(text, str) and _is_session_id(text):
+    if isinstance(text, str) and is_session_id(text):
         return text
     raise SessionIdError(f"{repr(text)[:80]} cannot name a session")
 
@@ -70,7 +70,7 @@ def autosave_name(session_id: str) -> str:
 def parse_checkpoint_name(name: str) -> CheckpointName | None:
     """Return what `name` says if it is a checkpoint's, also one of EDI's old whole-second names; None if it is not."""
     match = _CHECKPOINT.fullmatch(name)
-    if match is None or not _is_session_id(match[1]):
+    if match is None or not is_session_id(match[1]):
         return None
     try:
         stamp_time(match[2]) + _MICROSECOND  # a name that nothing can follow would end its session's checkpoints
@@ -82,7 +82,7 @@ def parse_checkpoint_name(name: str) -> CheckpointName | None:
 def parse_autosave_name(name: str) -> str | None:
     """Return the session whose auto-save is called `name`, or None if it is no auto-save's name."""
     session_id = name.removesuffix(".json")
-    return session_id if session_id != name and _is_session_id(session_id) else None
+    return session_id if session_id != name and is_session_id(session_id) else None
 
 
 def attachment_name(sha256: str, kind: str) -> str:
@@ -109,5 +109,6 @@ def next_stamp(now: datetime, previous: str | None) -> datetime:
     return now if previous is None else max(now, stamp_time(previous) + _MICROSECOND)
 
 
-def _is_session_id(text: str) -> bool:
+def is_session_id(text: str) -> bool:
+    """Return whether `text` may name a session; see `check_session_id`."""
     return _ID.fullmatch(text) is not None and _ID_LIKE_CHECKPOINT.fullmatch(text) is None

@@ -214,6 +214,15 @@ class Outbox:
                 self._drop_oldest()
 
     @property
+    def gone(self) -> bool:
+        """Whether somebody has removed the outbox: what is published goes into files without names."""
+        try:
+            (self.folder / f"{self.stream}.lock").lstat()
+        except FileNotFoundError:
+            return True
+        return False
+
+    @property
     def backlog(self) -> bool:
         """Whether records wait in memory because the disk refuses them."""
         return bool(self._backlog)

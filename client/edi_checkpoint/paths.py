@@ -65,6 +65,11 @@ class Paths:
         return self.state / "reserve"
 
     @property
+    def forgetting(self) -> Path:
+        """What is being purged, until it is."""
+        return self.state / "forgetting.json"
+
+    @property
     def damaged_documents(self) -> Path:
         """Where damaged checkpoints and auto-saves are moved."""
         return self.sessions / "damaged"

@@ -271,6 +271,19 @@ class Restore(Struct, tag="restore", frozen=True):
     session_id: Text
 
 
+class Purge(Struct, tag="purge", frozen=True):
+    """Asks that sessions leave no trace: these, or (`everything`) all there are, with all that was kept of any.
+
+    May be asked again: what is purged already is passed over. `takeover`: living writers are shut out, and what they
+    publish is kept nowhere.
+    """
+
+    request: Number
+    sessions: Annotated[tuple[Text, ...], Meta(max_length=SESSIONS_MAX)] = ()
+    everything: bool = False
+    takeover: bool = False
+
+
 Query: TypeAlias = (
     ListSessions
     | ListCheckpoints
@@ -284,7 +297,7 @@ Query: TypeAlias = (
     | GetWhy
 )
 Explained: TypeAlias = GetCleanup | GetWhy
-Order: TypeAlias = Prune | Restore  # about the files of whole sessions; it may be sent twice
+Order: TypeAlias = Prune | Restore | Purge  # about the files of whole sessions; it may be sent twice
 Question: TypeAlias = Query | Order
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Question
 
@@ -471,6 +484,13 @@ class Restored(Struct, tag="restored", frozen=True):
     session_id: str
 
 
+class Purged(Struct, tag="purged", frozen=True):
+    """The answer to `Purge`, when it has ended; `kept` says, a sentence each, what could not be removed and why."""
+
+    request: Number
+    kept: tuple[str, ...] = ()
+
+
 class Error(Struct, tag="error", frozen=True):
     """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
 
@@ -502,6 +522,7 @@ Answer: TypeAlias = (
     | Cleanup
     | Why
     | Restored
+    | Purged
 )
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
 

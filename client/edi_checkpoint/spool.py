@@ -201,6 +201,20 @@ def remove_stream(files: StreamFiles) -> None:
     sweep_folder(files.lock.parent)
 
 
+def remove_folder(folder: Path) -> None:
+    """Unlink a session's outboxes, whoever writes them, and whatever else lies in their folder. Raises OSError.
+
+    A living writer goes on into files without names. What is no file of ours (a folder, say) is kept, and raises.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        with exclusive(folder):
+            for path in sorted(folder.iterdir()):
+                path.unlink()
+            folder.rmdir()
+
+
 def sweep_folder(folder: Path) -> None:
     """Remove a session's outbox folder if no stream lies there; whoever begins one just now is waited for."""
     with contextlib.suppress(OSError), exclusive(folder):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +48,7 @@ class Attachments:
         self.max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
+        self._again: set[str] | None = None  # published again while somebody wants to know
         self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
         for shelf in _shelves(folder):
             sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
@@ -62,10 +63,36 @@ class Attachments:
         """How much of new attachments is still taken."""
         return max(0, self.max_bytes - self._used_bytes)
 
-    def gone(self, filed: Filed) -> None:
-        """Count a file out that was deleted."""
-        with self._lock:
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note, meanwhile, what is published again: for a collection that goes by no age."""
+        self._again = set()
+        try:
+            yield
+        finally:
+            self._again = None
+
+    def delete(self, filed: Filed) -> bool:
+        """Delete a file, unless it was published again since it was listed; return whether it was there.
+
+        Raises OSError.
+        """
+        with self._lock:  # whoever publishes it again just now finds it, and is seen here, or does not find it
+            if self._again is not None and filed.digest in self._again:
+                return False
+            try:
+                if filed.path.stat(follow_symlinks=False).st_mtime != filed.modified_s:
+                    return False
+                filed.path.unlink()
+            except FileNotFoundError:
+                return False
             self._used_bytes -= filed.size_bytes
+            return True
+
+    def dropped(self, blobs: Iterable[tuple[str, str, int]]) -> None:
+        """Count out blobs whose rows were deleted (digest, type, size); those that are files by now count on."""
+        with self._lock:
+            self._used_bytes -= sum(size for digest, kind, size in blobs if not self._filed(digest, kind, size))
 
     # -- the intake thread -------------------------------------------------------------------------------------------
 
@@ -104,15 +131,18 @@ class Attachments:
     def _published_again(self, digest: str, attachment: Attachment) -> bool:
         """Return whether the file is there; then its age begins anew, so that a collection under way leaves it."""
         path = self._path(digest, attachment.type)
-        try:
-            status = path.stat(follow_symlinks=False)
-            if status.st_size != len(attachment.data):
+        with self._lock:
+            try:
+                status = path.stat(follow_symlinks=False)
+                if status.st_size != len(attachment.data):
+                    return False
+                if self._clock.now().timestamp() - status.st_mtime > TOUCH_AFTER_S:
+                    os.utime(path, follow_symlinks=False)
+            except OSError:
                 return False
-            if self._clock.now().timestamp() - status.st_mtime > TOUCH_AFTER_S:
-                os.utime(path, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
+            if self._again is not None:
+                self._again.add(digest)
+            return True
 
     # -- the files thread --------------------------------------------------------------------------------------------
 
@@ -133,7 +163,7 @@ class Attachments:
                     (there if self._filed(digest, kind, size) else new).append((digest, attachment_name(digest, kind)))
                 write_new(
                     self.folder,
-                    ((name, reader.blob(digest) or b"") for digest, name in new),
+                    ((name, data) for digest, name in new if (data := reader.blob(digest)) is not None),
                     there=[name for _, name in there],
                 )
         except JournalDamaged as error:  # the intake meets it too, and ends the daemon

@@ -240,7 +240,10 @@ class Attendance:
         if files.owner.stream in self._spoiled:
             ensure_private(self._damaged)
             for segment in files.segments:
-                log.warning("outbox set aside file=%s", set_aside(segment, self._damaged))
+                log.warning(
+                    "outbox set aside file=%s",
+                    set_aside(segment, self._damaged, f"{files.owner.session_id}.{segment.name}"),
+                )
             self._spoiled.discard(files.owner.stream)
         remove_stream(files)
 
@@ -257,6 +260,37 @@ class Attendance:
         if not session.streams:
             self._ledger.evict(session)
             self.left()
+
+    # -- forgetting --------------------------------------------------------------------------------------------------
+
+    def outboxes_of(self, session_id: str) -> list[StreamFiles]:
+        """Return the streams whose outboxes lie there for a session: its own, and those stranded in it."""
+        return [*self._liveness.outboxes(session_id), *self._admission.stranded_in(session_id)]
+
+    def forget(self, session_id: str) -> set[str]:
+        """Unlink a session's outboxes, whoever writes them, and let go of what is under way; return the streams.
+
+        Of a branch, what its writer left is taken in before: the session that it was shut out of has a part in it.
+        Raises OSError.
+        """
+        for files in self._admission.stranded_in(session_id):
+            self.finish_drains(files.owner.session_id)
+        outboxes = self.outboxes_of(session_id)
+        streams = {files.owner.stream for files in outboxes}
+        if self._drain is not None and self._drain.files.owner.stream in streams:
+            self._drain.close()
+            self._drain = self._target = self._rest = None
+        for files in outboxes:
+            self._liveness.unwatch(files.owner.stream)
+            if files.owner.session_id != session_id:
+                remove_stream(files)
+        self._liveness.remove(session_id)
+        self._queue = deque(files for files in self._queue if files.owner.stream not in streams)
+        self._drained = [one for one in self._drained if one[0].owner.stream not in streams]
+        self._refused -= streams
+        self._spoiled -= streams
+        self._admission.leaving.discard(session_id)
+        return streams
 
     # -- attaching ---------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from msgspec import structs
 
@@ -43,6 +43,7 @@ from edi_checkpointd.state import State
 log = logging.getLogger(__name__)
 
 IN_USE_S = 60.0  # for how long who asked for a checkpoint may still be about to ask for it again
+T = TypeVar("T")
 
 
 class Subject(NamedTuple):
@@ -170,6 +171,23 @@ class Checkpointer:
         """Look for attachments that nothing names any more, if it is time to."""
         self._submit(self._collector.look_if_due)
 
+    def look_at_all(self) -> Future[None]:
+        """Have all attachments deleted that nothing names, of whatever age; the future tells the end, or the error."""
+        done: Future[None] = Future()
+        self._submit(self._collector.look_at_all, done)
+        return done
+
+    def forget(self, session_ids: Iterable[str]) -> None:
+        """Let go of what is asked for and not begun, of sessions that are being forgotten."""
+        with self._lock:
+            for session_id in session_ids:
+                self._waiting.pop(session_id, None)
+                self._autosaves.pop(session_id, None)
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Have `work` done by the thread that writes files, behind what is asked for already."""
+        return self._files.submit(work)
+
     def close(self, within_s: float | None = None) -> None:
         """Write what is asked for already, as far as `within_s` goes (None: all of it), then end the thread."""
         with contextlib.suppress(TimeoutError):
@@ -184,7 +202,9 @@ class Checkpointer:
 
     def _next_checkpoint(self, session_id: str) -> None:
         with self._lock:
-            waiting = self._waiting[session_id]
+            waiting = self._waiting.get(session_id)
+            if waiting is None:
+                return  # the session was forgotten meanwhile
             subject, wish = waiting.popleft()
             if not waiting:
                 del self._waiting[session_id]
@@ -318,6 +338,8 @@ class Checkpointer:
 
     def _next_autosave(self, session_id: str) -> None:
         with self._lock:
+            if session_id not in self._autosaves:
+                return  # the session was forgotten meanwhile
             subject, state = self._autosaves.pop(session_id)
         filed: Collection[str] = ()
         try:

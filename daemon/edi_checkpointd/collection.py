@@ -15,7 +15,8 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError
@@ -25,6 +26,7 @@ from edi_checkpoint.references import MARK, digests_in
 from edi_checkpointd.attachments import Attachments, Filed, listed
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import sync_folder
 from edi_checkpointd.journal import Reader
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Collector:
         self._stamp = attachments.folder / _STAMP
         self._offset_s = self._wall_minus_monotonic_s()
         self._look: Look | None = None
+        self._steps: Generator[None] | None = None
 
     def look_if_due(self) -> None:
         """Begin a look unless one is under way, or was begun less than `every_s` ago, by whatever daemon."""
@@ -71,19 +74,32 @@ class Collector:
         except OSError as error:
             log.warning("attachments not looked through: %s", error)
             return
-        self._look = Look(self._paths, self._attachments, now_s)
-        self._submit(self._go_on, self._look.steps())
+        self._begin(Look(self._paths, self._attachments, now_s), Future())
 
-    def _go_on(self, steps: Iterator[None]) -> None:
+    def look_at_all(self, done: Future[None]) -> None:
+        """Begin a look at files of whatever age, in the place of one under way; `done` tells its end, or its error."""
+        if self._steps is not None:
+            self._steps.close()
+        self._begin(Look(self._paths, self._attachments, self._clock.now().timestamp(), grace_s=0), done)
+
+    def _begin(self, look: Look, done: Future[None]) -> None:
+        self._look, self._steps = look, look.steps()
+        self._submit(self._go_on, self._steps, done)
+
+    def _go_on(self, steps: Generator[None], done: Future[None]) -> None:
+        if steps is not self._steps:  # another took its place
+            return
         try:
             next(steps)
         except StopIteration:
-            self._look = None
+            self._look = self._steps = None
+            done.set_result(None)
         except (OSError, EdiCheckpointError) as error:
             log.warning("attachments not looked through, none deleted: %s", error)
-            self._look = None
+            self._look = self._steps = None
+            done.set_exception(error)
         else:
-            self._submit(self._go_on, steps)
+            self._submit(self._go_on, steps, done)
 
     def keep(self, texts: Iterable[bytes]) -> None:
         """Take note of what is written into a document: a look under way may have passed that already."""
@@ -97,47 +113,43 @@ class Collector:
 class Look:
     """One look through everything that may name an attachment; `steps` does it, one slice at a time."""
 
-    def __init__(self, paths: Paths, attachments: Attachments, now_s: float) -> None:
-        """Begin a look at what lies there at `now_s`, by the wall clock."""
+    def __init__(self, paths: Paths, attachments: Attachments, now_s: float, *, grace_s: float = GRACE_S) -> None:
+        """Begin a look at what lies there at `now_s`, by the wall clock; what is younger than `grace_s` is left."""
         self._paths = paths
         self._attachments = attachments
         self._now_s = now_s
+        self._grace_s = grace_s
         self._unnamed: dict[str, list[Filed]] = {}
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None]:
         """Do the look, a slice at each `next`. Raises OSError, `JournalDamaged` when a carrier cannot be read."""
-        for filed in listed(self._attachments.folder):
-            if filed.modified_s > self._now_s + CLOCK_SLACK_S:
-                log.warning("attachments not looked through: the wall clock is behind their files")
-                return
-            if self._now_s - filed.modified_s >= GRACE_S and len(self._unnamed) < CANDIDATES_MAX:
-                self._unnamed.setdefault(filed.digest, []).append(filed)
-        for step in carriers(self._paths):
-            if not self._unnamed:
-                return
-            self.keep(step)
-            yield
-        for filed in [filed for files in self._unnamed.values() for filed in files]:
-            self._delete(filed)
-            yield
+        with self._attachments.noting():
+            for filed in listed(self._attachments.folder):
+                if self._grace_s and filed.modified_s > self._now_s + CLOCK_SLACK_S:
+                    log.warning("attachments not looked through: the wall clock is behind their files")
+                    return
+                old = not self._grace_s or self._now_s - filed.modified_s >= self._grace_s
+                if old and len(self._unnamed) < CANDIDATES_MAX:
+                    self._unnamed.setdefault(filed.digest, []).append(filed)
+            for step in carriers(self._paths):
+                if not self._unnamed:
+                    return
+                self.keep(step)
+                yield
+            unnamed = [filed for files in self._unnamed.values() for filed in files]
+            for filed in unnamed:
+                if filed.digest in self._unnamed and self._attachments.delete(filed):
+                    name = filed.path.name if self._grace_s else "-"  # a digest tells of what is being forgotten
+                    log.info("attachment deleted name=%s bytes=%d rule=unnamed", name, filed.size_bytes)
+                    reached(CrashPoint.COLLECTION_CUT)
+                yield
+            for folder in {filed.path.parent for filed in unnamed}:
+                sync_folder(folder)
 
     def keep(self, named: Iterable[str]) -> None:
         """Strike digests that are named."""
         for digest in named:
             self._unnamed.pop(digest, None)
-
-    def _delete(self, filed: Filed) -> None:
-        if filed.digest not in self._unnamed:
-            return
-        try:
-            if filed.path.stat(follow_symlinks=False).st_mtime != filed.modified_s:
-                return  # published again meanwhile
-            filed.path.unlink()
-        except FileNotFoundError:
-            return
-        self._attachments.gone(filed)
-        log.info("attachment deleted name=%s bytes=%d rule=unnamed", filed.path.name, filed.size_bytes)
-        reached(CrashPoint.COLLECTION_CUT)
 
 
 def carriers(paths: Paths) -> Iterator[set[str]]:

@@ -99,13 +99,17 @@ def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = lambda name: n
     return count
 
 
-def set_aside(path: Path, folder: Path) -> Path:
-    """Move a damaged file into `folder`, under a name not taken there, and return where it lies now."""
-    target = folder / path.name
+def set_aside(path: Path, folder: Path, name: str | None = None) -> Path:
+    """Move a damaged file into `folder`, as `name` (default: its own), and return where it lies now.
+
+    A name that is taken there gets a number.
+    """
+    name = name or path.name
+    target = folder / name
     number = 0
     while target.exists():
         number += 1
-        target = folder / f"{path.name}.{number}"
+        target = folder / f"{name}.{number}"
     path.rename(target)
     reached(CrashPoint.SET_ASIDE)
     sync_folder(folder)

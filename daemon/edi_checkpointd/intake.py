@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import explain
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
+from edi_checkpointd.forgetting import Forgetting, purged_error
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.inventory import document
@@ -124,6 +125,10 @@ class Intake:
         self.attendance.left = keeping.soon
         self._saving.grew = keeping.grew
 
+    def forget_by(self, forgetting: Forgetting) -> None:
+        """Take what forgets sessions."""
+        self._forgetting = forgetting
+
     def bind(self, socket_path: str, listening_fd: int | None = None) -> None:
         """Begin to listen; the folder's lock is ours. `listening_fd` listens on that path already."""
         ensure_private(self._paths.runtime)
@@ -163,13 +168,21 @@ class Intake:
             self._dispatch(routing_id, message)
         self._make_calls(readable)
         self._see_out(readable)
+        self._forget()
         if not later and not self._listener.waiting:
             self._use_the_pause()
         for routing_id, events in self._feed.answers():
             self._send(routing_id, events)
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
         self._leave_when_idle(
-            busy=bool(later or self._routes or self.attendance.pending or self._keeping.pending or timers)
+            busy=bool(
+                later
+                or self._routes
+                or self.attendance.pending
+                or self._keeping.pending
+                or self._forgetting.pending
+                or timers
+            )
         )
 
     def _timeout_ms(self) -> int | None:
@@ -178,6 +191,8 @@ class Intake:
         if self.attendance.pending:
             wait_s = self._refused_until_s - self._clock.monotonic_s()
             return max(0, int(wait_s * 1000))
+        if (due_s := self._forgetting.wait_s()) is not None:
+            return int(max(due_s, self._refused_until_s - self._clock.monotonic_s()) * 1000)
         if self.liveness.probes:
             return int(PROBE_S * 1000)
         if not self._scheduler.idle:
@@ -215,6 +230,9 @@ class Intake:
         stream = self._ledger.streams.get(message.stream)
         if stream is not None and stream.fenced:
             self._refuse(routing_id, fenced_error(stream), message)
+            return
+        if self._forgetting.has_shut_out(message.stream):
+            self._refuse(routing_id, purged_error(), message)
             return
         if stream is None or self._routes.get(message.stream) != routing_id:
             self._refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached on this connection"))
@@ -310,6 +328,7 @@ class Intake:
                 case _ if not peer.welcomed:
                     raise ProtocolError("the first message of a connection is Hello")
                 case protocol.Attach():
+                    self._forgetting.check(message.session_id, message.stream)
                     attached = self.attendance.attach(message, peer.pid)
                     self._routes[message.stream] = routing_id
                     self._send(routing_id, attached)
@@ -337,6 +356,8 @@ class Intake:
                     in_memory, jumped = frozenset(self._ledger.sessions), self._keeping.jumped()
                     self._finish_drains(None)
                     self._answer_later(routing_id, request, lambda: self._explain(message, in_memory, jumped))
+                case protocol.Purge():
+                    self._purge(routing_id, message)
                 case protocol.Entries() | protocol.Close():
                     pass  # accepted while draining; the stream of another connection
                 case _:
@@ -352,6 +373,17 @@ class Intake:
         """Tell a writer that another has taken over; nothing more is taken from it."""
         self.notify(stream.id, _error(fenced_error(stream), stream=stream.id))
         self._routes.pop(stream.id, None)
+
+    def shut_out(self, stream_id: str) -> None:
+        """Tell a writer that its session is purged; nothing more is taken from it."""
+        self.notify(stream_id, _error(purged_error(), stream=stream_id))
+        self._routes.pop(stream_id, None)
+
+    def _purge(self, routing_id: bytes, message: protocol.Purge) -> None:
+        def tell(kept: Collection[str]) -> None:
+            self._send(routing_id, protocol.Purged(message.request, tuple(kept)))
+
+        self._forgetting.purge(message.sessions, tell, everything=message.everything, takeover=message.takeover)
 
     def _stream_left(self, stream_id: str) -> None:
         self._routes.pop(stream_id, None)
@@ -469,6 +501,13 @@ class Intake:
             except OSError as error:
                 self._disk_refuses(error)
 
+    def _forget(self) -> None:
+        if self._clock.monotonic_s() >= self._refused_until_s:
+            try:
+                self._forgetting.step()
+            except OSError as error:
+                self._disk_refuses(error)
+
     def _use_the_pause(self) -> None:
         """No frame waits: do a slice of upkeep."""
         if self._clock.monotonic_s() < self._refused_until_s:
@@ -476,7 +515,7 @@ class Intake:
             return
         try:
             self.attendance.unlink_covered()
-            self._more_upkeep = self._saving.tidy() or self._keeping.step()
+            self._more_upkeep = self._saving.tidy() or (not self._forgetting.pending and self._keeping.step())
             if self._more_upkeep:
                 self._disk_took()
         except OSError as error:

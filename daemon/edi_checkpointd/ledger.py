@@ -350,6 +350,12 @@ class Ledger:
         """Let go of a session that nobody writes and whose state is in files; it is loaded again when wanted."""
         self.sessions.pop(session.session_id, None)
 
+    def forget(self, session: Session) -> None:
+        """Let go of a session that is being forgotten, with its streams; its rows are the journal's to delete."""
+        self.evict(session)
+        for stream_id in session.streams:
+            self.streams.pop(stream_id, None)
+
     def saved(self, session: Session, state: State, *, checkpoint: bool) -> None:
         """Note, in memory, that `state` has come into a checkpoint or the auto-save."""
         if state.sequence >= max(session.saved, session.checkpointed):

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records, share_lock, sweep_folder
+from edi_checkpoint.spool import (
+    StreamFiles,
+    is_held,
+    list_streams,
+    read_records,
+    remove_folder,
+    share_lock,
+    sweep_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +78,10 @@ class Liveness:
         for folder in self._folders():
             if not list_streams(folder):
                 sweep_folder(folder)
+
+    def remove(self, session_id: str) -> None:
+        """Unlink the outboxes of a session, whoever writes them. Raises OSError."""
+        remove_folder(self._root / session_id)
 
     def watch(self, files: StreamFiles, peer_pid: int | None = None) -> None:
         """Watch the living writer of `files`; `peer_pid` is its process by the kernel's word, when it is connected.

@@ -232,6 +232,17 @@ class Saving:
         """Whether files of the session are still to be written."""
         return session.unsaved or session.session_id in self._under_way
 
+    def forget(self, session: Session) -> None:
+        """Let go of all that is to be done of a session; its key may be another's next."""
+        session_id = session.session_id
+        for held in (self._under_way, self._grown, self.failing):
+            held.pop(session_id, None)
+        for stream_id in session.streams:
+            self._save_asked.pop(stream_id, None)
+        self._notes.pop(session.key, None)
+        self._untrimmed = [other for other in self._untrimmed if other is not session]
+        self._checkpointer.forget([session_id])
+
     # -- when no frame waits -----------------------------------------------------------------------------------------
 
     def tidy(self) -> bool:

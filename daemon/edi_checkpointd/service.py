@@ -31,6 +31,7 @@ from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
+from edi_checkpointd.forgetting import Forgetting
 from edi_checkpointd.fs import Reserve, sweep_temporaries
 from edi_checkpointd.heartbeat import Heartbeat, Pulse
 from edi_checkpointd.intake import Intake
@@ -137,6 +138,11 @@ def _serve(
         return protocol.Status(request, msgspec.json.encode(found))
 
     attendance = intake.serve(ledger, saving, answer, status)
+    forgetting = Forgetting(
+        paths, catalog, ledger, saving, checkpointer, attendance, clock, post=intake.post, shut_out=intake.shut_out
+    )
+    intake.forget_by(forgetting)
+    forgetting.finish_cut_short()
     keeping = Keeping(
         ledger, trash, checkpointer, scheduler, clock,
         plan=lambda in_memory, jumped: take_inventory(in_memory, jumped).cleanup,

@@ -74,6 +74,8 @@ class Trash:
         What lies there of the same name, left when an earlier one could not come back, gives way.
         """
         folder, names = self._trash / session_id, self._catalog.names(session_id)
+        if not names:
+            return  # it was purged meanwhile
         ensure_private(self._trash)
         ensure_private(folder)
         (folder / NOTE).unlink(missing_ok=True)

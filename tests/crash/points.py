@@ -34,6 +34,7 @@ CLEANS_UP = ("--keep-closed-days", "0")
 TRIMS = ("--history-max-bytes", str(1 << 20))
 TURNS = 10
 DIES_WITHIN_S = 20.0
+SECRET = "the old lighthouse keeper"  # typed into a session that is purged
 
 
 @dataclass
@@ -289,6 +290,26 @@ def loses_journal(stage: Stage) -> None:
         path.unlink()
 
 
+def purges(stage: Stage) -> None:
+    """A session whose writer died is purged; whoever asks for it need not hear of it."""
+    doomed, asker = stage.home.publisher("doomed-session"), stage.home.publisher()
+    doomed.do(f"session.update(prompt='{SECRET}', raw=b'{SECRET}')")
+    doomed.do("session.checkpoint('one')")
+    doomed.do(f"session.update(prompt='{SECRET}, once more')")
+    doomed.kill()
+    asker.send("client.ask(lambda n: edi_checkpoint.protocol.Purge(n, ('doomed-session',)), 20)")
+    eventually(lambda: stage.dead or asker.has_said("= "))
+    asker.kill()
+
+
+def nothing_purged_is_left(stage: Stage) -> None:
+    for path in stage.home.folder.rglob("*"):
+        data = path.read_bytes() if path.is_file() else b""
+        assert "doomed" not in path.name, path
+        assert SECRET.encode() not in data, path
+        assert b"doomed" not in data, path
+
+
 # -- of a publisher ----------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +392,8 @@ CASES: dict[Enum, Case] = {
     CrashPoint.TRASHED: Case(cleans_up, flags=CLEANS_UP, after=whole_or_gone),
     CrashPoint.RETURN_CUT: Case(comes_back, flags=CLEANS_UP, after=whole_or_gone),
     CrashPoint.CONDEMNED: Case(cleans_up, flags=(*CLEANS_UP, "--trash-days", "0"), after=whole_or_gone),
+    **{point: Case(purges, after=nothing_purged_is_left) for point in CrashPoint if "FORG" in point.name},
+    CrashPoint.WAL_EMPTIED: Case(purges, after=nothing_purged_is_left),
     CrashPoint.SET_ASIDE: Case(waits, before=damages_journal, journal_lost=True, after=nothing_damaged_is_destroyed),
     CrashPoint.JOURNAL_SET_ASIDE: Case(
         waits, before=damages_journal, journal_lost=True, after=nothing_damaged_is_destroyed

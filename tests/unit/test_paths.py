@@ -78,6 +78,7 @@ def test_everything_below_the_four_places_has_its_fixed_name() -> None:
         "damaged": "/x/state/damaged",
         "log": "/x/state/daemon.log",
         "reserve": "/x/state/reserve",
+        "forgetting": "/x/state/forgetting.json",
         "damaged_documents": "/x/sessions/damaged",
         "attachments": "/x/sessions/attachments",
         "trash": "/x/sessions/trash",

@@ -353,6 +353,7 @@ class Journal:
                 for table in ("gaps", "streams"):
                     self._db.execute(f"DELETE FROM {table} WHERE session = ?", (row.key,))
                 self._db.execute("DELETE FROM sessions WHERE key = ?", (row.key,))
+        reached(CrashPoint.ROWS_FORGOTTEN)
         return bool(frames or snapshots)
 
     def _slice(self, table: str, key: int) -> list[tuple[int, int]]:

@@ -1,0 +1,154 @@
+"""Erasure: the files that hold or name sessions, known by their names, and their removal.
+
+    documents   in the sessions folder: checkpoints, auto-saves, temporaries of them
+    trashed     all that lies in the trash of a session
+    set_aside   in both folders of what was damaged: documents, segments, refused frames, whole journals
+    the log     lines that name a session
+
+A name tells whose a file is; no file is opened to find out, so what cannot be read is removed like the rest. What was
+set aside without such a name may hold the texts of any session, and goes with each. Nothing here ends at a file that
+cannot be removed: such are returned, as a sentence each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from edi_checkpoint.names import is_session_id, parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.opening import read_regular
+from edi_checkpoint.paths import Paths
+from edi_checkpointd.fs import sync_folder, write_atomic
+
+Wanted = Callable[[str], bool]  # whether a session, by its id, is to be forgotten
+
+_REFUSED = re.compile(r"frame-[0-9]+-(.+)\.bin")
+_SEGMENT = re.compile(r"(.+)\.[0-9a-f]{32}\.[0-9]+\.seg")
+_OLD_TEMPORARY = ".tmp.json"  # of EDI's own class
+_WORD = re.compile(rb"[A-Za-z0-9._-]+")
+
+
+def session_of(name: str) -> str | None:
+    """Return the session that the name of a file says it is of; None for a name that says none.
+
+    Documents, their temporaries, refused frames, segments set aside; with the number that `fs.set_aside` appends.
+    """
+    if name.startswith(".") and name.endswith(".tmp"):
+        name = name[1:].removesuffix(".tmp")
+    stem, _, number = name.rpartition(".")
+    for candidate in (name, stem if number.isdecimal() else name, name.replace(_OLD_TEMPORARY, ".json")):
+        if checkpoint := parse_checkpoint_name(candidate):
+            return checkpoint.session_id
+        if found := _REFUSED.fullmatch(candidate) or _SEGMENT.fullmatch(candidate):
+            return found[1]
+        if session_id := parse_autosave_name(candidate):
+            return session_id
+    return None
+
+
+def documents(paths: Paths, wanted: Wanted) -> Iterator[Path]:
+    """Yield the documents of sessions wanted that lie in the sessions folder."""
+    for path in _entries(paths.sessions):
+        session_id = session_of(path.name)
+        if session_id is not None and wanted(session_id) and (path.is_symlink() or not path.is_dir()):
+            yield path
+
+
+def trashed(paths: Paths, wanted: Wanted) -> Iterator[Path]:
+    """Yield the files that lie in the trash of sessions wanted."""
+    for path in _entries(paths.trash):
+        if wanted(path.name):
+            yield from _below(path)
+
+
+def set_aside(paths: Paths, wanted: Wanted) -> Iterator[Path]:
+    """Yield the files set aside that may hold texts of sessions wanted: all that are not named for another."""
+    for folder in (paths.damaged_documents, paths.damaged):
+        for path in _below(folder):
+            session_id = session_of(path.name)
+            if session_id is None or wanted(session_id):
+                yield path
+
+
+def named(paths: Paths) -> set[str]:
+    """Return the sessions that outboxes, the trash and what was set aside are named for."""
+    folders = [path.name for place in (paths.outbox, paths.trash) for path in _entries(place) if path.is_dir()]
+    files = [session_of(path.name) for place in (paths.damaged_documents, paths.damaged) for path in _below(place)]
+    return {name for name in (*folders, *files) if name and is_session_id(name)}
+
+
+def remove(found: Iterable[Path]) -> list[str]:
+    """Unlink files, and their folders where these are empty then, durably; return what was kept, and why."""
+    kept: list[str] = []
+    folders: set[Path] = set()
+    for path in list(found):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            kept.append(f"{path}: {error.strerror}")
+        else:
+            folders.add(path.parent)
+    for folder in sorted(folders, reverse=True):  # the inner ones before the outer
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+            folder = folder.parent
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(folder)
+    return kept
+
+
+def strike_from_log(path: Path, wanted: Wanted) -> list[str]:
+    """Remove the lines that name sessions wanted from the log `path` and those rotated; return what was kept, and why.
+
+    Who logs into it meanwhile waits.
+    """
+    kept: list[str] = []
+    handlers = [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, RotatingFileHandler) and Path(handler.baseFilename) == path
+    ]
+    with contextlib.ExitStack() as stack:
+        for handler in handlers:
+            handler.acquire()
+            stack.callback(handler.release)
+            handler.close()  # it opens the file again when there is something to write
+        for log in [path, *sorted(path.parent.glob(f"{path.name}.*"))]:
+            try:
+                lines = read_regular(log).splitlines(keepends=True)
+                others = [line for line in lines if not any(_names(word, wanted) for word in _WORD.findall(line))]
+                if len(others) < len(lines):
+                    write_atomic(log, others)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                kept.append(f"{log}: {error.strerror}")
+    return kept
+
+
+def _names(word: bytes, wanted: Wanted) -> bool:
+    """Whether a word of a log is the id of a session wanted, or the name of a file of it."""
+    text = word.decode("ascii").rstrip(".")
+    return wanted(text) or wanted(session_of(text) or "")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """Yield the files below a folder, or the file itself; links are not followed."""
+    if path.is_symlink() or path.is_file():
+        yield path
+        return
+    for folder, inner, names in os.walk(path):
+        links = [name for name in inner if (Path(folder) / name).is_symlink()]
+        yield from (Path(folder) / name for name in sorted([*names, *links]))

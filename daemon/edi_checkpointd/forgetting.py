@@ -1,0 +1,293 @@
+"""Forgetting: sessions that leave no trace, because somebody purges them or a rule has come to their end.
+
+    begin    nobody writes to them, or is shut out; what is to be done is noted, durably (`forgetting.json`)
+    step     outboxes -> documents -> rows of the journal, with blobs -> attachments that nothing names any more
+             -> the WAL is cut off -> lines of the log -> the note goes
+
+A step is a slice in the intake thread or a call to the thread that writes files. All of them can be done again: after a
+crash the next start does so from the first, before anything of those sessions is looked at. Their ids are not logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Generator
+from concurrent.futures import CancelledError, Future, wait
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.errors import EdiCheckpointError, NotFound, SessionBusy, SessionPurged
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.opening import open_regular
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.spool import is_held
+from edi_checkpointd import erasure
+from edi_checkpointd.attendance import Attendance
+from edi_checkpointd.checkpointer import Checkpointer
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import sweep_temporaries, sync_folder, write_atomic
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.saving import Saving
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.2  # while a reader keeps the WAL from being cut off
+STREAMS_REMEMBERED = 1024  # whose writers were shut out, and may not have heard of it
+_NOTE_MAX_BYTES = 64 << 20
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What is to be forgotten, as `forgetting.json` says it.
+
+    `purge`: with the trash, what was set aside, and the log; `everything`: of these, all there is.
+    """
+
+    sessions: tuple[str, ...]
+    purge: bool = False
+    everything: bool = False
+
+    def wanted(self, session_id: str) -> bool:
+        """Whether what is kept elsewhere of a session, in the trash, say, is to go."""
+        return self.everything or session_id in self.sessions
+
+
+class _Asked(NamedTuple):
+    work: Work
+    tell: Callable[[Collection[str]], None]
+
+
+_Job = Future[Any]  # done with the sentences of what could not be removed, or with None
+_Steps = Generator[_Job | float, None, None]
+
+
+class Forgetting:
+    """Forgets sessions, one piece of work after the other. Used by the intake thread."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        catalog: Catalog,
+        ledger: Ledger,
+        saving: Saving,
+        checkpointer: Checkpointer,
+        attendance: Attendance,
+        clock: Clock,
+        *,
+        post: Callable[[Callable[[], None]], None],
+        shut_out: Callable[[str], None],
+    ) -> None:
+        """Take the parts.
+
+        `post` has a call made in the intake thread, `shut_out` tells the client of a stream that its session is purged,
+        and takes nothing more from it.
+        """
+        self._paths = paths
+        self._catalog = catalog
+        self._ledger = ledger
+        self._saving = saving
+        self._checkpointer = checkpointer
+        self._attendance = attendance
+        self._clock = clock
+        self._post = post
+        self._shut_out = shut_out
+        self._asked: deque[_Asked] = deque()
+        self._steps: _Steps | None = None
+        self._waits_for: _Job | None = None
+        self._again_at_s = 0.0
+        self._kept: list[str] = []
+        self._streams: dict[str, None] = {}  # whose writers were shut out, the latest last
+        self._begun = clock.now()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def purge(
+        self,
+        session_ids: Collection[str],
+        tell: Callable[[Collection[str]], None],
+        *,
+        everything: bool = False,
+        takeover: bool = False,
+    ) -> None:
+        """Forget sessions and all that tells of them; `tell` is called at the end, with what could not be removed.
+
+        Raises, before anything is removed, `NotFound`, `SessionIdError`, and `SessionBusy` unless `takeover`.
+        """
+        known = self._known()
+        if any(check_session_id(session_id) not in known for session_id in session_ids):
+            raise NotFound("nothing is left of the session")  # its id is not named: this is logged
+        chosen = sorted(known) if everything else sorted(set(session_ids))
+        if not takeover:
+            self._refuse_living(chosen)
+        self._ask(Work(tuple(chosen), purge=True, everything=everything), tell)
+
+    def forget(self, session_ids: Collection[str], tell: Callable[[Collection[str]], None] = lambda _: None) -> None:
+        """Forget sessions as a rule wants it: the log goes on telling of that, and what was set aside or is in the
+        trash is not touched.
+
+        Raises `SessionBusy`, before anything is removed.
+        """
+        self._refuse_living(session_ids)
+        self._ask(Work(tuple(sorted(session_ids))), tell)
+
+    def _known(self) -> set[str]:
+        """Return all sessions that anything is left of."""
+        journaled = {row.session_id for row in self._ledger.journal.read.sessions()}
+        return journaled | set(self._catalog.sessions()) | erasure.named(self._paths)
+
+    def _refuse_living(self, session_ids: Collection[str]) -> None:
+        for session_id in session_ids:
+            for files in self._attendance.outboxes_of(session_id):
+                if is_held(files.lock):
+                    owner = files.owner
+                    raise SessionBusy(
+                        f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
+                        pid=owner.pid, since=owner.since,
+                    )  # fmt: skip
+
+    def _ask(self, work: Work, tell: Callable[[Collection[str]], None]) -> None:
+        self._asked.append(_Asked(work, tell))
+        self._post(lambda: None)  # there is something to do between two turns
+
+    def finish_cut_short(self) -> None:
+        """At a start: forget what a crash has kept from being forgotten; returns when that is done."""
+        sweep_temporaries(self._paths.state, lambda name: name == self._paths.forgetting.name)
+        try:
+            with open_regular(self._paths.forgetting) as file:
+                work = msgspec.json.decode(file.read(_NOTE_MAX_BYTES), type=Work)
+        except FileNotFoundError:
+            return
+        log.info("forgetting sessions=%d, which was cut short", len(work.sessions))
+        self._ask(work, lambda _: None)
+        try:
+            while self._asked and not self.wait_s():
+                if self._waits_for is not None:
+                    wait([self._waits_for])
+                self.step()
+        except OSError as error:
+            log.warning("sessions are forgotten later: %s", error)
+
+    # -- what those who serve ask ------------------------------------------------------------------------------------
+
+    def check(self, session_id: str, stream_id: str) -> None:
+        """Raise what a writer is told who is shut out, or comes while the session is being purged."""
+        if self.has_shut_out(stream_id):
+            raise purged_error()
+        if self._asked and session_id in self._asked[0].work.sessions:
+            raise SessionBusy(
+                "this session is being purged", pid=os.getpid(), since=self._begun.isoformat(timespec="seconds"),
+                hint="open it again in a moment: it begins anew",
+            )  # fmt: skip
+
+    def has_shut_out(self, stream_id: str) -> bool:
+        """Whether the session of a stream was purged while it was open."""
+        return stream_id in self._streams
+
+    def wait_s(self) -> float | None:
+        """Return how long until the next step, None when there is none or a call comes before it."""
+        if not self._asked or (self._waits_for is not None and not self._waits_for.done()):
+            return None
+        return max(0.0, self._again_at_s - self._clock.monotonic_s())
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is still to be forgotten."""
+        return bool(self._asked)
+
+    # -- doing -------------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Do one step, if it is time to. Raises OSError: the disk refuses; all is begun again at the next."""
+        if self.wait_s() != 0:
+            return
+        if self._steps is None:
+            self._kept, self._begun, self._steps = [], self._clock.now(), self._of(self._asked[0].work)
+        try:
+            if (done := self._waits_for) is not None:
+                self._waits_for = None
+                self._kept += _outcome(done)
+            found = next(self._steps, None)
+        except BaseException:
+            self._steps = None
+            raise
+        if isinstance(found, float):
+            self._again_at_s = self._clock.monotonic_s() + found
+        elif found is not None:
+            self._waits_for = found
+            found.add_done_callback(lambda _: self._post(lambda: None))
+        else:
+            self._end()
+
+    def _of(self, work: Work) -> _Steps:
+        """Yield after each step: seconds until the next, or what is to be waited for."""
+        sessions, journal = work.sessions, self._ledger.journal
+        write_atomic(self._paths.forgetting, [msgspec.json.encode(work)])
+        reached(CrashPoint.FORGETTING_BEGUN)
+        for session_id in sessions:
+            self._let_go(session_id)
+            yield 0.0
+        reached(CrashPoint.OUTBOXES_FORGOTTEN)
+        yield self._checkpointer.call(lambda: self._erase(work))
+        for session_id in sessions:
+            while journal.forget(session_id):
+                yield 0.0
+        blobs = journal.forget_blobs()
+        yield self._checkpointer.call(lambda: self._ledger.attachments.dropped(blobs))
+        yield self._checkpointer.look_at_all()
+        reached(CrashPoint.ATTACHMENTS_FORGOTTEN)
+        while not journal.empty_wal():
+            yield RETRY_S
+        reached(CrashPoint.WAL_EMPTIED)
+        if work.purge:
+            yield self._checkpointer.call(lambda: erasure.strike_from_log(self._paths.log, work.wanted))
+        self._paths.forgetting.unlink(missing_ok=True)
+        sync_folder(self._paths.state)
+        reached(CrashPoint.NOTE_FORGOTTEN)
+
+    def _let_go(self, session_id: str) -> None:
+        """Have nobody write to a session any more, and nothing of it in memory or in outboxes."""
+        streams = self._attendance.forget(session_id)
+        session = self._ledger.sessions.get(session_id)
+        for stream_id in streams | set(session.streams if session else ()):
+            self._shut_out(stream_id)
+            self._streams[stream_id] = None
+        while len(self._streams) > STREAMS_REMEMBERED:
+            del self._streams[next(iter(self._streams))]
+        if session is not None:
+            self._saving.forget(session)
+            self._ledger.forget(session)
+        self._checkpointer.forget([session_id])
+
+    def _erase(self, work: Work) -> list[str]:
+        """Remove what lies in files of the sessions; for the files thread, to which the catalog belongs."""
+        sessions = set(work.sessions)
+        kept = erasure.remove(erasure.documents(self._paths, sessions.__contains__))
+        self._catalog.forget(sessions)
+        if work.purge:
+            kept += erasure.remove(erasure.trashed(self._paths, work.wanted))
+            kept += erasure.remove(erasure.set_aside(self._paths, work.wanted))
+        reached(CrashPoint.DOCUMENTS_FORGOTTEN)
+        return kept
+
+    def _end(self) -> None:
+        work, tell = self._asked.popleft()
+        self._steps = None
+        log.info("forgotten sessions=%d purge=%s kept=%d", len(work.sessions), work.purge, len(self._kept))
+        tell(self._kept)
+
+
+def _outcome(done: _Job) -> Collection[str]:
+    """Return what could not be removed; a look that failed has removed nothing that it was for."""
+    try:
+        return done.result() or ()
+    except (EdiCheckpointError, OSError, CancelledError) as error:
+        return [f"attachments that nothing names: {error}"]
+
+
+def purged_error() -> SessionPurged:
+    """Return what the writer of a purged session is told. It names no session: what is told is logged."""
+    return SessionPurged("the session was purged")

@@ -1,0 +1,138 @@
+"""A purge forgets wholly: real processes, then a search through every byte that the software has written."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from harness import Home, Publisher, Refused
+
+SECRET = "the old lighthouse keeper"  # typed by a person, in every session that is to be forgotten
+
+
+def purge(asker: Publisher, *session_ids: str, options: str = "") -> None:
+    asker.do(f"client.ask(lambda n: edi_checkpoint.protocol.Purge(n, {session_ids!r}{options}), 20)")
+
+
+def fill(publisher: Publisher, session_id: str) -> None:
+    """Give a session all that one may have: values, attachments, checkpoints, a rollback, history."""
+    publisher.do(f"session.update(naive_prompt='{SECRET}', n=1, raw=b'{SECRET} of {session_id}')")
+    publisher.do("session.checkpoint('one', label='first')")
+    publisher.do("session.transition('refinement')")
+    publisher.do("session.update(n=2, shared=b'content that both have')")
+    publisher.do("session.checkpoint('two', pin=True)")
+    publisher.do("session.rollback()")
+    publisher.do("session.flush('checkpointed')")
+
+
+def names_and_bytes(home: Home) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(home.folder)): path.read_bytes() if path.is_file() else b""
+        for path in home.folder.rglob("*")
+        if not path.is_socket()
+    }
+
+
+def found(home: Home, *texts: str) -> list[str]:
+    """Where any of the texts is found: in names, in bytes, SQLite's free pages and WAL and all."""
+    wanted = re.compile("|".join(map(re.escape, texts)).encode())
+    held = names_and_bytes(home)
+    return sorted(name for name, data in held.items() if wanted.search(name.encode()) or wanted.search(data))
+
+
+def test_of_a_purged_session_nothing_is_found_and_of_the_others_all(home: Home) -> None:
+    home.daemon()
+    doomed, other = home.publisher("doomed-session"), home.publisher("other")
+    fill(doomed, "doomed-session")
+    other.do("session.update(n=1, shared=b'content that both have', own=b'own content')")
+    other.do("session.checkpoint('kept')")
+    doomed.do("session.close()")
+    assert len(found(home, SECRET, "doomed-session")) > 5
+    before = home.json("show", "other"), home.history("other"), [p.read_bytes() for p in home.checkpoints("other")]
+
+    purge(other, "doomed-session")
+
+    assert found(home, SECRET, "doomed-session") == []
+    after = home.json("show", "other"), home.history("other"), [p.read_bytes() for p in home.checkpoints("other")]
+    assert after == before
+    assert other.do("session['shared'].decode(), session['own'].decode()") == ["content that both have", "own content"]
+    assert len(list((home.sessions / "attachments").glob("*/*.raw"))) == 2
+    other.do("session.update(n=2)")
+    other.do("session.flush()")
+    again = home.publisher("doomed-session")
+    assert again.do("dict(session)") == {}
+
+
+def test_a_session_that_somebody_writes_is_purged_by_takeover_only_and_its_writer_is_told(home: Home) -> None:
+    home.daemon()
+    writer, asker = home.publisher("doomed-session"), home.publisher()
+    fill(writer, "doomed-session")
+    with pytest.raises(Refused, match="session_busy") as refused:
+        purge(asker, "doomed-session")
+    assert refused.value.pid == writer.pid
+    assert len(found(home, SECRET)) > 5
+
+    purge(asker, "doomed-session", options=", takeover=True")
+
+    assert found(home, SECRET, "doomed-session") == []
+    assert writer.sees("session._stream.fenced is not None")
+    for call in ("session.update(n=3)", "session.checkpoint()", "session.flush()"):
+        with pytest.raises(Refused, match="SessionPurged session_purged: session doomed-session was purged"):
+            writer.do(call)
+    writer.do("session.close()")
+    writer.do("session = client.session('doomed-session')")
+    assert writer.do("dict(session)") == {}
+
+
+def test_what_a_writer_publishes_that_does_not_hear_of_the_purge_is_kept_nowhere(home: Home) -> None:
+    daemon = home.daemon()
+    hung, asker = home.publisher("doomed-session"), home.publisher()
+    fill(hung, "doomed-session")
+    hung.go_deaf()
+    purge(asker, "doomed-session", options=", takeover=True")
+    hung.do("publish(100, padding=1000, prompt='" + SECRET + "')")
+    daemon.kill()
+    home.daemon()
+    hung.kill()
+    asker.do("client.sessions()")
+    assert found(home, SECRET, "doomed-session") == []
+
+
+def test_a_writer_of_a_purged_session_that_comes_back_to_another_daemon_is_told(home: Home) -> None:
+    import signal
+
+    daemon = home.daemon()
+    stopped, asker = home.publisher("doomed-session"), home.publisher()
+    fill(stopped, "doomed-session")
+    stopped.kill(signal.SIGSTOP)
+    purge(asker, "doomed-session", options=", takeover=True")
+    daemon.kill()
+    home.daemon()
+    stopped.kill(signal.SIGCONT)
+    assert stopped.sees("session._stream.fenced is not None")
+    with pytest.raises(Refused, match="SessionPurged"):
+        stopped.do("session.update(n=3)")
+    assert found(home, SECRET, "doomed-session") == []
+
+
+def test_a_writer_learns_without_a_daemon_that_its_outbox_is_gone(home: Home) -> None:
+    daemon = home.daemon()
+    writer, asker = home.publisher("doomed-session"), home.publisher()
+    fill(writer, "doomed-session")
+    writer.do("session._link._refused, session._link._refused_ = (lambda message: None), session._link._refused")
+    purge(asker, "doomed-session", options=", takeover=True")
+    daemon.kill()
+    assert writer.sees("session._stream.fenced is not None")
+    with pytest.raises(Refused, match="SessionPurged"):
+        writer.do("session.update(n=3)")
+
+
+def test_a_session_that_nobody_knows_is_not_purged(home: Home) -> None:
+    home.daemon()
+    asker = home.publisher("other")
+    asker.do("session.update(n=1)")
+    with pytest.raises(Refused, match="not_found"):
+        purge(asker, "unknown")
+    with pytest.raises(Refused, match="session_id"):
+        purge(asker, "../other")
+    assert asker.do("session.checkpoint().sequence") == 1 + 1
