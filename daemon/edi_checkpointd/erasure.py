@@ -13,17 +13,15 @@ cannot be removed: such are returned, as a sentence each.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from edi_checkpoint.names import is_session_id, parse_autosave_name, parse_checkpoint_name
-from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpointd.fs import sync_folder, write_atomic
+from edi_checkpointd import logs
+from edi_checkpointd.fs import sync_folder
 
 Wanted = Callable[[str], bool]  # whether a session, by its id, is to be forgotten
 
@@ -103,32 +101,12 @@ def remove(found: Iterable[Path]) -> list[str]:
 
 
 def strike_from_log(path: Path, wanted: Wanted) -> list[str]:
-    """Remove the lines that name sessions wanted from the log `path` and those rotated; return what was kept, and why.
-
-    Who logs into it meanwhile waits.
-    """
-    kept: list[str] = []
-    handlers = [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, RotatingFileHandler) and Path(handler.baseFilename) == path
-    ]
-    with contextlib.ExitStack() as stack:
-        for handler in handlers:
-            handler.acquire()
-            stack.callback(handler.release)
-            handler.close()  # it opens the file again when there is something to write
-        for log in [path, *sorted(path.parent.glob(f"{path.name}.*"))]:
-            try:
-                lines = read_regular(log).splitlines(keepends=True)
-                others = [line for line in lines if not any(_names(word, wanted) for word in _WORD.findall(line))]
-                if len(others) < len(lines):
-                    write_atomic(log, others)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                kept.append(f"{log}: {error.strerror}")
-    return kept
+    """Remove the lines that name sessions wanted from the log `path`; return what was kept, and why."""
+    try:
+        logs.strike(path, lambda line: any(_names(word, wanted) for word in _WORD.findall(line)))
+    except OSError as error:
+        return [f"{path}: {error.strerror}"]
+    return []
 
 
 def _names(word: bytes, wanted: Wanted) -> bool:

@@ -7,6 +7,7 @@ for it; a stream, as stderr is there, would hold up the intake while journald ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -15,11 +16,14 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+
+from edi_checkpoint.opening import read_regular
+from edi_checkpointd.fs import write_atomic
 
 Form = Literal["auto", "text", "json"]
 
@@ -55,6 +59,26 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
         return {}
     kinds = (name for name, kind in _PLACEHOLDER.findall(str(record.msg)) if kind != "%")
     return {name: value for name, value in zip(kinds, record.args, strict=False) if name}
+
+
+def strike(file: Path, struck: Callable[[bytes], bool]) -> None:
+    """Remove the lines that `struck` is true of from the log `file` and from those before it, whoever wrote them.
+
+    Whoever logs meanwhile waits. Raises OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        for handler in logging.getLogger().handlers:
+            ours = handler.handler if isinstance(handler, Limited) else handler
+            if isinstance(ours, logging.FileHandler) and Path(ours.baseFilename) == file:
+                ours.acquire()
+                stack.callback(ours.release)
+                ours.close()  # it opens the file again when there is something to write
+        for path in [file, *sorted(file.parent.glob(f"{file.name}.*"))]:
+            with contextlib.suppress(FileNotFoundError):
+                lines = read_regular(path).splitlines(keepends=True)
+                kept = [line for line in lines if not struck(line)]
+                if len(kept) < len(lines):
+                    write_atomic(path, kept)
 
 
 def _is_read_by_the_journal(environ: Mapping[str, str]) -> bool:
@@ -153,7 +177,7 @@ class Limited(logging.Handler):
     def __init__(self, handler: logging.Handler) -> None:
         """Lines go to `handler`."""
         super().__init__()
-        self._handler = handler
+        self.handler = handler
         self._windows: dict[object, _Window] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -168,7 +192,7 @@ class Limited(logging.Handler):
             window.count += 1
             if window.count > SAME_MAX:
                 return
-        self._handler.handle(record)
+        self.handler.handle(record)
 
     def _end_windows(self, before_s: float) -> None:
         """Forget the windows that began before, and tell what they held back."""
@@ -185,10 +209,10 @@ class Limited(logging.Handler):
                     (more, first.msg),
                     None,
                 )
-                self._handler.handle(told)
+                self.handler.handle(told)
 
     def close(self) -> None:
         """Tell what was held back, and close."""
         self._end_windows(float("inf"))
-        self._handler.close()
+        self.handler.close()
         super().close()

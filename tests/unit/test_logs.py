@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import socket
 import sys
 from collections.abc import Iterator
@@ -156,3 +157,23 @@ def test_stderr_is_the_journals_only_if_it_is_what_systemd_named(
         assert logs._is_read_by_the_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
         assert not logs._is_read_by_the_journal({"JOURNAL_STREAM": f"{status.st_dev}:1"})
         assert not logs._is_read_by_the_journal({})
+
+
+def test_lines_are_struck_from_the_log_and_those_before_it_while_others_are_written(tmp_path: Path) -> None:
+    file, older = tmp_path / "daemon.log", tmp_path / "daemon.log.1"
+    older.write_text("of one\nof another\n")
+    file.write_text("of another\nof one\n")
+    root = logging.getLogger()
+    before = root.handlers
+    handler = logs.Limited(logging.handlers.RotatingFileHandler(file))
+    root.handlers = [handler]
+    try:
+        logging.getLogger("struck").warning("of one, too")
+        logs.strike(file, lambda line: b"of one" in line)
+        logging.getLogger("struck").warning("what comes after")
+    finally:
+        root.handlers = before
+        handler.close()
+    assert older.read_text() == "of another\n"
+    assert file.read_text() == "of another\nwhat comes after\n"
+    assert file.stat().st_mode & 0o777 == 0o600
