@@ -28,7 +28,7 @@ import msgspec
 from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import FolderError, OutboxFull, SessionBusy
 from edi_checkpoint.faults import ClientPoint, reached
-from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.paths import ensure_private, sync_folder
 from edi_checkpoint.records import HEADER, Record, pack, scan, whole
 from edi_checkpoint.settings import Limits
 from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, last_number, list_streams, sweep_folder
@@ -232,18 +232,19 @@ class Outbox:
         self._backlog_bytes -= len(record)
 
     def sync(self) -> None:
-        """Bring all that is spooled onto the disk: files and folder. Raises OSError."""
+        """Bring all that is spooled onto the disk: records, the lock file that tells whose they are, and the names of
+        both, up to the folder of all outboxes. Raises OSError.
+        """
         for segment in list(self._segments):
             try:
                 os.fdatasync(segment.fd)
             except OSError:
                 if any(held is segment for held in self._segments):
                     raise  # else the link has unlinked it meanwhile: a file covers it
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if self._lock_fd >= 0:
+            os.fsync(self._lock_fd)
+        sync_folder(self.folder)
+        sync_folder(self.folder.parent)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -354,6 +355,7 @@ class Outbox:
             os.fdatasync(thin.fd)  # what it takes the place of may have been synced
             reached(ClientPoint.COMPACTION_WRITTEN)
             thin.path = thin.path.rename(old[0].path)
+            sync_folder(self.folder)  # else a power cut may bring the old name back, and not what is unlinked now
         except OSError:
             os.close(thin.fd)
             thin.path.unlink(missing_ok=True)

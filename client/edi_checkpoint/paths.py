@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -153,13 +154,16 @@ def socket_path(paths: Paths) -> str:
     return text
 
 
-def ensure_private(folder: Path) -> None:
+def ensure_private(folder: Path, *, durable: bool = True) -> None:
     """Make `folder` (absolute) and its parents unless they exist, and keep everybody else out of it (mode 0700).
 
-    A link that its user made himself is followed; the mode of the parents is left alone. Raises `FolderError` if the
-    folder or the link belongs to somebody else, is no folder, or cannot be made, closed or written.
+    What is made is there after a power cut, too, unless it need not be `durable`: what is fsynced in a folder goes with
+    that when its own name is not on disk. A link that its user made himself is followed; the mode of the parents is
+    left alone. Raises `FolderError` if the folder or the link belongs to somebody else, is no folder, or cannot be
+    made, closed or written.
     """
     try:
+        new = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents))) if durable else []
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir(mode=0o700)
@@ -172,6 +176,9 @@ def ensure_private(folder: Path) -> None:
             _keep_private(folder, descriptor)
         finally:
             os.close(descriptor)
+        for place in new:
+            with suppress(PermissionError):  # a parent that may be entered, not read: its owner decides
+                sync_folder(place.parent)
     except FolderError:
         raise
     except (NotADirectoryError, FileExistsError) as error:
@@ -186,6 +193,15 @@ def ensure_private(folder: Path) -> None:
             f"{folder} cannot be made or opened: {error.strerror or error}",
             hint=f"mend what the message names, or set {HOME} to a folder of yours elsewhere",
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _keep_private(folder: Path, descriptor: int) -> None:

@@ -233,7 +233,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     path = folder / ".attach"
     while True:
-        ensure_private(folder)
+        ensure_private(folder, durable=False)  # at every attach: who has it synced syncs its name, too
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.paths import sync_folder as sync_folder
 from edi_checkpointd.faults import CrashPoint, reached
 
 _IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
@@ -76,15 +77,6 @@ def _write_all(fd: int, parts: Sequence[bytes]) -> int:
             if written:
                 views[0] = views[0][written:]
     return size
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = lambda name: name.endswith(".json")) -> int:

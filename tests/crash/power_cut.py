@@ -1,0 +1,252 @@
+"""Power cuts: a real daemon and real publishers recorded at work, and what recovery makes of what a cut would leave.
+
+Two recordings. Of the daemon: journal, documents, attachments, with two lives of it and publishers that die. Of a
+publisher without a daemon: its outbox. Each cut is at an operation that chance chooses, and so is what it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+from crash import disk
+from crash.verdict import Verdict, documents, history, judge_entries, judge_files
+from harness import Home, Process, Publisher, Refused, eventually
+
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.document import Document
+from edi_checkpoint.names import attachment_name
+from edi_checkpoint.paths import Paths, locate
+from edi_checkpoint.records import scan, scan_all
+from edi_checkpoint.references import references
+from edi_checkpoint.spool import list_streams, read_records
+from edi_checkpointd.attachments import Attachments
+from edi_checkpointd.clock import SystemClock
+from edi_checkpointd.config import Config
+from edi_checkpointd.fs import sweep_temporaries
+from edi_checkpointd.journal import Reader
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.recovery import files_teller, open_journal
+
+FLAGS = (
+    "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
+    "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3",
+)  # fmt: skip
+RECORDER = Path(__file__).with_name("recorder.py")
+UNCOMPARED = ("-shm", "reserve", ".sock", "outbox", "run")  # of the daemon's home: not recorded, or not its own
+Judge = Callable[[disk.Disk, Paths], Verdict]
+
+
+# -- recording ---------------------------------------------------------------------------------------------------------
+
+
+def _daemon(home: Home, log: Path) -> Process:
+    process = home.start([sys.executable, str(RECORDER), str(log), "daemon", "run", *FLAGS], lines_from="stderr")
+    process.wait_line("ready ")
+    return process
+
+
+def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
+    """Record two lives of a daemon, the first killed, the second ended; see that the log leaves nothing out."""
+    daemon = _daemon(home, log)
+    first, other = home.publisher("s1"), home.publisher("other")
+    for turn in range(3):
+        first.do(f"publish(15, who='first', attempt={turn}, raw=[b'{turn}', bytes({turn})])")
+        first.do(f"session.checkpoint('mark {turn}', timeout_s=20)")
+    other.do("publish(40, who='other', padding=3000)")
+    other.kill()
+    eventually(lambda: not (home.state / "outbox" / "other").exists(), 20)
+    first.do("session.amend(session.rollback().name, pinned=True)")
+    first.do("publish(15, who='first')")
+    first.do("session.flush('checkpointed', timeout_s=20)")
+    daemon.kill()
+    first.do("publish(15, who='first')")
+    daemon = _daemon(home, log)
+    first.do("session.checkpoint('again', timeout_s=20)")
+    first.kill()
+    eventually(lambda: not list((home.state / "outbox").iterdir()), 20)
+    daemon.kill(signal.SIGTERM)
+    operations = disk.read_log(log)
+    _nothing_is_left_out(operations, home.folder)
+    return operations
+
+
+def record_publisher(home: Home, log: Path) -> list[disk.Operation]:
+    """Record a publisher without a daemon, whose checkpoints sync its outbox; that rolls, and is thinned."""
+    process = Publisher(
+        [sys.executable, str(RECORDER), str(log), "publisher", "s1"],
+        {**home.environment, "EDI_CHECKPOINT_OUTBOX_MAX_BYTES": str(6 << 20)},
+    )
+    home.processes.append(process)
+    process.wait_line("attached ")
+    for padding in (0, 100, 400_000, 100):
+        process.do(f"publish(25, who='alone', padding={padding})")
+        with contextlib.suppress(Refused):
+            process.do("session.checkpoint('unheard', timeout_s=0.05)")
+    process.kill()
+    return disk.read_log(log)
+
+
+def _nothing_is_left_out(operations: Iterable[disk.Operation], folder: Path) -> None:
+    """Played again to its end, the log has to give the home as it is."""
+
+    def compared(names: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
+        parts = {name: Path(name).parts for name, _ in names}
+        return {
+            name: content
+            for name, content in names
+            if not name.endswith(UNCOMPARED) and not {"outbox", "run"} & set(parts[name])
+        }
+
+    found = [(path, None if path.is_dir() else path.read_bytes()) for path in folder.rglob("*") if not path.is_socket()]
+    there = compared([(str(path.relative_to(folder)), content) for path, content in found])
+    told = compared(list(disk.replayed(operations).cut(disk.Kept()).items()))
+    different = [name for name in there.keys() | told.keys() if there.get(name) != told.get(name)]
+    assert not different, f"the recorder misses what is done to {different}"
+
+
+# -- cutting -----------------------------------------------------------------------------------------------------------
+
+
+def cut(
+    operations: list[disk.Operation], chance: random.Random, states: int, folder: Path, judge: Judge, *, lives: int = 0
+) -> Verdict:
+    """Judge so many states of the disk after cuts; they are made below `folder`, and removed unless they are faulty.
+
+    On so many of them as `lives` says a real daemon starts, too, and what it leaves is judged again.
+    """
+    verdict = Verdict()
+    positions = sorted((chance.randrange(len(operations) + 1), number) for number in range(states))
+    running, done = disk.Disk(), 0
+    for position, number in positions:
+        for operation in operations[done:position]:
+            running.do(operation)
+        done = position
+        chooser = disk.CHOOSERS[number % len(disk.CHOOSERS)](chance)
+        home = folder / f"cut-{number}"
+        disk.put(running.cut(chooser), home)
+        paths = locate({"EDI_CHECKPOINT_HOME": str(home)})
+        found = judge(running, paths)
+        if number < lives:
+            _start(home, paths)
+            found.add(judge_daemon(running, paths))
+        found.findings = [f"cut {number} at {position}, {type(chooser).__name__}: {what}" for what in found.findings]
+        verdict.add(found)
+        if not found:
+            shutil.rmtree(home)
+    return verdict
+
+
+def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
+    """Judge what a daemon's start makes of a state: what was acknowledged is there, what is visible is whole."""
+    verdict = judge_files(paths)
+    for folder in (paths.sessions, paths.state):
+        folder.mkdir(exist_ok=True)
+    in_files = _sequences_in_files(paths)
+    for (what, session_id), sequence in running.told.items():
+        if what == "in a file":
+            missing = max(0, sequence - in_files.get(session_id, 0))
+            verdict.find(f"{session_id}: told to be in a file up to {sequence}, {missing} are not", torn=missing > 0)
+    _recover(paths, verdict)
+    verdict.add(judge_entries(history(paths), {}))
+    numbers, states = _journaled(paths)
+    for (what, stream), number in running.told.items():
+        if what == "acknowledged":
+            found = numbers.get(stream, [])
+            lacking = sorted(set(range(1, number + 1)) - set(found))
+            verdict.find(f"stream {stream}: of {number} acknowledged {lacking[:5]} are not there", lost=len(lacking))
+            verdict.find(f"stream {stream}: some are there twice", duplicated=len(found) - len(set(found)))
+    verdict.add(_judge_attachments(paths, states))
+    return verdict
+
+
+def _sequences_in_files(paths: Paths) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _, document in documents(paths):
+        if isinstance(document, Document):
+            header = document.header
+            found[header.session_id] = max(header.sequence, found.get(header.session_id, 0))
+    return found
+
+
+def _recover(paths: Paths, verdict: Verdict) -> None:
+    """Do what a start does, up to the sessions' states, and see that it finds nothing to complain of."""
+    sweep_temporaries(paths.sessions)
+    journal, fault = open_journal(paths)
+    verdict.find(f"the journal is called damaged: {fault}", lost=fault is not None)
+    catalog = Catalog(paths.sessions)
+    catalog.load()
+    config, clock = Config(), SystemClock()
+    attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
+    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
+    for row in journal.read.sessions():
+        session, _ = ledger.open(row.session_id)
+        ahead = session.document is not None
+        verdict.find(f"{row.session_id}: its files are ahead of the journal", lost=ahead)
+    journal.close()
+    set_aside = [path.name for folder in (paths.damaged, paths.damaged_documents) for path in folder.glob("*")]
+    verdict.find(f"set aside: {set_aside}", torn=len(set_aside))
+
+
+def _journaled(paths: Paths) -> tuple[dict[str, list[int]], dict[str, dict[str, bytes]]]:
+    """Return the numbers that the journal holds of each stream, and each session's state, folded anew."""
+    numbers: dict[str, list[int]] = {}
+    states: dict[str, dict[str, bytes]] = {}
+    with contextlib.closing(Reader.open(paths.journal)) as reader:
+        for row in reader.sessions():
+            for frame in reader.frames(row.key, after=0):
+                for record in scan_all(frame.records):
+                    numbers.setdefault(frame.stream, []).append(record.number)
+    for session_id, entries in history(paths).items():
+        state: dict[str, object] = {}
+        for one in entries:
+            state = one["values"] if one["op"] in ("base", "rollback") else {**state, **one["values"]}
+        states[session_id] = {key: msgspec.json.encode(value) for key, value in state.items()}
+    return numbers, states
+
+
+def _judge_attachments(paths: Paths, states: dict[str, dict[str, bytes]]) -> Verdict:
+    """Whatever a journaled state names is in a file, or in a blob."""
+    verdict = Verdict()
+    with contextlib.closing(Reader.open(paths.journal)) as reader:
+        for session_id, state in states.items():
+            for text in state.values():
+                for _, reference in references(msgspec.json.decode(text)):
+                    name = attachment_name(reference.sha256, reference.type)
+                    there = (paths.attachments / name).exists() or reader.blob(reference.sha256) is not None
+                    verdict.find(f"{session_id}: the content of {name} is nowhere", lost=not there)
+    return verdict
+
+
+def judge_outbox(running: disk.Disk, paths: Paths) -> Verdict:
+    """Judge what is left of an outbox: all that was told to be synced can be read, in order."""
+    verdict = Verdict()
+    for (what, stream), number in running.told.items():
+        if what != "synced":
+            continue
+        read: list[int] = []
+        for files in list_streams(paths.outbox / "s1"):
+            if files.owner.stream == stream:
+                for data in read_records(files):
+                    read += [record.number for record in scan(data)]
+        covered = max(read, default=0)
+        verdict.find(f"stream {stream}: synced up to {number}, readable up to {covered}", lost=max(0, number - covered))
+    return verdict
+
+
+def _start(folder: Path, paths: Paths) -> None:
+    """Have a real daemon start on a state, take what is in outboxes, and leave."""
+    home = Home(folder)
+    try:
+        daemon = home.daemon(*FLAGS)
+        eventually(lambda: not any(map(list_streams, paths.outbox.glob("*"))), 20)
+        daemon.kill(signal.SIGTERM)
+        assert daemon.popen.returncode == 0, daemon.stderr
+    finally:
+        home.close()

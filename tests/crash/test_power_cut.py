@@ -1,0 +1,36 @@
+"""The power fails at any moment, and of what was not synced the disk keeps what it likes."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from crash.disk import Told
+from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
+from harness import Home
+
+STATES, LIVES = (2000, 20) if os.environ.get("EDI_TEST_FULL") == "1" else (60, 1)
+
+
+@pytest.mark.crash
+def test_what_was_acknowledged_and_what_is_in_files_survives_a_power_cut(home: Home, tmp_path: Path) -> None:
+    operations = record_daemon(home, tmp_path / "log")
+    assert {one.what for one in operations if isinstance(one, Told)} == {"acknowledged", "in a file"}
+    verdict = cut(operations, seeded(), STATES, tmp_path, judge_daemon, lives=LIVES)
+    assert not verdict, verdict.findings[:20]
+
+
+@pytest.mark.crash
+def test_what_a_publisher_has_synced_without_a_daemon_survives_a_power_cut(home: Home, tmp_path: Path) -> None:
+    operations = record_publisher(home, tmp_path / "log")
+    assert [one.number for one in operations if isinstance(one, Told)] == [26, 52, 78, 104]
+    verdict = cut(operations, seeded(), STATES, tmp_path, judge_outbox, lives=LIVES)
+    assert not verdict, verdict.findings[:20]
+
+
+def seeded() -> random.Random:
+    seed = int(os.environ.get("CUT_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"CUT_SEED={seed}")
+    return random.Random(seed)
