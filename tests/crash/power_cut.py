@@ -33,6 +33,7 @@ from edi_checkpointd.fs import sweep_temporaries
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import files_teller, open_journal
+from edi_checkpointd.trash import Trash
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
@@ -184,7 +185,7 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
     catalog.load()
     config, clock = Config(), SystemClock()
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
-    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog))
+    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog, Trash(paths, catalog, clock)))
     for row in journal.read.sessions():
         session, _ = ledger.open(row.session_id)
         ahead = session.document is not None

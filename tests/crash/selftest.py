@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import tempfile
@@ -13,10 +14,10 @@ from typing import NamedTuple
 
 from crash.points import die_at
 from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
-from crash.verdict import Verdict
+from crash.verdict import Verdict, history, judge_entries
 from harness import Home
 
-from edi_checkpoint.faults import ClientPoint
+from edi_checkpoint.paths import locate
 from edi_checkpointd.faults import CrashPoint
 
 WITHOUT = Path(__file__).with_name("without")
@@ -40,7 +41,12 @@ def _before_the_acknowledgement(home: Home, _folder: Path) -> Verdict:
 
 
 def _of_a_publisher(home: Home, _folder: Path) -> Verdict:
-    return die_at(ClientPoint.APPENDED, home)
+    publisher = home.publisher("s1")
+    publisher.do("publish(50, who='s1', tell=True)")
+    publisher.kill()
+    home.daemon()
+    home.json("sessions")  # drained before it is shown
+    return judge_entries(history(locate(home.environment)), {"s1": publisher.returned})
 
 
 class Check(NamedTuple):
@@ -54,7 +60,7 @@ CUTS = Check("power-cut states of a daemon", _daemon_cuts)
 OUTBOX_CUTS = Check("power-cut states of an outbox", _publisher_cuts)
 UNCOMMITTED = Check("daemon dies: sent, not committed", _before_the_commit)
 UNACKNOWLEDGED = Check("daemon dies: committed, not acknowledged", _before_the_acknowledgement)
-PUBLISHED = Check("publisher dies: published", _of_a_publisher)
+PUBLISHED = Check("publisher dies, and there was no daemon", _of_a_publisher)
 CAUGHT_BY = {
     "the file fsync": CUTS,
     "the folder fsync": CUTS,
@@ -83,7 +89,7 @@ def main() -> int:
     runs = [*CAUGHT_BY.items(), *(("-", check) for check in dict.fromkeys(CAUGHT_BY.values()))]
     caught = 0
     sound = True
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, initializer=logging.disable) as pool:  # what recovery says of what it meets
         for (taken_out, check), verdict in zip(runs, pool.map(found_without, *zip(*runs, strict=True)), strict=True):
             counts = f"lost={verdict.lost} duplicated={verdict.duplicated} torn={verdict.torn}"
             print(f"{time.monotonic() - begun_s:4.0f} s  {verdict.findings[:1]}", file=sys.stderr)
