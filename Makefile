@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test systemd-test check fmt crash-selftest bench-quick pictures clean
+.PHONY: help demo run test systemd-test check fmt crash crash-selftest bench-quick pictures clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -38,6 +38,9 @@ check: $(VENV)/.made-dev ## check format, style, types and imports
 fmt: $(VENV)/.made-dev ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+crash: $(VENV)/.made-dev ## die at every crash point, fail the power, kill at random: count what is lost
+	PYTHONPATH=tests $(BIN)/python -m crash
 
 crash-selftest: $(VENV)/.made-dev ## take safeguards out one at a time, and see the crash tests miss them
 	PYTHONPATH=tests $(BIN)/python -m crash.selftest

@@ -1,0 +1,116 @@
+"""`make crash`: every crash point under load, power cuts, kills; one line of result on stdout, progress on stderr.
+
+`SEED=<n>` makes the same choices again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from crash.kills import Victims, kill_loop
+from crash.points import ONCE, POINTS, die_at
+from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
+from crash.verdict import Verdict
+from harness import Home
+
+HITS = (1, 3)  # of a point, in the life of a process
+LOAD = 2  # writers that publish all the time
+LOOPS, ROUNDS = 4, 30  # of kills, for each kind of victims
+RECORDINGS, STATES, LIVES = 3, 300, 3
+Found = tuple[Verdict, Counter[str]]
+Job = tuple[str, Callable[..., Found], tuple[object, ...]]
+
+
+def point_job(home: Home, _folder: Path, _seed: int, index: int, hits: int) -> Found:
+    """Have a process die at a point."""
+    return die_at(POINTS[index], home, hits=hits, load=LOAD), Counter({f"point {index}": 1})
+
+
+def daemon_cuts_job(home: Home, folder: Path, seed: int) -> Found:
+    """Record a daemon and cut its power."""
+    operations = record_daemon(home, folder / "log")
+    verdict = cut(operations, random.Random(seed), STATES, folder, judge_daemon, lives=LIVES)
+    return verdict, Counter(states=STATES)
+
+
+def outbox_cuts_job(home: Home, folder: Path, seed: int) -> Found:
+    """Record a publisher and cut its power."""
+    operations = record_publisher(home, folder / "log")
+    verdict = cut(operations, random.Random(seed), STATES, folder, judge_outbox, lives=LIVES)
+    return verdict, Counter(states=STATES)
+
+
+def kills_job(home: Home, _folder: Path, seed: int, victims: Victims) -> Found:
+    """Kill at random moments."""
+    verdict, kills = kill_loop(home, seed, victims, ROUNDS)
+    return verdict, Counter(kills=kills)
+
+
+def jobs() -> Iterator[Job]:
+    """Yield all that is to be done, the long ones first."""
+    for _ in range(LOOPS):
+        for victims in Victims:
+            yield f"kills of {victims.value}", kills_job, (victims,)
+    for _ in range(RECORDINGS):
+        yield "cuts of a daemon", daemon_cuts_job, ()
+        yield "cuts of an outbox", outbox_cuts_job, ()
+    for index, point in enumerate(POINTS):
+        for hits in HITS if point not in ONCE else HITS[:1]:
+            yield f"{point.name} {hits}", point_job, (index, hits)
+
+
+def run(job: Job, seed: int) -> Found:
+    """Do one, in a home of its own."""
+    _, function, arguments = job
+    with tempfile.TemporaryDirectory(prefix="edi-crash-") as folder:
+        home = Home(Path(folder) / "h")
+        try:
+            return function(home, Path(folder), seed, *arguments)
+        finally:
+            home.close()
+
+
+def main() -> int:
+    """Do all jobs, two at a time; return 1 when anything was found, or a job could not be done."""
+    begun_s = time.monotonic()
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"SEED={seed}", file=sys.stderr)
+    chance = random.Random(seed)
+    verdict, counts, failed = Verdict(), Counter[str](), 0
+    with ProcessPoolExecutor(2, initializer=logging.disable) as pool:  # what recovery says of what it meets
+        futures = {}
+        for job in jobs():
+            own_seed = chance.randrange(1 << 32)
+            futures[pool.submit(run, job, own_seed)] = f"{job[0]}, seed {own_seed}"
+        for number, future in enumerate(as_completed(futures), start=1):
+            name = futures[future]
+            try:
+                found, counted = future.result()
+            except Exception:  # noqa: BLE001 - whatever it is, the other jobs go on, and it counts
+                failed += 1
+                print(f"{name} FAILED", traceback.format_exc(), sep="\n", file=sys.stderr)
+                continue
+            verdict.add(found)
+            counts += counted
+            told = f"{found.findings[:3]}" if found else "ok"
+            print(f"{time.monotonic() - begun_s:4.0f} s  {number}/{len(futures)}  {name}: {told}", file=sys.stderr)
+    points = sum(name.startswith("point ") for name in counts)
+    print(
+        f"crash: points={points} states={counts['states']} kills={counts['kills']}"
+        f" lost={verdict.lost} duplicated={verdict.duplicated} torn={verdict.torn}"
+    )
+    return 1 if verdict or failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
