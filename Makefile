@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test systemd-test check fmt crash crash-selftest bench-quick pictures clean
+.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench-quick pictures clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -41,6 +41,9 @@ fmt: $(VENV)/.made-dev ## format the code and mend what can be mended by itself
 
 crash: $(VENV)/.made-dev ## die at every crash point, fail the power, kill at random: count what is lost
 	PYTHONPATH=tests $(BIN)/python -m crash
+
+soak: $(VENV)/.made-dev ## ten minutes of work, kills and a full disk; SECONDS=60 shortens it
+	PYTHONPATH=tests $(BIN)/python -m crash.soak
 
 crash-selftest: $(VENV)/.made-dev ## take safeguards out one at a time, and see the crash tests miss them
 	PYTHONPATH=tests $(BIN)/python -m crash.selftest
