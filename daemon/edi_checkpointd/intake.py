@@ -34,7 +34,7 @@ from edi_checkpointd.forgetting import Forgetting, purged_error
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.inventory import document
-from edi_checkpointd.journal import JournalRefused
+from edi_checkpointd.journal import JournalDamaged, JournalRefused
 from edi_checkpointd.keeping import Keeping, Outcome
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
@@ -141,6 +141,14 @@ class Intake:
         self._calls.append(call)
         self._wakeup.set()
 
+    def end_by(self, error: JournalDamaged) -> None:
+        """Let `run` raise `error`, which was met while reading for somebody."""
+
+        def end() -> None:
+            raise error
+
+        self.post(end)
+
     def stop(self) -> None:
         """Let `run` return after what is drained is committed; safe in a signal handler."""
         self._stopping = True
@@ -149,7 +157,7 @@ class Intake:
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop`. Raises `JournalDamaged`, after which only another start helps."""
         while not self._stopping:
             self._turn()
 
@@ -363,6 +371,8 @@ class Intake:
                 case _:
                     self._ask(routing_id, message)
         except EdiCheckpointError as error:
+            if isinstance(error, JournalDamaged):
+                raise
             if isinstance(error, JournalRefused):
                 self._disk_refuses(error)
             self._refuse(routing_id, error, message)
@@ -429,6 +439,8 @@ class Intake:
                 answer: protocol.DaemonMessage = ask()
             except EdiCheckpointError as error:
                 answer = _error(error, request)
+                if isinstance(error, JournalDamaged):
+                    self.end_by(error)
             except OSError as error:
                 answer = _error(EdiCheckpointError(str(error)), request)
             self.post(lambda: self._send(routing_id, answer))
@@ -545,7 +557,8 @@ class Intake:
         """Close socket and descriptors, after `run` has returned."""
         self._readers.shutdown(wait=True)
         for _ in range(len(self._calls)):
-            self._calls.popleft()()
+            with contextlib.suppress(JournalDamaged):  # told of by `end_by` in vain: it has ended
+                self._calls.popleft()()
         self.liveness.close()
         self._listener.close()
         self._wakeup.close()

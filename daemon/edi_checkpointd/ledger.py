@@ -245,7 +245,7 @@ class Ledger:
             session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
         wishes: list[Wish | Amendment] = []
         for frame in read_journal.frames(row.key, after=min(state.sequence, last - 1)):
-            records = scan_all(frame.records)
+            records = frame.scanned()
             if stream := session.streams.get(frame.stream):
                 stream.note_last(decode_entry(records[-1].entry))
             if frame.first > session.state.sequence + 1:
@@ -322,7 +322,7 @@ class Ledger:
         """Return the sequence that the entry `number` of a stream got, None when the journal no longer holds it."""
         for frame in self.journal.read.frames(stream.session.key, after=0):
             if frame.stream == stream.id:
-                for sequence, record in enumerate(scan_all(frame.records), start=frame.first):
+                for sequence, record in enumerate(frame.scanned(), start=frame.first):
                     if record.number == number:
                         return sequence
         return None

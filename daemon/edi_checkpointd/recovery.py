@@ -42,6 +42,12 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
         return Journal(paths.journal, pulse), gone
     except JournalDamaged as error:
         fault = str(error)
+    set_journal_aside(paths, fault)
+    return Journal(paths.journal, pulse), fault
+
+
+def set_journal_aside(paths: Paths, fault: str) -> None:
+    """Move the journal, which nobody has open, into `damaged/`; `fault` says why."""
     ensure_private(paths.damaged)
     # The database after its WAL, which SQLite deletes beside a new one; the witness last: a database left alone by a
     # crash between them is known by it to lack what its WAL has.
@@ -51,7 +57,6 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
             kept = set_aside(path, paths.damaged)
             log.error("journal set aside file=%s: %s", kept, fault)
     reached(CrashPoint.JOURNAL_SET_ASIDE)
-    return Journal(paths.journal, pulse), fault
 
 
 def files_teller(paths: Paths, catalog: Catalog, trash: Trash) -> Callable[[str, int], Files]:

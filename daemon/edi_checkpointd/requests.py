@@ -24,7 +24,7 @@ from edi_checkpoint.names import autosave_name, check_session_id
 from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
-from edi_checkpoint.records import scan, scan_all
+from edi_checkpoint.records import scan
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.status import Status, Told, status_of
 from edi_checkpoint.waiting import Seen, holds_changes, look, look_at
@@ -125,7 +125,7 @@ class Requests:
         for frame in self.reader.frames(row.key, after=sequence):
             if frame.first > sequence + 1:
                 break
-            for record in scan_all(frame.records)[sequence + 1 - frame.first :]:
+            for record in frame.scanned()[sequence + 1 - frame.first :]:
                 if not isinstance(decode_entry(record.entry), Mark | Pin):
                     return True
                 sequence += 1
@@ -250,7 +250,7 @@ class Requests:
         for frame in reader.frames(row.key, after=state.sequence):
             if frame.first > upto:
                 break
-            records = scan_all(frame.records)[max(0, state.sequence + 1 - frame.first) : upto + 1 - frame.first]
+            records = frame.scanned()[max(0, state.sequence + 1 - frame.first) : upto + 1 - frame.first]
             state, _ = fold(state, frame.stream, read(records), ())
         numbers = reader.streams(row.key)
         return State(
@@ -309,7 +309,7 @@ class Requests:
     def _entries(self, row: SessionRow | None, session_id: str, since: int) -> Iterator[HistoryEntry]:
         reader, row, _, _ = self._window(row, session_id)
         for frame in reader.frames(row.key, after=since - 1):
-            for sequence, record in enumerate(scan_all(frame.records), start=frame.first):
+            for sequence, record in enumerate(frame.scanned(), start=frame.first):
                 if sequence >= since:
                     yield _history_entry(sequence, record.entry)
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from queue import SimpleQueue
@@ -26,6 +27,7 @@ from edi_checkpoint.trash import holds
 from edi_checkpoint.troubles import met
 from edi_checkpointd import activation, inventory
 from edi_checkpointd.attachments import Attachments
+from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
@@ -36,13 +38,13 @@ from edi_checkpointd.fs import Reserve, sweep_temporaries
 from edi_checkpointd.heartbeat import Heartbeat, Pulse
 from edi_checkpointd.intake import Intake
 from edi_checkpointd.inventory import Inventory
-from edi_checkpointd.journal import Reader
+from edi_checkpointd.journal import Journal, JournalDamaged, Reader, named_damage
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.lock import acquire
 from edi_checkpointd.notify import Notifier
 from edi_checkpointd.reconfiguration import Reconfiguration
-from edi_checkpointd.recovery import files_teller, open_journal
+from edi_checkpointd.recovery import files_teller, open_journal, set_journal_aside
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
@@ -75,27 +77,34 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     try:
         reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
+        serve = partial(_serve, paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit)
         try:
-            _serve(paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit)
-        finally:
-            if listening_fd is None:
-                with contextlib.suppress(OSError):
-                    paths.socket.unlink()
+            serve()
+        except _BeginAnew as again:
+            serve(fault=str(again))
+        if listening_fd is None:  # one that failed leaves it: clients take that for a death, and start another
+            with contextlib.suppress(OSError):
+                paths.socket.unlink()
     finally:
         os.close(lock_fd)
 
 
+class _BeginAnew(Exception):
+    """The journal was set aside before anything was served."""
+
+
 def _serve(
     paths: Paths, config: Config, load: Callable[[], Config], version: str,
-    socket: str, listening_fd: int | None, notifier: Notifier, *, idle_exit: bool,
+    socket: str, listening_fd: int | None, notifier: Notifier, *, idle_exit: bool, fault: str | None = None,
 ) -> None:  # fmt: skip
+    """Recover, then serve; `fault` says why the journal was set aside just now, if it was."""
     clock = SystemClock()
     pulse = Pulse()
     sweep_temporaries(paths.sessions)
     reserve = Reserve(paths.reserve)
     reserve.lend()
-    journal, fault = open_journal(paths, pulse)
-    stats = Stats(clock, version, journal_fault=fault)
+    journal, gone = open_journal(paths, pulse)
+    stats = Stats(clock, version, journal_fault=fault or gone)
     catalog = Catalog(paths.sessions)
     catalog.load()
     scheduler = Scheduler(clock)
@@ -132,7 +141,9 @@ def _serve(
         try:
             with contextlib.closing(Reader.open(paths.journal)) as reader:
                 found = Requests(paths, catalog, reader).status(told, clock.now())
-        except EdiCheckpointError as error:  # unlinked, or no descriptor is left: the files tell all the same
+        except EdiCheckpointError as error:  # damaged, or no descriptor is left: the files tell all the same
+            if isinstance(error, JournalDamaged):
+                intake.end_by(error)
             told = told._replace(troubles=(*told.troubles, met(error)))
             found = Requests(paths, catalog, None).status(told, clock.now())
         return protocol.Status(request, msgspec.json.encode(found))
@@ -142,20 +153,22 @@ def _serve(
         paths, catalog, ledger, saving, checkpointer, attendance, clock, post=intake.post, shut_out=intake.shut_out
     )
     intake.forget_by(forgetting)
-    forgetting.finish_cut_short()
     keeping = Keeping(
         ledger, trash, checkpointer, scheduler, clock,
         plan=lambda in_memory, jumped: take_inventory(in_memory, jumped).cleanup,
         aside=intake.aside, post=intake.post, open_session=attendance.open,
     )  # fmt: skip
     intake.keep(keeping, explain)
-    keeping.settle()
-    rows = [row for row in journal.read.sessions() if not holds(paths.trash, row.session_id)]
-    behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
-    intake.liveness.sweep()
-    attendance.look_around()
-    recovered = sum([attendance.recover(session_id) for session_id in behind])
-    attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])
+    try:
+        with named_damage(paths.journal):
+            forgetting.finish_cut_short()
+            keeping.settle()
+            recovered = _recover(paths, journal, intake, attendance)
+    except JournalDamaged as error:
+        for part in (scheduler, checkpointer, intake, journal):
+            part.close()
+        set_journal_aside(paths, str(error))
+        raise _BeginAnew(str(error)) from error
     reached(CrashPoint.RECOVERED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: intake.stop())
@@ -175,7 +188,9 @@ def _serve(
     print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
     failures: list[BaseException] = []
     heartbeat = Heartbeat(notifier, pulse, serving)
-    thread = threading.Thread(target=_run_guarded, args=(intake, failures, lambda: calls.put(None)), name="intake")
+    thread = threading.Thread(
+        target=_run_guarded, args=(paths, intake, failures, lambda: calls.put(None)), name="intake"
+    )
     thread.start()
     while (call := calls.get()) is not None:
         call()
@@ -188,15 +203,30 @@ def _serve(
     intake.close()
     reached(CrashPoint.LEAVING)
     saving.note_all()
+    in_place = journal.replaced() is None
     journal.close()
     if failures:
+        if isinstance(failures[0], JournalDamaged) and in_place:
+            set_journal_aside(paths, str(failures[0]))
         raise failures[0]
 
 
-def _run_guarded(intake: Intake, failures: list[BaseException], ended: Callable[[], None]) -> None:
+def _recover(paths: Paths, journal: Journal, intake: Intake, attendance: Attendance) -> int:
+    """Bring into files what the journal has and the files have not; return of how many sessions."""
+    rows = [row for row in journal.read.sessions() if not holds(paths.trash, row.session_id)]
+    behind = [row.session_id for row in rows if journal.read.last_sequence(row.key) > row.saved]
+    intake.liveness.sweep()
+    attendance.look_around()
+    recovered = sum([attendance.recover(session_id) for session_id in behind])
+    attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])
+    return recovered
+
+
+def _run_guarded(paths: Paths, intake: Intake, failures: list[BaseException], ended: Callable[[], None]) -> None:
     """Run the intake; what fails there ends the daemon in order: the states it holds still come into files."""
     try:
-        intake.run()
+        with named_damage(paths.journal):
+            intake.run()
     except Exception as error:
         log.exception("intake failed; the daemon ends, and starts anew from what is durable")
         failures.append(error)

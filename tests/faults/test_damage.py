@@ -153,6 +153,79 @@ def test_a_publisher_that_lives_through_the_loss_of_the_journal_needs_nothing_do
     assert home.publisher("s1").do("session['n']") == 170
 
 
+def flip_bits(state: Path) -> None:
+    """In the values of rows, where SQLite has no use for them."""
+    carry_over(state)
+    data = (state / JOURNAL).read_bytes()
+    assert data.count(b"current_stage") > 50
+    (state / JOURNAL).write_bytes(data.replace(b"current_stage", b"currend_stage"))
+
+
+def test_bits_that_flipped_in_a_row_are_found_by_its_checksum_and_the_states_come_from_files(home: Home) -> None:
+    daemon, publisher = busy_home(home)
+    publisher.kill()
+    daemon.kill()
+    flip_bits(home.state)
+    daemon = home.daemon()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    assert state_of(home, "s1") == EXPECTED
+    assert (home.state / "damaged" / JOURNAL).exists()
+    assert any("journal set aside" in line and "begins no whole record" in line for line in daemon.stderr)
+    found = {trouble["code"]: trouble["message"] for trouble in home.json("status")["degraded"]}
+    assert "begins no whole record" in found["journal_begun_anew"]
+
+
+def replace_with_an_older_copy(state: Path) -> None:
+    shutil.copy(state / JOURNAL, state / "copy")
+    (state / "copy").rename(state / JOURNAL)
+
+
+def truncate_under_the_daemon(state: Path) -> None:
+    os.truncate(state / JOURNAL, 5000)
+
+
+def zero_under_the_daemon(state: Path) -> None:
+    with (state / JOURNAL).open("r+b") as file:
+        file.write(bytes(40_000))
+
+
+UNDER_THE_DAEMON = [delete_the_log, replace_with_an_older_copy, truncate_under_the_daemon]
+if os.environ.get("EDI_TEST_FULL"):
+    UNDER_THE_DAEMON += [delete_all, delete_but_the_log, zero_under_the_daemon]
+
+
+@pytest.mark.parametrize("damage", UNDER_THE_DAEMON, ids=lambda damage: damage.__name__)
+def test_a_journal_damaged_under_the_daemon_costs_its_next_one_nothing_that_was_acknowledged(
+    home: Home, damage: Damage
+) -> None:
+    daemon, publisher = busy_home(home)
+    damage(home.state)
+    publisher.do("publish(10)")  # a commit that would go nowhere ends the daemon; so does a look that meets the damage
+    home.json("status")
+    assert daemon.wait() == 1
+    assert (home.folder / "run" / "daemon.sock").exists()  # as after a death: clients have another started
+    publisher.do("publish(10)")
+    home.daemon()
+    publisher.do("session.flush(timeout_s=20)", timeout_s=30)
+    assert state_of(home, "s1") == {**EXPECTED, "n": 170, "current_stage": "170"}
+    assert home.json("status")["safe"] is True
+
+
+def test_a_journal_of_a_newer_version_is_left_alone_and_publishing_goes_on(home: Home) -> None:
+    daemon, publisher = busy_home(home)
+    daemon.kill()
+    carry_over(home.state)
+    with contextlib.closing(sqlite3.connect(home.state / JOURNAL)) as database:
+        database.execute("PRAGMA user_version=99")
+    before = (home.state / JOURNAL).read_bytes()
+    refused = home.start(daemon.popen.args, lines_from="stderr")
+    assert refused.wait() == 1
+    assert "journal format 99" in refused.stderr[0]
+    publisher.do("publish(10)")
+    assert publisher.do("session.durable.spooled == session.durable.published")
+    assert (home.state / JOURNAL).read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", [zero_header, cut_the_log])
 def test_a_daemon_that_met_a_damaged_journal_starts_anew_without_complaint(home: Home, damage: Damage) -> None:
     daemon, publisher = busy_home(home)

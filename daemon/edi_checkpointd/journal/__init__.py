@@ -21,6 +21,7 @@ from edi_checkpointd.journal.tables import Notes as Notes
 from edi_checkpointd.journal.tables import SessionRow as SessionRow
 from edi_checkpointd.journal.tables import Shown as Shown
 from edi_checkpointd.journal.tables import check_sqlite as check_sqlite
+from edi_checkpointd.journal.tables import named_damage as named_damage
 from edi_checkpointd.journal.writer import Journal as Journal
 from edi_checkpointd.journal.writer import Transaction as Transaction
 from edi_checkpointd.journal.writer import sound_sqlite as sound_sqlite

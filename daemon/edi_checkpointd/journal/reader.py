@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import apsw
 import msgspec
 
 from edi_checkpoint.errors import VersionMismatch
-from edi_checkpointd.journal.tables import FORMAT, Frame, Gap, SessionRow, check_format, named_damage
+from edi_checkpointd.journal.tables import FORMAT, Frame, Gap, JournalDamaged, SessionRow, check_format, named_damage
 from edi_checkpointd.state import Snapshot
 
+_ID = re.compile("[0-9a-f]{32}")
 _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values._Plain`
 
 
@@ -58,8 +60,11 @@ class Reader:
 
     @property
     def id(self) -> str:
-        """The id this journal got when it was made."""
-        return str(self._db.execute("SELECT value FROM meta WHERE key = 'id'").get)
+        """The id this journal got when it was made, 32 hex digits. Raises `JournalDamaged` where it is none."""
+        found = self._db.execute("SELECT value FROM meta WHERE key = 'id'").get
+        if not isinstance(found, str) or not _ID.fullmatch(found):
+            raise JournalDamaged(f"{self._db.filename}: no id of a journal")
+        return found
 
     def remembered(self, key: str) -> int | None:
         """Return the number that was remembered under `key`, None when there is none."""
@@ -118,7 +123,12 @@ class Reader:
             "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
             (key, upto),
         ).fetchone()
-        return (row[0], _decode_snapshot(row[1])) if row else None
+        if row is None:
+            return None
+        try:
+            return row[0], _decode_snapshot(row[1])
+        except msgspec.MsgspecError as error:
+            raise JournalDamaged(f"journal: snapshot at sequence {row[0]} of a session: {error}") from error
 
     def frames(self, key: int, *, after: int) -> Iterator[Frame]:
         """Yield the rows of a session that hold sequences after `after`, in order."""

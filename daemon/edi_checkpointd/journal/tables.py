@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import apsw
 
-from edi_checkpoint.errors import EdiCheckpointError, VersionMismatch
+from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, VersionMismatch
+from edi_checkpoint.records import Record, scan_all
 from edi_checkpointd.state import Snapshot
 
 FORMAT = 2  # PRAGMA user_version
@@ -112,6 +113,14 @@ class Frame(NamedTuple):
     stream: str
     received_us: int
     records: bytes
+
+    def scanned(self) -> list[Record]:
+        """Return its records. Raises `JournalDamaged`: a flipped bit in a row is nothing that SQLite notices."""
+        try:
+            records = scan_all(self.records)
+        except ProtocolError as error:
+            raise JournalDamaged(f"journal: sequences {self.first} to {self.last} of a session: {error}") from error
+        return records
 
 
 class Gap(NamedTuple):

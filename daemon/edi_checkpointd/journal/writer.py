@@ -98,8 +98,7 @@ class Journal:
             except BaseException:
                 self._db.close()
                 raise
-        status = path.stat()
-        self._inode = (status.st_ino, status.st_dev)
+        self._inodes = {name: _inode(name) for name in (str(path), f"{path}-wal")}
         self._wal_pages = 0
         self._db.set_wal_hook(self._note_wal)
         self._witness = Witness(path.with_name(path.name + "-witness"), self.id)
@@ -168,8 +167,8 @@ class Journal:
         `JournalRefused`, and then nothing of it is there, and `JournalDamaged` when the file was unlinked or replaced:
         SQLite would go on writing into nowhere.
         """
-        if self.replaced():
-            raise JournalDamaged(f"{self._path} was removed or replaced while it was open")
+        if (name := self.replaced()) is not None:
+            raise JournalDamaged(f"{name} was removed or replaced while it was open")
         with self._transaction():
             self._db.executemany(
                 "INSERT INTO frames (session, first, last, stream, received_us, records) VALUES (?, ?, ?, ?, ?, ?)",
@@ -418,13 +417,12 @@ class Journal:
         self._wal_pages = 0
         reached(CrashPoint.CARRIED_OVER)
 
-    def replaced(self) -> bool:
-        """Whether the path no longer leads to the file that is open: writes would go nowhere."""
-        try:
-            at_path = os.stat(self._path)  # noqa: PTH116 - before every commit: a third of the time of Path.stat
-        except FileNotFoundError:
-            return True
-        return (at_path.st_ino, at_path.st_dev) != self._inode
+    def replaced(self) -> str | None:
+        """Return the path that no longer leads to the file that is open, if one does not: writes would go nowhere."""
+        for name, inode in self._inodes.items():
+            if _inode(name) != inode:
+                return name
+        return None
 
     def close(self) -> None:
         """Carry the whole WAL over and close."""
@@ -432,3 +430,12 @@ class Journal:
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._db.close()
         self._witness.close()
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """Return what a path leads to; before every commit: a third of the time of `Path.stat`."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_dev
