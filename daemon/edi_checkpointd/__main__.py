@@ -117,17 +117,21 @@ def _install(paths: Paths, *, now: bool, dry_run: bool) -> int:
     from edi_checkpointd import installation
 
     if dry_run:
-        installation.show(paths, os.environ, print, partial(print, file=sys.stderr))
+        print(installation.show(paths, os.environ, partial(print, file=sys.stderr)), end="")
     else:
-        installation.install(paths, os.environ, print, now=now)
+        installation.install(paths, os.environ, _say, now=now)
     return 0
 
 
 def _uninstall(paths: Paths) -> int:
     from edi_checkpointd import installation
 
-    installation.uninstall(paths, os.environ, print)
+    installation.uninstall(paths, os.environ, _say)
     return 0
+
+
+def _say(what: str, about: object) -> None:
+    print(f"{what:<10} {about}")
 
 
 def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False) -> int:

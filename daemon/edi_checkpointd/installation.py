@@ -29,6 +29,9 @@ _ON_DEMAND = "nothing has to be installed: the first client starts the daemon by
 _SYSTEMCTL_S = 60.0  # a start waits for READY
 _STOP_S = 15.0
 
+Say = Callable[[str, object], None]
+"""Tells people of one thing: what has become of it, and which it is."""
+
 
 class Manager:
     """The user's service manager, by `systemctl --user`."""
@@ -77,24 +80,22 @@ class Manager:
 
     @property
     def folder(self) -> Path:
-        """Where a user's own units lie."""
-        config = self.environment.get("XDG_CONFIG_HOME", "")
-        return (Path(config) if config.startswith("/") else _home() / ".config") / "systemd" / "user"
+        """Where it looks for a user's own units."""
+        return _folder(self.environment)
 
 
-def show(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None], note: Callable[[str], None]) -> None:
-    """Say what `install` would write; note what it would do then, or why it would refuse."""
+def show(paths: Paths, environ: Mapping[str, str], note: Callable[[str], None]) -> str:
+    """Return what `install` would write; note what it would do then, or why it would refuse."""
     try:
-        manager = _usable(paths, environ)
-        folder = manager.folder
+        folder = _usable(paths, environ).folder
         note(f"would write these, and enable {SOCKET}")
     except UnitRefused as error:
-        folder = _home() / ".config" / "systemd" / "user"
+        folder = _folder(environ)
         note(f"would be refused: {error}\n  {error.hint}")
-    say("\n".join(f"# {folder / name}\n{text}" for name, text in texts(daemon_command()).items()).rstrip())
+    return "\n".join(f"# {folder / name}\n{text}" for name, text in texts(daemon_command()).items())
 
 
-def install(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None], *, now: bool) -> None:
+def install(paths: Paths, environ: Mapping[str, str], say: Say, *, now: bool) -> None:
     """Write and enable the units, and go on with what ran, in its new form; `now` starts what did not run.
 
     Raises `UnitRefused` before anything is changed, and `EdiCheckpointError` when systemd refuses.
@@ -105,56 +106,63 @@ def install(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None]
     listened = manager.state(SOCKET) == "active"
     changed = [name for name, text in units.items() if _write(manager.folder / name, text)]
     for name in units:
-        say(f"{'wrote' if name in changed else 'unchanged':<10} {manager.folder / name}")
+        say("wrote" if name in changed else "unchanged", manager.folder / name)
     manager.ask("daemon-reload")
     manager.ask("--quiet", "enable", SOCKET)
     if (used := manager.ask("show", "--property=FragmentPath", "--value", SERVICE)) != str(manager.folder / SERVICE):
         raise EdiCheckpointError(f"systemd uses {used or 'no unit'} instead", hint=f"remove it, or {manager.folder}")
-    if ran and SOCKET in changed:
+    if SOCKET in changed and (ran or listened):
         manager.ask("stop", SERVICE, SOCKET)  # a socket does not begin to listen while its service runs
-    if now and not ran and (holder := running(paths.lock)):
-        if not end(paths.lock, holder, _STOP_S):
-            raise EdiCheckpointError(f"process {holder.pid} serves, and does not leave", hint="end it, and try again")
-        say(f"ended      the daemon that ran otherwise, process {holder.pid}")
+    for failed in (name for name in units if manager.state(name) == "failed"):
+        manager.ask("reset-failed", failed)
+    if now and not ran:
+        _end_another(paths, say)
     if now or listened:
         if manager.state(SOCKET) != "active" and running(paths.lock) is None:
             paths.socket.unlink(missing_ok=True)  # left by a daemon that was killed; the unit would not listen
         manager.ask("start", SOCKET)
-        say(f"listening  {paths.socket}")
+        say("listening", paths.socket)
     if now or ran:
         manager.ask("restart", SERVICE)
-        say(f"{'restarted' if ran else 'started':<10} {_served(paths)}")
+        say("restarted" if ran else "started", _served(paths))
     elif not listened:
-        say("starts     with the next client, or now with `edi-checkpointd install --now`")
+        say("starts", "with the next client; now with `edi-checkpointd install --now`")
     if not Path("/var/lib/systemd/linger", _user()).exists():
-        say("to note    it ends when you have logged out everywhere; `loginctl enable-linger` lets it go on")
-    for key in (key for key, setting in SETTINGS.items() if environ.get(setting.variable)):
-        say(f"to note    the service does not see {SETTINGS[key].variable}: set {key} in {paths.config}")
+        say("to note", "it ends when you have logged out everywhere; `loginctl enable-linger` lets it go on")
+    for setting in (setting for setting in SETTINGS.values() if environ.get(setting.variable)):
+        say("to note", f"the service does not see {setting.variable}: set {setting.key} in {paths.config}")
 
 
-def uninstall(paths: Paths, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Stop and disable the service, remove its units, and say where the data is that stays."""
+def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
+    """Stop and disable the service, remove its units, and say where the data is that stays.
+
+    Raises `UnitRefused` when there are units and no manager that could be told.
+    """
+    folder = _folder(environ)
     try:
         manager = Manager(environ)
+        folder = manager.folder
     except UnitRefused as error:
-        folder = _home() / ".config" / "systemd" / "user"
-        if not (folder / SERVICE).exists() and not (folder / SOCKET).exists():
-            say("no service is installed")
-            _say_what_stays(paths, say)
-            return
-        raise UnitRefused(
-            f"the units in {folder} may be in use, and {error}", hint=f"remove {folder}/edi-checkpointd.* by hand"
-        ) from error
-    there = [manager.folder / name for name in (SERVICE, SOCKET) if (manager.folder / name).exists()]
+        if (folder / SERVICE).exists() or (folder / SOCKET).exists():
+            hint = f"have it reached, or remove {folder}/edi-checkpointd.* by hand"
+            raise UnitRefused(f"the units may be in use: {error}", hint=hint) from error
+    there = [folder / name for name in (SERVICE, SOCKET) if (folder / name).exists()]
     if there:
         manager.ask("--quiet", "disable", "--now", *(path.name for path in there))
+        for path in there:
+            path.unlink()
+            say("removed", path)
+        manager.ask("daemon-reload")
     else:
-        say("no service is installed")
-    for path in there:
-        path.unlink()
-        say(f"{'removed':<10} {path}")
-    manager.ask("daemon-reload")
-    _say_what_stays(paths, say)
+        say("nothing", "no service is installed")
+    for path, what in (
+        (paths.sessions, "checkpoints, attachments"),
+        (paths.state, "journal, outboxes"),
+        (paths.config, "settings"),
+    ):
+        if path.exists():
+            say("stays", f"{path}  ({what})")
+    say("to note", "`edi-checkpoint purge --all` deletes what is remembered; a client still starts a daemon on demand")
 
 
 def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
@@ -198,24 +206,24 @@ def _write(path: Path, text: str) -> bool:
     return True
 
 
+def _end_another(paths: Paths, say: Say) -> None:
+    """End a daemon that runs otherwise: it holds lock and path."""
+    if (holder := running(paths.lock)) is None:
+        return
+    if not end(paths.lock, holder, _STOP_S):
+        raise EdiCheckpointError(f"process {holder.pid} serves, and does not leave", hint="end it, and try again")
+    say("ended", f"the daemon that ran otherwise, process {holder.pid}")
+
+
 def _served(paths: Paths) -> str:
     holder = running(paths.lock)
     return f"process {holder.pid}, version {holder.version}" if holder else "and left again; see its log"
 
 
-def _say_what_stays(paths: Paths, say: Callable[[str], None]) -> None:
-    for path, what in (
-        (paths.sessions, "checkpoints, attachments"),
-        (paths.state, "journal, outboxes"),
-        (paths.config, "settings"),
-    ):
-        if path.exists():
-            say(f"{'stays':<10} {path}  ({what})")
-    say("`edi-checkpoint purge --all` deletes what is remembered; the first client starts a daemon on demand")
-
-
-def _home() -> Path:
-    return Path(os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+def _folder(environ: Mapping[str, str]) -> Path:
+    config = environ.get("XDG_CONFIG_HOME", "")
+    home = environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    return (Path(config) if config.startswith("/") else Path(home, ".config")) / "systemd" / "user"
 
 
 def _user() -> str:

@@ -526,8 +526,9 @@ class Intake:
             self._more_upkeep = False
             return
         try:
-            self.attendance.unlink_covered()
-            self._more_upkeep = self._saving.tidy() or (not self._forgetting.pending and self._keeping.step())
+            with self._pulse.disk():  # slices of nothing else
+                self.attendance.unlink_covered()
+                self._more_upkeep = self._saving.tidy() or (not self._forgetting.pending and self._keeping.step())
             if self._more_upkeep:
                 self._disk_took()
         except OSError as error:

@@ -121,7 +121,7 @@ class Journal(logging.Handler):
         """Lines go to the socket at `address`."""
         super().__init__()
         self._address = address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:

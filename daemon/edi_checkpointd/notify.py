@@ -32,7 +32,7 @@ class Notifier:
             self._connect("\0" + address[1:] if address.startswith("@") else address)
 
     def _connect(self, address: str) -> None:
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         manager.settimeout(_PATIENCE_S)
         try:
             manager.connect(address)

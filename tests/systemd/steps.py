@@ -202,7 +202,9 @@ def a_stopped_daemon_is_restarted_by_the_watchdog() -> None:
     os.kill(pid, signal.SIGSTOP)
     publisher.do("session.update(n=1)")
     served_by_another(pid)
-    assert "watchdog" in does("journalctl", "--user", "--unit", SERVICE, "--output", "cat").lower()
+    logged = does("journalctl", "--user", "--unit", SERVICE, "--output", "cat")
+    assert "Watchdog timeout" in logged
+    assert "Fatal Python error: Aborted" in logged  # and where each thread was
     publishes(publisher, "stopped", 2)
     DROP_IN.unlink()
     DROP_IN.parent.rmdir()
@@ -232,6 +234,26 @@ def the_service_exits_5_without_restarts_beside_a_daemon_started_by_hand() -> No
     assert by_hand.wait() == 0
     publishes(publisher, "by-hand", 2)
     assert told("ActiveState", SOCKET) == "active"
+
+
+def a_service_that_cannot_start_leaves_its_clients_to_a_daemon_on_demand() -> None:
+    systemctl("stop", SERVICE)
+    DROP_IN.parent.mkdir()
+    DROP_IN.write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
+    systemctl("daemon-reload")
+    early = home.publisher("early")
+    eventually(lambda: told("ActiveState", SOCKET) == "failed")
+    assert not LISTENING.exists()
+    (home.state / ".autostart").unlink(missing_ok=True)  # as if ten seconds had passed
+    publishes(home.publisher("late"), "late", 1)
+    publishes(early, "early", 1)
+    DROP_IN.unlink()
+    DROP_IN.parent.rmdir()
+    said = daemon_command("install", "--now")
+    assert "ended      the daemon that ran otherwise" in said
+    print(said, end="")
+    publishes(early, "early", 2)
+    assert told("ActiveState") == "active"
 
 
 def settings_that_cannot_be_used_are_told_and_not_tried_again() -> None:
@@ -320,6 +342,7 @@ def after_a_reboot_the_socket_listens_and_the_first_client_activates_the_service
 def uninstall_leaves_the_data_and_says_where() -> None:
     checkpoints = len(home.checkpoints("open"))
     said = daemon_command("uninstall")
+    print(said, end="")
     assert f"stays      {home.sessions}" in said
     assert f"stays      {home.state}" in said
     assert not list(UNITS.glob("edi-checkpointd*"))
@@ -350,6 +373,7 @@ BOOTS: dict[str, list[Callable[[], None]]] = {
         a_stopped_daemon_is_restarted_by_the_watchdog,
         a_second_daemon_exits_5_beside_the_service,
         the_service_exits_5_without_restarts_beside_a_daemon_started_by_hand,
+        a_service_that_cannot_start_leaves_its_clients_to_a_daemon_on_demand,
         settings_that_cannot_be_used_are_told_and_not_tried_again,
         an_upgrade_in_place_restarts_what_ran_and_no_publisher_notices,
         publishers_see_no_error_and_nothing_is_lost_over_many_restarts,
