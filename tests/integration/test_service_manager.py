@@ -48,6 +48,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     made.close()
 
 
+@pytest.mark.timeout(1500 if FULL else 120)
 def test_publishers_see_no_error_and_nothing_is_lost_while_the_service_is_restarted(home: Home) -> None:
     with home.listen() as listening:
         daemon = home.start_activated(listening, "--history-max-bytes", str(1 << 40))

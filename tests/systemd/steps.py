@@ -5,6 +5,7 @@ Run by `machine.py`, in the machine, as a user who lingers. Each step is a promi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -68,6 +69,20 @@ def served_by_another(pid: int, timeout_s: float = 30) -> int:
     """Wait until the service is another process than `pid`, and ready; return it."""
     eventually(lambda: told("ActiveState") == "active" and main_pid() not in (0, pid), timeout_s)
     return main_pid()
+
+
+@contextlib.contextmanager
+def drop_in(text: str) -> Iterator[None]:
+    """Have the service run with other settings of its unit for a while."""
+    DROP_IN.parent.mkdir()
+    DROP_IN.write_text(f"[Service]\n{text}")
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        DROP_IN.unlink()
+        DROP_IN.parent.rmdir()
+        systemctl("daemon-reload")
 
 
 def publishes(publisher: Publisher, session_id: str, number: int) -> None:
@@ -193,22 +208,17 @@ def a_killed_daemon_is_restarted_and_recovers_and_no_publisher_notices() -> None
 
 def a_stopped_daemon_is_restarted_by_the_watchdog() -> None:
     assert told("WatchdogUSec") == "30s"
-    DROP_IN.parent.mkdir()
-    DROP_IN.write_text("[Service]\nWatchdogSec=2\n")
-    systemctl("daemon-reload")
-    systemctl("restart", SERVICE)
-    publisher = home.publisher("stopped")
-    pid = main_pid()
-    os.kill(pid, signal.SIGSTOP)
-    publisher.do("session.update(n=1)")
-    served_by_another(pid)
-    logged = does("journalctl", "--user", "--unit", SERVICE, "--output", "cat")
-    assert "Watchdog timeout" in logged
-    assert "Fatal Python error: Aborted" in logged  # and where each thread was
-    publishes(publisher, "stopped", 2)
-    DROP_IN.unlink()
-    DROP_IN.parent.rmdir()
-    systemctl("daemon-reload")
+    with drop_in("WatchdogSec=2\n"):
+        systemctl("restart", SERVICE)
+        publisher = home.publisher("stopped")
+        pid = main_pid()
+        os.kill(pid, signal.SIGSTOP)
+        publisher.do("session.update(n=1)")
+        served_by_another(pid)
+        logged = does("journalctl", "--user", "--unit", SERVICE, "--output", "cat")
+        assert "Watchdog timeout" in logged
+        assert "Fatal Python error: Aborted" in logged  # and where each thread was
+        publishes(publisher, "stopped", 2)
     systemctl("restart", SERVICE)
 
 
@@ -238,17 +248,12 @@ def the_service_exits_5_without_restarts_beside_a_daemon_started_by_hand() -> No
 
 def a_service_that_cannot_start_leaves_its_clients_to_a_daemon_on_demand() -> None:
     systemctl("stop", SERVICE)
-    DROP_IN.parent.mkdir()
-    DROP_IN.write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
-    systemctl("daemon-reload")
-    early = home.publisher("early")
-    eventually(lambda: told("ActiveState", SOCKET) == "failed")
-    assert not LISTENING.exists()
-    (home.state / ".autostart").unlink(missing_ok=True)  # as if ten seconds had passed
-    publishes(home.publisher("late"), "late", 1)
-    publishes(early, "early", 1)
-    DROP_IN.unlink()
-    DROP_IN.parent.rmdir()
+    with drop_in("ExecStart=\nExecStart=/bin/false\n"):
+        early = home.publisher("early")
+        eventually(lambda: told("ActiveState", SOCKET) == "failed")
+        (home.state / ".autostart").unlink(missing_ok=True)  # as if ten seconds had passed
+        publishes(home.publisher("late"), "late", 1)
+        publishes(early, "early", 1)
     said = daemon_command("install", "--now")
     assert "ended      the daemon that ran otherwise" in said
     print(said, end="")
