@@ -25,7 +25,7 @@ from harness import Home
 
 HITS = (1, 3)  # of a point, in the life of a process
 LOAD = 2  # writers that publish all the time
-LOOPS, ROUNDS = 4, 30  # of kills, for each kind of victims
+LOOPS, ROUNDS = 3, 30  # of kills, for each kind of victims
 RECORDINGS, STATES, LIVES = 3, 300, 3
 Found = tuple[Verdict, Counter[str]]
 Job = tuple[str, Callable[..., Found], tuple[object, ...]]

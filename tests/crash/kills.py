@@ -17,9 +17,7 @@ FLAGS = (
     "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.2", "--history-max-bytes", str(1 << 40),
 )  # fmt: skip
 SESSIONS = ("s0", "s1", "s2")
-LOAD = (
-    "[publish(10, who={who!r}, pause_s=0.0003, padding={padding}, attempt=turn, tell=True) for turn in range(10_000)]"
-)
+LOAD = "[publish(10, who={who!r}, pause_s=0.002, padding={padding}, attempt=turn, tell=True) for turn in range(10_000)]"
 JUDGE_EVERY = 5  # deaths: what a daemon has left is read back from its journal's first entry on
 REST_S = 60.0
 
