@@ -459,7 +459,8 @@ class Intake:
                 outcome = EdiCheckpointError(str(error))
             self.post(lambda: then(outcome))
 
-        self._readers.submit(do)
+        with contextlib.suppress(RuntimeError):  # closed: what is left undone, the next start does
+            self._readers.submit(do)
 
     def _told(self) -> Told:
         told = self._stats.told(

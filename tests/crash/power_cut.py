@@ -141,7 +141,7 @@ def cut(
         found = judge(running, paths)
         if number < lives:
             _start(home, paths)
-            found.add(judge_daemon(running, paths))
+            found.add(judge_drained(running, paths) if judge is judge_outbox else judge_daemon(running, paths))
         found.findings = [f"cut {number} at {position}, {type(chooser).__name__}: {what}" for what in found.findings]
         verdict.add(found)
         if not found:
@@ -243,6 +243,17 @@ def judge_outbox(running: disk.Disk, paths: Paths) -> Verdict:
                     read += [record.number for record in scan(data)]
         covered = max(read, default=0)
         verdict.find(f"stream {stream}: synced up to {number}, readable up to {covered}", lost=max(0, number - covered))
+    return verdict
+
+
+def judge_drained(running: disk.Disk, paths: Paths) -> Verdict:
+    """Judge what a daemon has taken from such an outbox; what was torn in it is set aside, and was told to nobody."""
+    verdict = judge_files(paths)
+    numbers, _ = _journaled(paths)
+    for (what, stream), number in running.told.items():
+        if what == "synced":
+            missing = max(0, number - max(numbers.get(stream, []), default=0))
+            verdict.find(f"stream {stream}: synced up to {number}, {missing} are not journaled", lost=missing)
     return verdict
 
 

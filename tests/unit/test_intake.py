@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from edi_checkpoint.paths import locate
+from edi_checkpointd.clock import SystemClock
+from edi_checkpointd.feed import Feed
+from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.intake import Intake
+from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.stats import Stats
+
+
+def test_a_look_that_comes_due_while_the_daemon_ends_is_left_to_the_next_one(tmp_path: Path) -> None:
+    clock = SystemClock()
+    scheduler = Scheduler(clock)
+    paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path)})
+    intake = Intake(paths, "1", clock, scheduler, Stats(clock, "1"), Pulse(), Feed(clock))
+    done: list[object] = []
+    intake.post(lambda: intake.aside(lambda: "planned", done.append))
+    intake.close()
+    scheduler.close()
+    assert done == []
