@@ -143,8 +143,11 @@ class Look:
                     log.info("attachment deleted name=%s bytes=%d rule=unnamed", name, filed.size_bytes)
                     reached(CrashPoint.COLLECTION_CUT)
                 yield
-            for folder in {filed.path.parent for filed in unnamed}:
-                sync_folder(folder)
+            for shelf in {filed.path.parent for filed in unnamed}:
+                sync_folder(shelf)
+                if not self._grace_s:
+                    with contextlib.suppress(OSError):  # others lie there
+                        shelf.rmdir()
 
     def keep(self, named: Iterable[str]) -> None:
         """Strike digests that are named."""

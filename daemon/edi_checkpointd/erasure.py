@@ -64,6 +64,13 @@ def trashed(paths: Paths, wanted: Wanted) -> Iterator[Path]:
             yield from _below(path)
 
 
+def outboxes(paths: Paths, wanted: Wanted) -> Iterator[Path]:
+    """Yield the files that lie in the outbox folders of sessions wanted."""
+    for path in _entries(paths.outbox):
+        if wanted(path.name):
+            yield from _below(path)
+
+
 def set_aside(paths: Paths, wanted: Wanted) -> Iterator[Path]:
     """Yield the files set aside that may hold texts of sessions wanted: all that are not named for another."""
     for folder in (paths.damaged_documents, paths.damaged):
@@ -74,9 +81,10 @@ def set_aside(paths: Paths, wanted: Wanted) -> Iterator[Path]:
 
 
 def named(paths: Paths) -> set[str]:
-    """Return the sessions that outboxes, the trash and what was set aside are named for."""
+    """Return the sessions that documents, outboxes, the trash and what was set aside are named for."""
     folders = [path.name for place in (paths.outbox, paths.trash) for path in _entries(place) if path.is_dir()]
-    files = [session_of(path.name) for place in (paths.damaged_documents, paths.damaged) for path in _below(place)]
+    aside = [path for place in (paths.damaged_documents, paths.damaged) for path in _below(place)]
+    files = [session_of(path.name) for path in (*_entries(paths.sessions), *aside)]
     return {name for name in (*folders, *files) if name and is_session_id(name)}
 
 
@@ -103,16 +111,16 @@ def remove(found: Iterable[Path]) -> list[str]:
 def strike_from_log(path: Path, wanted: Wanted) -> list[str]:
     """Remove the lines that name sessions wanted from the log `path`; return what was kept, and why."""
     try:
-        logs.strike(path, lambda line: any(_names(word, wanted) for word in _WORD.findall(line)))
+        logs.strike(path, lambda line: line_names(line, wanted))
     except OSError as error:
         return [f"{path}: {error.strerror}"]
     return []
 
 
-def _names(word: bytes, wanted: Wanted) -> bool:
-    """Whether a word of a log is the id of a session wanted, or the name of a file of it."""
-    text = word.decode("ascii").rstrip(".")
-    return wanted(text) or wanted(session_of(text) or "")
+def line_names(line: bytes, wanted: Wanted) -> bool:
+    """Whether a line of a log has the id of a session wanted in it, or the name of a file of it."""
+    words = [word.decode("ascii").rstrip(".") for word in _WORD.findall(line)]
+    return any(wanted(word) or wanted(session_of(word) or "") for word in words)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from edi_checkpoint.names import check_session_id
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.spool import is_held
-from edi_checkpointd import erasure
+from edi_checkpointd import erasure, traces
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import Clock
@@ -56,9 +56,12 @@ class Work(msgspec.Struct, frozen=True):
         return self.everything or session_id in self.sessions
 
 
+Tell = Callable[[Collection[str]], None]
+
+
 class _Asked(NamedTuple):
     work: Work
-    tell: Callable[[Collection[str]], None]
+    tells: list[Tell]
 
 
 _Job = Future[Any]  # done with the sentences of what could not be removed, or with None
@@ -108,7 +111,7 @@ class Forgetting:
     def purge(
         self,
         session_ids: Collection[str],
-        tell: Callable[[Collection[str]], None],
+        tell: Tell,
         *,
         everything: bool = False,
         takeover: bool = False,
@@ -117,7 +120,7 @@ class Forgetting:
 
         Raises, before anything is removed, `NotFound`, `SessionIdError`, and `SessionBusy` unless `takeover`.
         """
-        known = self._known()
+        known = traces.known(self._paths, self._ledger.journal.read)
         if any(check_session_id(session_id) not in known for session_id in session_ids):
             raise NotFound("nothing is left of the session")  # its id is not named: this is logged
         chosen = sorted(known) if everything else sorted(set(session_ids))
@@ -125,7 +128,7 @@ class Forgetting:
             self._refuse_living(chosen)
         self._ask(Work(tuple(chosen), purge=True, everything=everything), tell)
 
-    def forget(self, session_ids: Collection[str], tell: Callable[[Collection[str]], None] = lambda _: None) -> None:
+    def forget(self, session_ids: Collection[str], tell: Tell = lambda _: None) -> None:
         """Forget sessions as a rule wants it: the log goes on telling of that, and what was set aside or is in the
         trash is not touched.
 
@@ -133,11 +136,6 @@ class Forgetting:
         """
         self._refuse_living(session_ids)
         self._ask(Work(tuple(sorted(session_ids))), tell)
-
-    def _known(self) -> set[str]:
-        """Return all sessions that anything is left of."""
-        journaled = {row.session_id for row in self._ledger.journal.read.sessions()}
-        return journaled | set(self._catalog.sessions()) | erasure.named(self._paths)
 
     def _refuse_living(self, session_ids: Collection[str]) -> None:
         for session_id in session_ids:
@@ -149,8 +147,12 @@ class Forgetting:
                         pid=owner.pid, since=owner.since,
                     )  # fmt: skip
 
-    def _ask(self, work: Work, tell: Callable[[Collection[str]], None]) -> None:
-        self._asked.append(_Asked(work, tell))
+    def _ask(self, work: Work, tell: Tell) -> None:
+        for asked in self._asked:
+            if asked.work == work:
+                asked.tells.append(tell)
+                return
+        self._asked.append(_Asked(work, [tell]))
         self._post(lambda: None)  # there is something to do between two turns
 
     def finish_cut_short(self) -> None:
@@ -274,10 +276,11 @@ class Forgetting:
         return kept
 
     def _end(self) -> None:
-        work, tell = self._asked.popleft()
+        work, tells = self._asked.popleft()
         self._steps = None
         log.info("forgotten sessions=%d purge=%s kept=%d", len(work.sessions), work.purge, len(self._kept))
-        tell(self._kept)
+        for tell in tells:
+            tell(self._kept)
 
 
 def _outcome(done: _Job) -> Collection[str]:

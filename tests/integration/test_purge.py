@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from harness import Home, Publisher, Refused
+from harness import Home, Publisher, Refused, eventually
 
 SECRET = "the old lighthouse keeper"  # typed by a person, in every session that is to be forgotten
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A home whose daemon, which may be nobody's child, is ended too."""
+    made = Home(tmp_path / "h")
+    yield made
+    stop(made)
+    made.close()
+
+
+def stop(home: Home) -> None:
+    assert home.start([sys.executable, "-m", "edi_checkpointd", "stop"]).wait() == 0
 
 
 def purge(asker: Publisher, *session_ids: str, options: str = "") -> None:
@@ -99,8 +117,6 @@ def test_what_a_writer_publishes_that_does_not_hear_of_the_purge_is_kept_nowhere
 
 
 def test_a_writer_of_a_purged_session_that_comes_back_to_another_daemon_is_told(home: Home) -> None:
-    import signal
-
     daemon = home.daemon()
     stopped, asker = home.publisher("doomed-session"), home.publisher()
     fill(stopped, "doomed-session")
@@ -125,6 +141,84 @@ def test_a_writer_learns_without_a_daemon_that_its_outbox_is_gone(home: Home) ->
     assert writer.sees("session._stream.fenced is not None")
     with pytest.raises(Refused, match="SessionPurged"):
         writer.do("session.update(n=3)")
+
+
+def full(home: Home) -> None:
+    """A home with everything in it that there is a place for; nobody writes, no daemon runs."""
+    kept = home.publisher("doomed-kept", EDI_CHECKPOINT_AUTOSTART="1")  # a daemon that logs into its file
+    dead = home.publisher("doomed-dead")
+    fill(kept, "doomed-kept")
+    kept.do("session.fork(session_id='doomed-fork')")
+    kept.do("session._stream.outbox.append(b'no entry') and session._link.wake()")
+    eventually(lambda: list((home.state / "damaged").glob("frame-*")))
+    kept.do("client.close()")
+    fill(dead, "doomed-dead")
+    hung = home.publisher("doomed-fought")
+    fill(hung, "doomed-fought")
+    hung.go_deaf()
+    dead.do("client.session('doomed-fought', takeover=True).update(n=5)")
+    hung.do(f"session.update(naive_prompt='{SECRET}, once more')")
+    for publisher in (hung, dead):
+        publisher.kill()
+    eventually(lambda: list(home.sessions.glob("doomed-fought-stranded-*")))
+    stop(home)
+    trashed = home.sessions / "trash" / "doomed-trashed"
+    trashed.mkdir(parents=True)
+    for path in home.checkpoints("doomed-dead")[:1]:
+        text = path.read_text().replace("doomed-dead", "doomed-trashed")
+        (trashed / path.name.replace("doomed-dead", "doomed-trashed")).write_text(text)
+    (trashed / ".trashed").write_text('{"trashed": "2026-11-20T00:00:00Z", "rule": "keep_sessions"}')
+    (home.sessions / "damaged").mkdir()
+    (home.sessions / "damaged" / "doomed-kept.json.1").write_text(f"{SECRET} and so on")
+    (home.sessions / ".doomed-kept.json.tmp").write_text(f"{SECRET} and so")
+    (home.sessions / "doomed-old_checkpoint_20240101_000000.json").write_text(
+        f'{{"session_id": "doomed-old", "state_info": {{"naive_prompt": "{SECRET}"}}}}'
+    )
+    shutil.copy(home.state / "journal.sqlite", home.state / "damaged" / "journal.sqlite")
+    alone = home.publisher("doomed-alone")
+    alone.do(f"session.update(naive_prompt='{SECRET}', raw=b'{SECRET}')")
+    alone.kill()
+    log = home.state / "daemon.log"
+    shutil.copy(log, home.state / "daemon.log.1")
+    assert b"doomed-kept" in log.read_bytes()
+
+
+def test_after_purging_everything_no_byte_tells_of_any_session(home: Home) -> None:
+    full(home)
+    assert len(found(home, SECRET)) > 20
+    home.environment["EDI_CHECKPOINT_AUTOSTART"] = "1"
+
+    told = home.json("purge", "--all", "--yes")
+
+    assert told["left"] == []
+    assert len(told["sessions"]) == 8
+    assert told["removed"]["checkpoints"] > 10
+    assert told["removed"]["entries"] > 20
+    assert told["removed"]["attachments"] > 3
+    assert found(home, SECRET, "doomed") == []
+    assert [path for path in home.sessions.rglob("*") if path.is_file() and path.name[0] != "."] == []
+    stop(home)
+    assert found(home, SECRET, "doomed") == []
+    assert home.json("sessions")["sessions"] == []
+
+
+def test_purging_asks_first_and_says_what_it_does_not_do(home: Home) -> None:
+    home.daemon()
+    writer = home.publisher("doomed-session")
+    fill(writer, "doomed-session")
+    writer.do("session.fork(session_id='its-fork')")
+    for arguments in (["purge", "doomed-session"], ["purge", "doomed-session", "--json"], ["purge", "--yes"]):
+        home.command(*arguments, expect=2)
+    assert home.json("purge", "doomed-session", "--yes", expect=5)["error"]["code"] == "session_busy"
+    assert home.json("purge", "unknown", "--yes", expect=3)["error"]["code"] == "not_found"
+    assert len(found(home, SECRET)) > 5
+
+    told = home.json("purge", "doomed-session", "--yes", "--takeover")
+
+    assert {one["session_id"] for one in told["left"]} == {"its-fork"}
+    assert home.json("show", "its-fork")["state_info"]["naive_prompt"] == SECRET
+    assert home.json("purge", "its-fork", "--yes")["left"] == []
+    assert found(home, SECRET, "doomed-session", "its-fork") == []
 
 
 def test_a_session_that_nobody_knows_is_not_purged(home: Home) -> None:

@@ -76,6 +76,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             commands,
             configuration,
             doctor,
+            forgetting,
             keeping,
             watching,
         )

@@ -88,6 +88,12 @@ def require_within(option: str, number: int, least: int, most: int) -> None:
         raise select.UsageError(f"{option} {number}: it must be {least} to {most}")
 
 
+def agreed(question: str) -> bool:
+    """Ask a person, and return whether they said yes."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def tell(text: str) -> None:
     """Tell a person what is no result."""
     print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -20,6 +20,7 @@ from edi_checkpointd.cli.app import (
     AsJson,
     SessionArgument,
     Takeover,
+    agreed,
     app,
     chosen,
     open_source,
@@ -124,7 +125,7 @@ def rollback(
             gone = structs.replace(then, state=with_keys(now.state, then.state, wanted))
             going = differences.Side(then.checkpoint or "then", gone)
             differences.show(Screen.of_stdout(), source, differences.Side("now", now), going)
-    if not yes and not _agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
+    if not yes and not agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
         tell("nothing was changed")
         return Exit.DONE
     with _writing(session_id, takeover=takeover) as held:
@@ -306,8 +307,3 @@ def _last_good(source: Source, now: StateAt) -> StateAt:
         return source.state(now.session_id, checkpoint=info.name)
 
     return last_good(now.session_id, source.checkpoints(now.session_id), read, now.state)
-
-
-def _agreed(question: str) -> bool:
-    print(question, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

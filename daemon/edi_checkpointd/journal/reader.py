@@ -140,6 +140,22 @@ class Reader:
         )
         return (Frame(*row) for row in rows)
 
+    def weight(self, key: int) -> tuple[int, int]:
+        """Return how many entries of a session are held, and how many bytes they and its snapshots have."""
+        entries, size = self._db.execute(
+            "SELECT ifnull(sum(last - first + 1), 0), ifnull(sum(length(records)), 0) FROM frames WHERE session = ?",
+            (key,),
+        ).get
+        snapshots = self._db.execute("SELECT ifnull(sum(length(body)), 0) FROM snapshots WHERE session = ?", (key,)).get
+        return int(entries), int(size) + int(snapshots)
+
+    def streams_of(self, key: int) -> set[str]:
+        """Return all streams that rows of a session are of."""
+        rows = self._db.execute(
+            "SELECT stream FROM streams WHERE session = ?1 UNION SELECT stream FROM frames WHERE session = ?1", (key,)
+        )
+        return {str(stream) for (stream,) in rows}
+
     def gaps(self, key: int) -> list[Gap]:
         """Return the gaps noted in a session, in order."""
         return [Gap(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))]
