@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 10.0  # asked again after it: a daemon that died is followed by another, which goes on with it
 ASKED_TIMES = 60
+START_S = 30.0  # of a daemon that is started, and may have to end a purge that was cut short before it serves
 _NAMED = 5  # sessions that a question names
 
 _KINDS = {
@@ -159,7 +160,7 @@ def _ordered(order: protocol.Purge) -> Sequence[str]:
     for turn in range(ASKED_TIMES):
         if turn == 1:
             tell("this takes longer: all that may name an attachment is read")
-        with connect(app=PROGRAM) as client:
+        with connect(app=PROGRAM, timeout_s=START_S) as client:
             if not client.connected:
                 raise DaemonUnavailable("no daemon answers, and this needs one")
             try:
