@@ -18,13 +18,17 @@ hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    """A home of its own, with everything in it killed at the end."""
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    """A home of its own, with everything in it killed at the end, and what is left looked through."""
     made = Home(tmp_path / "h")
+    for marker in request.node.iter_markers("leaves"):
+        made.left_damaged.update(marker.args)
     yield made
-    made.close()
-    for process in made.processes:  # pytest shows it when the test failed
-        print(process.popen.args, "ended with", process.popen.returncode, *process.stderr[-200:], sep="\n  ")
+    try:
+        made.close()
+    finally:
+        for process in made.processes:  # pytest shows it when the test failed
+            print(process.popen.args, "ended with", process.popen.returncode, *process.stderr[-200:], sep="\n  ")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Real parts for tests: a daemon process, publisher processes, and the command, all in a home of their own.
 
-Nothing here runs in the test's own process but the reading of what they print.
+Nothing here runs in the test's own process but the reading of what they print, and of what they left on disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-import commands
+from edi_checkpoint.paths import locate
+from edi_checkpointd.inspection import Report, Severity, check
 
 READY_TIMEOUT_S = 20.0
 
@@ -185,6 +186,7 @@ class Home:
         }
         self.processes: list[Process] = []
         self.daemon_pid = 0
+        self.left_damaged: set[str] = set()  # codes of the findings that the test's own doing may leave behind
 
     def daemon(self, *flags: str) -> Process:
         """Start a daemon and wait until it takes entries."""
@@ -256,7 +258,10 @@ class Home:
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run `edi-checkpoint` and return its stdout."""
-        done = commands.run(arguments, self.environment)
+        done = subprocess.run(
+            [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
         assert done.returncode == expect, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return done.stdout
 
@@ -297,9 +302,17 @@ class Home:
                 found.append(path)
         return sorted(found)
 
+    def check(self) -> Report:
+        """What `edi-checkpointd check` finds, in this process: so cheap that every test ends with it."""
+        return check(locate(self.environment))
+
     def close(self) -> None:
+        """Kill what runs; then nothing may be wrong with what is left but what the test says that it has damaged."""
         for process in self.processes:
             process.close()
+        found = [one for one in self.check().findings if one.severity is not Severity.NOTE]
+        left = [tuple(map(str, one)) for one in found if one.code not in self.left_damaged]
+        assert not left, left
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> object:

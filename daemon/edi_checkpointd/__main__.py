@@ -1,16 +1,22 @@
-"""`edi-checkpointd`: run, stop and install the daemon (argparse: it starts twice as fast as a richer library)."""
+"""`edi-checkpointd`: run, stop, check and install (argparse: it starts twice as fast as a richer library)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.paths import Paths, ensure_private, locate
+
+if TYPE_CHECKING:
+    from edi_checkpointd.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     config.add_flags(parser.run_parser)
     arguments = parser.parse_args(argv)
-    detached = getattr(arguments, "detached", False)
+    detached, as_json = getattr(arguments, "detached", False), getattr(arguments, "json", False)
     try:
         paths = locate()
         match arguments.command:
@@ -42,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "uninstall":
                 return _uninstall(paths)
         load = partial(config.load, paths, os.environ, config.flags_of(arguments))
+        if arguments.command == "check":
+            return _check(paths, load if arguments.repair else None, as_json=as_json)
         settings = load()
         if detached:
             ensure_private(paths.state)
@@ -51,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.warning(warning)
         run(paths, settings, load, idle_exit=detached)
     except DaemonRuns as error:
-        return _fail(error, EXIT_BUSY, detached=detached)
+        return _fail(error, EXIT_BUSY, detached=detached, as_json=as_json)
     except EdiCheckpointError as error:
-        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED, detached=detached)
+        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED, detached=detached, as_json=as_json)
     except OSError as error:
         failure = EdiCheckpointError(str(error), hint="see that the folder can be written")
-        return _fail(failure, EXIT_FAILED, detached=detached)
+        return _fail(failure, EXIT_FAILED, detached=detached, as_json=as_json)
     return 0
 
 
@@ -98,7 +106,45 @@ def _parser() -> _Parser:
     install.add_argument("--now", action="store_true", help="start it too, and end a daemon that runs otherwise")
     install.add_argument("--dry-run", action="store_true", help="print both units, and change nothing")
     commands.add_parser("uninstall", help="stop the service and remove its units; the data stays")
+    check = commands.add_parser(
+        "check",
+        help="look whether all that is kept is whole; with --repair, mend it",
+        description="""Look whether all that is kept is whole: journal, checkpoints, attachments, outboxes, permissions.
+Nothing is changed, and a daemon may run. With --repair, damaged files are moved into damaged/, never deleted, and what
+can be rebuilt from the others is; then no daemon may run.""",
+        epilog="""Example: edi-checkpointd stop; edi-checkpointd check --repair
+Exit codes: 0 clean; 5 --repair while a daemon runs; 6 damage found or repaired, nothing acknowledged lost; 7
+acknowledged changes are lost.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("--repair", action="store_true", help="mend what can be mended")
+    check.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
+
+
+def _check(paths: Paths, load: Callable[[], Config] | None, *, as_json: bool) -> int:
+    """Say whether all that is kept is whole; with `load`, which gives the settings, mend it. Return the exit code."""
+    from edi_checkpointd import inspection, logs
+    from edi_checkpointd.inspection import words
+
+    if load is None:
+        report = inspection.check(paths)
+        result = report.result
+    else:
+        from edi_checkpointd.repair import repair
+
+        logs.begin("auto", os.environ)
+        report, result = repair(paths, load())
+    if as_json:
+        _write({"format": 1, **words.document(report, result)})
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(words.lines(report, result, width)))
+    return inspection.EXIT_CODES[result]
+
+
+def _write(document: dict[str, object]) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _stop(paths: Paths) -> int:
@@ -134,9 +180,12 @@ def _say(what: str, about: object) -> None:
     print(f"{what:<10} {about}")
 
 
-def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False) -> int:
+def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False, as_json: bool = False) -> int:
     if detached and log.hasHandlers():
         log.error("%s; %s", error, error.hint)
+    if as_json:
+        _write({"format": 1, "error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        return code
     print(f"edi-checkpointd: {error}\n  {error.hint}", file=sys.stderr)
     return code
 

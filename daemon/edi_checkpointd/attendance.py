@@ -99,6 +99,12 @@ class Attendance:
         return any(session_id in (files.owner.session_id, branch_of(files)) for files in (*under_way, *self._queue))
 
     @property
+    def settled(self) -> bool:
+        """Whether nothing that dead writers left waits: neither to be drained, nor for a file that covers it."""
+        drained = (self._ledger.streams.get(target) for _, target in self._drained)
+        return not self.pending and not any(stream.session.uncovered for stream in drained if stream is not None)
+
+    @property
     def refused(self) -> int:
         """How many outboxes cannot be drained and are kept as they are."""
         return len(self._refused)

@@ -79,16 +79,27 @@ def _write_all(fd: int, parts: Sequence[bytes]) -> int:
     return size
 
 
-def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = lambda name: name.endswith(".json")) -> int:
-    """Unlink the temporaries that a crash left in `folder`, of files with names of `ours`; return how many."""
-    count = 0
+def _of_a_document(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def temporaries(folder: Path, ours: Callable[[str], bool] = _of_a_document) -> list[Path]:
+    """Return the temporaries in `folder` of files with names of `ours`: being written just now, or left by a crash."""
+    found = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name.removeprefix(".").removesuffix(_TEMPORARY)
             if entry.name == f".{name}{_TEMPORARY}" and ours(name) and not entry.is_dir(follow_symlinks=False):
-                (folder / entry.name).unlink(missing_ok=True)
-                count += 1
-    return count
+                found.append(folder / entry.name)
+    return found
+
+
+def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = _of_a_document) -> int:
+    """Unlink the temporaries that a crash left in `folder`, of files with names of `ours`; return how many."""
+    found = temporaries(folder, ours)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def set_aside(path: Path, folder: Path, name: str | None = None) -> Path:

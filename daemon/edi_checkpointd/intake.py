@@ -161,6 +161,13 @@ class Intake:
         while not self._stopping:
             self._turn()
 
+    def settle(self) -> None:
+        """Take in what dead writers left, until a file covers it; nobody is served. Raises `JournalRefused`."""
+        while not self._stopping and not self.attendance.settled:
+            self._turn()
+            if self._refused_until_s or self._saving.failing:
+                raise JournalRefused("what dead writers left cannot be taken in: the disk refuses")
+
     def _turn(self) -> None:
         """Take one batch from the socket to disk and tell its senders; then do what else is due."""
         timeout_ms = self._timeout_ms()

@@ -20,7 +20,7 @@ from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.heartbeat import Pulse
-from edi_checkpointd.journal import Journal, JournalDamaged
+from edi_checkpointd.journal import Journal, JournalDamaged, witness_path
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
 from edi_checkpointd.trash import Trash
@@ -34,8 +34,7 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     `pulse` is told while the disk is waited for. Returns it with a sentence on what was wrong, None when nothing was.
     Raises `VersionMismatch`: a newer version's journal is left alone.
     """
-    witness = paths.journal.with_name(paths.journal.name + "-witness")
-    gone = f"{paths.journal} is gone" if witness.exists() and not paths.journal.exists() else None
+    gone = f"{paths.journal} is gone" if witness_path(paths.journal).exists() and not paths.journal.exists() else None
     if gone:
         log.error("journal begun anew: %s; states come from checkpoints and outboxes", gone)
     try:

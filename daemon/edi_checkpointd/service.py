@@ -77,16 +77,28 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     try:
         reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
-        serve = partial(_serve, paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit)
-        try:
-            serve()
-        except _BeginAnew as again:
-            serve(fault=str(again))
+        _begin(partial(_serve, paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit))
         if listening_fd is None:  # one that failed leaves it: clients take that for a death, and start another
             with contextlib.suppress(OSError):
                 paths.socket.unlink()
     finally:
         os.close(lock_fd)
+
+
+def settle(paths: Paths, config: Config) -> None:
+    """Do what a start does and what it leads to, and serve nobody; what dead writers left is then in files.
+
+    The caller holds the lock. Raises as `run` does.
+    """
+    _begin(partial(_serve, paths, config, lambda: config, _version(), "", None, Notifier({}), listen=False))
+
+
+def _begin(serve: Callable[..., None]) -> None:
+    """Serve, anew where the journal had to be set aside before anybody was served."""
+    try:
+        serve()
+    except _BeginAnew as again:
+        serve(fault=str(again))
 
 
 class _BeginAnew(Exception):
@@ -95,7 +107,8 @@ class _BeginAnew(Exception):
 
 def _serve(
     paths: Paths, config: Config, load: Callable[[], Config], version: str,
-    socket: str, listening_fd: int | None, notifier: Notifier, *, idle_exit: bool, fault: str | None = None,
+    socket: str, listening_fd: int | None, notifier: Notifier, *,
+    idle_exit: bool = False, listen: bool = True, fault: str | None = None,
 ) -> None:  # fmt: skip
     """Recover, then serve; `fault` says why the journal was set aside just now, if it was."""
     clock = SystemClock()
@@ -182,15 +195,15 @@ def _serve(
 
     calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
     signal.signal(signal.SIGHUP, lambda *_: calls.put(reload))
-    keeping.soon()
-    intake.bind(socket, listening_fd)
-    notifier.ready(serving)
-    print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
+    if listen:
+        keeping.soon()
+        intake.bind(socket, listening_fd)
+        notifier.ready(serving)
+        print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
     failures: list[BaseException] = []
     heartbeat = Heartbeat(notifier, pulse, serving)
-    thread = threading.Thread(
-        target=_run_guarded, args=(paths, intake, failures, lambda: calls.put(None)), name="intake"
-    )
+    work = intake.run if listen else intake.settle
+    thread = threading.Thread(target=_run_guarded, args=(paths, work, failures, lambda: calls.put(None)), name="intake")
     thread.start()
     while (call := calls.get()) is not None:
         call()
@@ -199,7 +212,7 @@ def _serve(
     notifier.stopping("brings what is unsaved into files")
     scheduler.close()
     saving.finish(attendance.drains)
-    checkpointer.close(None if failures else FINISH_S)
+    checkpointer.close(FINISH_S if listen and not failures else None)
     intake.close()
     reached(CrashPoint.LEAVING)
     saving.note_all()
@@ -222,11 +235,13 @@ def _recover(paths: Paths, journal: Journal, intake: Intake, attendance: Attenda
     return recovered
 
 
-def _run_guarded(paths: Paths, intake: Intake, failures: list[BaseException], ended: Callable[[], None]) -> None:
+def _run_guarded(
+    paths: Paths, work: Callable[[], None], failures: list[BaseException], ended: Callable[[], None]
+) -> None:
     """Run the intake; what fails there ends the daemon in order: the states it holds still come into files."""
     try:
         with named_damage(paths.journal):
-            intake.run()
+            work()
     except Exception as error:
         log.exception("intake failed; the daemon ends, and starts anew from what is durable")
         failures.append(error)

@@ -24,7 +24,7 @@ from edi_checkpoint.document import Document
 from edi_checkpoint.faults import ClientPoint
 from edi_checkpoint.names import attachment_name
 from edi_checkpoint.offline import load_state
-from edi_checkpoint.paths import Paths, locate
+from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpointd.faults import CrashPoint
 
 FLAGS = (
@@ -222,7 +222,7 @@ def plants_unnamed(stage: Stage) -> None:
     marks(stage)
     for number in range(4):
         path = stage.paths.attachments / attachment_name(f"{number:064}", "raw")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_private(path.parent)
         path.write_bytes(b"nothing names it")
         os.utime(path, (1e9, 1e9))
         stage.unnamed.append(path)

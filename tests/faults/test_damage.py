@@ -259,6 +259,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_next_good_one_is_used(
     assert (home.sessions / "damaged" / bad.name).exists()
 
 
+@pytest.mark.leaves("document_damaged")
 @pytest.mark.parametrize("how", ["empty", "half", "zeroed"])
 def test_a_checkpoint_that_lost_its_bytes_stands_in_nobodys_way(home: Home, how: str) -> None:
     daemon = home.daemon()
@@ -365,6 +366,7 @@ def test_a_state_whose_history_is_trimmed_to_nothing_survives_the_daemon(home: H
     assert json.loads((home.sessions / told["name"]).read_bytes())["state_info"]["answer"] == "typed by hand"
 
 
+@pytest.mark.leaves("mode", "outbox_unowned")
 def test_rubbish_in_the_outbox_folder_is_left_alone_and_stands_in_nobodys_way(home: Home) -> None:
     outbox = home.state / "outbox"
     for folder in ("s1", "s[1]", "not a session", "empty"):

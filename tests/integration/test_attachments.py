@@ -156,6 +156,7 @@ def test_what_is_in_no_file_yet_is_shown_and_extracted_from_the_journal(home: Ho
     assert Path(row["file"]).parent.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.leaves("attachment_damaged", "attachment_missing", "mode")
 def test_a_missing_a_damaged_and_an_orphan_attachment_are_found_and_named_and_harm_nothing_else(home: Home) -> None:
     home.daemon()
     writer = with_masks(home.publisher("s1"))
@@ -317,6 +318,7 @@ def plant(home: Home, content: bytes, *, age_s: float) -> Path:
     return path
 
 
+@pytest.mark.leaves("mode")
 def test_only_what_nothing_names_for_a_day_is_collected(home: Home) -> None:
     home.daemon(*NO_FILES)
     writer = home.publisher("s1")
@@ -367,6 +369,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.leaves("mode")
 def test_nothing_is_collected_while_a_document_cannot_be_read(home: Home) -> None:
     gone = plant(home, b"nothing names it", age_s=GRACE_S + 10)
     unread = home.sessions / "damaged" / "s0.json"

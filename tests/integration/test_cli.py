@@ -176,6 +176,7 @@ def test_a_session_with_a_living_writer_is_live_with_and_without_a_daemon(home: 
     assert [row["session_id"] for row in document(home, "sessions", "--condition", "live")["sessions"]] == ["s1"]
 
 
+@pytest.mark.leaves("journal_damaged")
 def test_a_damaged_journal_is_reported_and_the_files_answer(published: Home) -> None:
     expected = document(published, "show", "session_12345")["state_info"]
     stop(published)
@@ -448,6 +449,7 @@ def test_a_relative_home_is_a_usage_error(home: Home) -> None:
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "config")
 
 
+@pytest.mark.leaves("document_damaged")
 def test_a_damaged_checkpoint_exits_6(published: Home) -> None:
     name = document(published, "log", "session_12345")["checkpoints"][0]["name"]
     path = published.sessions / name

@@ -154,6 +154,7 @@ def test_log_sums_up_what_each_checkpoint_brought(shared: Home) -> None:
     assert f"    {rows['third']['summary']}\n" in shared.command("log", "edit")
 
 
+@pytest.mark.leaves("document_damaged")
 def test_a_checkpoint_that_cannot_be_read_is_listed_without_a_summary(home: Home) -> None:
     publish(home)
     names = reasons(home)
@@ -207,6 +208,7 @@ def test_masks_are_told_by_area_and_overlap_and_other_arrays_by_digest(home: Hom
     assert {operation["path"] for operation in patch} >= {"/entities/0/mask", "/vector"}
 
 
+@pytest.mark.leaves("attachment_damaged")
 def test_a_mask_whose_content_is_gone_is_told_by_its_area(home: Home) -> None:
     home.daemon()
     assert home.python(MASKS).wait() == 0

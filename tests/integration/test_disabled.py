@@ -67,6 +67,7 @@ print("done")
 """
 
 
+@pytest.mark.leaves("mode")
 @pytest.mark.parametrize("home_is", ["empty", "full", "unknown"])
 def test_a_disabled_process_works_in_memory_and_touches_nothing(home: Home, home_is: str) -> None:
     environment = {"EDI_CHECKPOINT_DISABLE": "1", "EDI_CHECKPOINT_AUTOSTART": "1"}

@@ -370,6 +370,7 @@ def a_damaged_document_that_was_set_aside(home: Home) -> Iterator[Followed]:
     (damaged / "s1.json").unlink()
 
 
+@pytest.mark.leaves("mode")
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_reported_and_green_again_when_its_remedy_was_followed(home: Home, name: str) -> None:
     check, produce = FAULTS[name]
@@ -398,6 +399,7 @@ def test_sqlite_of_a_version_that_loses_commits_is_reported_until_it_is_replaced
     assert doctor(home, "-c", OLD_SQLITE)["sqlite"]["ok"] is True
 
 
+@pytest.mark.leaves("mode")
 @pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
 def test_a_clock_that_was_set_back_is_reported_until_it_is_right(home: Home) -> None:
     checkpoint_of_now(home)
@@ -455,6 +457,7 @@ def test_where_all_is_well_people_are_told_so_in_lines_that_fit_and_nothing_is_l
     assert set(home.folder.rglob("*")) == before
 
 
+@pytest.mark.leaves("mode")
 def test_a_remedy_stands_in_a_line_of_its_own_to_be_copied(home: Home) -> None:
     home.sessions.mkdir(parents=True, mode=0o755)
     lines = home.command("doctor", expect=6).splitlines()

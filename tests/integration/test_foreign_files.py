@@ -31,6 +31,7 @@ def bytes_of(paths: list[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
+@pytest.mark.leaves("document_damaged")
 def test_ten_thousand_foreign_files_are_left_alone_and_in_nobodys_way(home: Home) -> None:
     home.sessions.mkdir(parents=True)
     foreign = [home.sessions / f"other_{number}_checkpoint_20260102_030405_{number:06}.json" for number in range(5_000)]

@@ -105,6 +105,7 @@ def test_only_the_keys_named_go_back(home: Home) -> None:
         publisher.do(f"session.rollback({good['name']!r}, keys=['nonsense'])")
 
 
+@pytest.mark.leaves("document_damaged")
 def test_without_a_target_it_goes_to_the_newest_intact_checkpoint_that_is_not_failed_and_differs(home: Home) -> None:
     home.daemon(*FLAGS, "--transition-keys", "attempt")
     publisher = home.publisher("s1")

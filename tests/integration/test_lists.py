@@ -52,6 +52,7 @@ def test_however_a_session_was_left_everybody_says_so(home: Home) -> None:
     assert told == [LEFT] * 4
 
 
+@pytest.mark.leaves("document_damaged", "mode", "outbox_damaged")
 def test_without_a_daemon_everybody_lists_what_only_outboxes_hold(home: Home) -> None:
     publish(home)
     client = home.publisher()
@@ -95,6 +96,7 @@ def dateless(home: Home) -> list:
     return [{name: value for name, value in row.items() if name != "updated"} for row in rows]
 
 
+@pytest.mark.leaves("document_damaged")
 def test_a_list_is_made_of_heads_also_of_sessions_that_end_with_a_mark(home: Home) -> None:
     daemon = home.daemon()
     publisher = home.publisher("s1")

@@ -170,6 +170,7 @@ def a_link(home: Home) -> None:
     path.symlink_to(home.state / "elsewhere")
 
 
+@pytest.mark.leaves("link", "mode", "outbox_unowned")
 @pytest.mark.parametrize("plant", [fenced_by_itself, fenced_by_each_other, no_session_id, a_pipe, a_link])
 def test_lock_files_that_cannot_be_meant_stop_neither_daemon_nor_writers(home: Home, plant) -> None:
     plant(home)

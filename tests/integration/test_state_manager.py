@@ -108,6 +108,7 @@ def test_the_save_state_example_leaves_the_file_it_documents(home: Home, daemon:
     ],
     ids=["EDI's file", "without session_id", "broken", "none"],
 )
+@pytest.mark.leaves("document_damaged")
 def test_the_load_state_example_reads_the_file_that_edi_wrote(
     home: Home, daemon: bool, content: str | None, told: str
 ) -> None:
@@ -158,6 +159,7 @@ def test_old_checkpoints_of_edis_class_are_loaded_when_there_is_nothing_else(hom
     eventually(lambda: len(home.checkpoints("s1")) == 3)
 
 
+@pytest.mark.leaves("document_damaged")
 @pytest.mark.parametrize("daemon", [True, False], ids=["with a daemon", "without one"])
 def test_damaged_files_give_way_to_the_next_good_one(home: Home, daemon: bool) -> None:
     serving = home.daemon()
@@ -296,6 +298,7 @@ def test_a_new_process_resumes_at_once_with_the_last_value_that_was_published(ho
     assert home.json("show", "s1")["state_info"]["n"] == reached
 
 
+@pytest.mark.leaves("mode")
 def test_the_newest_intact_checkpoint_written_by_us_is_loaded_from_a_folder_of_files_alone(home: Home) -> None:
     home.sessions.mkdir(parents=True, mode=0o700)
     for number in (1, 2):

@@ -200,6 +200,7 @@ def test_entries_that_the_journal_has_and_no_file_are_safe_without_a_daemon(home
     assert of_client(home.publisher())["unacknowledged"] == 7
 
 
+@pytest.mark.leaves("document_damaged")
 def test_what_was_damaged_is_told_with_what_came_of_it(home: Home) -> None:
     daemon = home.daemon()
     publisher = home.publisher("s1")
@@ -259,6 +260,7 @@ def test_checkpoints_that_cannot_be_written_are_told_and_the_entries_are_safe(ho
     eventually(lambda: "checkpoints_failing" not in codes(home.json("status")))
 
 
+@pytest.mark.leaves("mode")
 def test_a_clock_that_stands_before_what_was_written_by_it_is_told(home: Home) -> None:
     home.sessions.mkdir(parents=True)
     later = datetime.now(UTC) + timedelta(hours=1)

@@ -12,6 +12,7 @@ SQLite's own words are said with "SQLite" or "WAL": a *checkpoint* is EDI's file
 """
 
 from edi_checkpointd.journal.reader import Reader as Reader
+from edi_checkpointd.journal.reader import begun as begun
 from edi_checkpointd.journal.tables import Fence as Fence
 from edi_checkpointd.journal.tables import Frame as Frame
 from edi_checkpointd.journal.tables import Gap as Gap
@@ -22,6 +23,9 @@ from edi_checkpointd.journal.tables import SessionRow as SessionRow
 from edi_checkpointd.journal.tables import Shown as Shown
 from edi_checkpointd.journal.tables import check_sqlite as check_sqlite
 from edi_checkpointd.journal.tables import named_damage as named_damage
+from edi_checkpointd.journal.witness import Noted as Noted
+from edi_checkpointd.journal.witness import noted as noted
+from edi_checkpointd.journal.witness import witness_path as witness_path
 from edi_checkpointd.journal.writer import Journal as Journal
 from edi_checkpointd.journal.writer import Transaction as Transaction
 from edi_checkpointd.journal.writer import sound_sqlite as sound_sqlite

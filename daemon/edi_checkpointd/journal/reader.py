@@ -11,11 +11,35 @@ import apsw
 import msgspec
 
 from edi_checkpoint.errors import VersionMismatch
-from edi_checkpointd.journal.tables import FORMAT, Frame, Gap, JournalDamaged, SessionRow, check_format, named_damage
+from edi_checkpointd.journal.tables import (
+    FORMAT,
+    Frame,
+    Gap,
+    JournalDamaged,
+    SessionRow,
+    check_format,
+    check_is_sqlite,
+    check_shape,
+    is_new,
+    named_damage,
+)
 from edi_checkpointd.state import Snapshot
 
 _ID = re.compile("[0-9a-f]{32}")
 _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values._Plain`
+
+
+def begun(path: Path) -> bool:
+    """Return whether there is a journal: one whose making was cut short is none yet. Raises `JournalDamaged`."""
+    if not path.exists():
+        return False
+    with named_damage(path):
+        check_is_sqlite(path)
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return not is_new(db)
+        finally:
+            db.close()
 
 
 class Reader:
@@ -112,6 +136,21 @@ class Reader:
         snapshot = self._db.execute("SELECT max(sequence) FROM snapshots WHERE session = ?", (key,)).get
         return max(self.span(key)[1], snapshot or 0)
 
+    def newest_row(self) -> int:
+        """Return the id of the newest row of all, 0 when there is none; the witness counts by it."""
+        return int(self._db.execute("SELECT ifnull(max(id), 0) FROM frames").get or 0)
+
+    def faults(self, most: int = 10) -> list[str]:
+        """Return what SQLite's own quick check says is wrong with the file. Raises `JournalDamaged` if it cannot go on.
+
+        It holds up WAL checkpoints for as long as the file is read: a second for the 256 MiB that are kept.
+        """
+        path = Path(self._db.filename)
+        with named_damage(path):
+            check_shape(self._db, path)
+            said = [str(line) for (line,) in self._db.execute(f"PRAGMA quick_check({most})")]
+        return [] if said == ["ok"] else said
+
     def last_received_us(self) -> int | None:
         """Return when the newest row of all came, None when there is none."""
         found = self._db.execute("SELECT received_us FROM frames ORDER BY id DESC LIMIT 1").get
@@ -123,12 +162,12 @@ class Reader:
             "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
             (key, upto),
         ).fetchone()
-        if row is None:
-            return None
-        try:
-            return row[0], _decode_snapshot(row[1])
-        except msgspec.MsgspecError as error:
-            raise JournalDamaged(f"journal: snapshot at sequence {row[0]} of a session: {error}") from error
+        return None if row is None else _snapshot(*row)
+
+    def snapshots(self, key: int) -> Iterator[tuple[int, Snapshot]]:
+        """Yield all snapshots of a session with their sequences, oldest first. Raises `JournalDamaged`."""
+        rows = self._db.execute("SELECT sequence, body FROM snapshots WHERE session = ? ORDER BY sequence", (key,))
+        return (_snapshot(*row) for row in rows)
 
     def frames(self, key: int, *, after: int) -> Iterator[Frame]:
         """Yield the rows of a session that hold sequences after `after`, in order."""
@@ -175,12 +214,23 @@ class Reader:
         return self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).get is not None
 
     def holding(self, mark: bytes, *, rows: int) -> Iterator[list[bytes]]:
-        """Yield all records and snapshots that hold `mark`, looking at `rows` rows at a time; for slices of upkeep."""
-        for table, column in (("frames", "records"), ("snapshots", "body")):
-            last: int = self._db.execute(f"SELECT ifnull(max(rowid), 0) FROM {table}").get or 0
-            for first in range(0, last, rows):
-                found = self._db.execute(
-                    f"SELECT {column} FROM {table} WHERE rowid > ? AND rowid <= ? AND instr({column}, ?)",
-                    (first, first + rows, mark),
-                )
-                yield [bytes(text) for (text,) in found]
+        """Yield all records and snapshots that hold `mark`, looking at `rows` rows at a time; for slices of upkeep.
+
+        Raises `JournalDamaged`.
+        """
+        with named_damage(Path(self._db.filename)):
+            for table, column in (("frames", "records"), ("snapshots", "body")):
+                last: int = self._db.execute(f"SELECT ifnull(max(rowid), 0) FROM {table}").get or 0
+                for first in range(0, last, rows):
+                    found = self._db.execute(
+                        f"SELECT {column} FROM {table} WHERE rowid > ? AND rowid <= ? AND instr({column}, ?)",
+                        (first, first + rows, mark),
+                    )
+                    yield [bytes(text) for (text,) in found]
+
+
+def _snapshot(sequence: int, body: bytes) -> tuple[int, Snapshot]:
+    try:
+        return sequence, _decode_snapshot(body)
+    except msgspec.MsgspecError as error:
+        raise JournalDamaged(f"journal: snapshot at sequence {sequence} of a session: {error}") from error

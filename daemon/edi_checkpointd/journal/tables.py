@@ -208,6 +208,11 @@ def check_is_sqlite(path: Path) -> None:
             raise JournalDamaged(f"{path}: no SQLite database")
 
 
+def is_new(db: apsw.Connection) -> bool:
+    """Return whether nothing was ever committed to a database."""
+    return db.pragma("user_version") == 0 and not db.execute("SELECT 1 FROM sqlite_schema").get
+
+
 def check_format(db: apsw.Connection, path: Path) -> int:
     """Return the format of a journal that this software reads or can bring to its own (`MIGRATIONS`).
 
@@ -219,6 +224,19 @@ def check_format(db: apsw.Connection, path: Path) -> int:
     if version not in (FORMAT, *MIGRATIONS):
         raise VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
     return version
+
+
+def check_shape(db: apsw.Connection, path: Path) -> None:
+    """Refuse a journal whose tables are not those of a new one: SQLite takes a damaged schema for another.
+
+    Raises `JournalDamaged`.
+    """
+    new = apsw.Connection(":memory:")
+    new.execute(SCHEMA + BLOBS)
+    for (table,) in new.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        columns = "SELECT name, type FROM pragma_table_info(?) ORDER BY cid"
+        if db.execute(columns, (table,)).fetchall() != new.execute(columns, (table,)).fetchall():
+            raise JournalDamaged(f"{path}: the table {table} is not as it was made")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,33 @@ import contextlib
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
+
+_LAYOUT = struct.Struct("<16sQ")
+
+
+class Noted(NamedTuple):
+    """What a witness says: of which journal, by its id, and the id of its newest acknowledged row."""
+
+    journal: str
+    rows: int
+
+
+def witness_path(journal: Path) -> Path:
+    """Return where the witness of the journal at this path lies."""
+    return journal.with_name(journal.name + "-witness")
+
+
+def noted(journal: Path) -> Noted | None:
+    """Return what the witness of the journal at this path says, None when it says nothing."""
+    try:
+        found = witness_path(journal).read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(found) < _LAYOUT.size:
+        return None
+    of, rows = _LAYOUT.unpack_from(found)
+    return Noted(of.hex(), rows)
 
 
 class Witness:
@@ -15,22 +42,18 @@ class Witness:
     the journal's tells. It is not fsynced: an older number after a power cut only tells less.
     """
 
-    _LAYOUT = struct.Struct("<16sQ")
-
-    def __init__(self, path: Path, journal: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        self._journal = bytes.fromhex(journal)
-        found = os.pread(self._fd, self._LAYOUT.size, 0)
-        self.rows = 0
-        if len(found) == self._LAYOUT.size:
-            of, rows = self._LAYOUT.unpack(found)
-            self.rows = rows if of == self._journal else 0
+    def __init__(self, journal: Path, journal_id: str) -> None:
+        """Open the witness of the journal at this path; `rows` is what it says of the journal of that id."""
+        self._fd = os.open(witness_path(journal), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._journal = bytes.fromhex(journal_id)
+        found = noted(journal)
+        self.rows = found.rows if found and found.journal == journal_id else 0
 
     def note(self, rows: int) -> None:
         """Note that rows up to `rows` are acknowledged."""
         self.rows = rows
         with contextlib.suppress(OSError):  # a full disk; the commit is durable all the same
-            os.pwrite(self._fd, self._LAYOUT.pack(self._journal, rows), 0)
+            os.pwrite(self._fd, _LAYOUT.pack(self._journal, rows), 0)
 
     def close(self) -> None:
         """Close the file."""

@@ -33,7 +33,9 @@ from edi_checkpointd.journal.tables import (
     Shown,
     check_format,
     check_is_sqlite,
+    check_shape,
     check_sqlite,
+    is_new,
     named_damage,
 )
 from edi_checkpointd.journal.witness import Witness
@@ -93,6 +95,7 @@ class Journal:
             self._db = apsw.Connection(str(path))
             try:
                 self._prepare(path)
+                check_shape(self._db, path)
                 self.read = Reader(self._db)
                 self.id = self.read.id
             except BaseException:
@@ -101,8 +104,8 @@ class Journal:
         self._inodes = {name: _inode(name) for name in (str(path), f"{path}-wal")}
         self._wal_pages = 0
         self._db.set_wal_hook(self._note_wal)
-        self._witness = Witness(path.with_name(path.name + "-witness"), self.id)
-        self._rows = self._db.execute("SELECT ifnull(max(id), 0) FROM frames").get or 0
+        self._witness = Witness(path, self.id)
+        self._rows = self.read.newest_row()
         if self._rows < self._witness.rows:
             lost, self._witness.rows = self._witness.rows - self._rows, self._rows
             self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the WAL stays for whoever looks into it
@@ -113,7 +116,7 @@ class Journal:
     def _prepare(self, path: Path) -> None:
         """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
         self._db.set_busy_timeout(_BUSY_MS)
-        new = self._db.pragma("user_version") == 0 and not self._db.execute("SELECT 1 FROM sqlite_schema").get
+        new = is_new(self._db)
         version = FORMAT if new else check_format(self._db, path)
         path.chmod(0o600)
         for pragma in _PRAGMAS:

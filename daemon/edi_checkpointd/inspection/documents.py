@@ -1,0 +1,111 @@
+"""Checkpoints and auto-saves: read whole, every digest recomputed, names against headers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
+from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.opening import open_regular
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.references import MARK, references
+from edi_checkpointd.inspection.findings import Code, Finding, Severity
+from edi_checkpointd.inspection.places import closed
+
+Named: TypeAlias = dict[tuple[str, str], list[str]]
+
+_SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; the next good one is used"
+_NEWER: Final = "update this software; the file is left alone"
+
+
+class Documents:
+    """One look at the documents of all sessions, or of one. `read` first; then the rest of it is known.
+
+    `newest` is, by session, the newest sequence in a document, `named` holds what attachments are named, by digest and
+    type, each with the documents that do. `progress` is told how many bytes were read, file by file.
+    """
+
+    def __init__(self, paths: Paths, session_id: str | None, progress: Callable[[int], None]) -> None:
+        """List the folder; nothing is read yet. Raises OSError if it cannot be listed."""
+        self._paths = paths
+        self._progress = progress
+        self.names = sorted(
+            name for name in _names(paths.sessions) if (of := session_of(name)) and session_id in (None, of)
+        )
+        self.size_bytes = sum(_size(paths.sessions / name) for name in self.names)
+        self.newest: dict[str, int] = {}
+        self.named: Named = {}
+
+    def read(self, checked: Counter[str]) -> Iterator[Finding]:
+        """Read and verify each document; yield what is wrong with them, and count them."""
+        for name in self.names:
+            yield from self._document(name, checked)
+
+    def _document(self, name: str, checked: Counter[str]) -> Iterator[Finding]:
+        path = self._paths.sessions / name
+
+        def finding(severity: Severity, code: Code, fault: str, remedy: str) -> Finding:
+            return Finding(severity, code, name, fault, remedy, path)
+
+        is_checkpoint = parse_checkpoint_name(name) is not None
+        checked["checkpoints" if is_checkpoint else "autosaves"] += 1
+        try:
+            with open_regular(path) as file:
+                data, status = file.readall(), os.fstat(file.fileno())
+            self._progress(len(data))
+            document = (parse_checkpoint if is_checkpoint else parse_autosave)(data, name)
+        except DocumentDamaged as error:
+            fault = error.message.removeprefix(f"{name}: ")
+            yield finding(Severity.REPAIRABLE, Code.DOCUMENT_DAMAGED, fault, _SET_ASIDE)
+        except VersionMismatch as error:
+            yield finding(Severity.NOTE, Code.DOCUMENT_VERSION, error.message.removeprefix(f"{name}: "), _NEWER)
+        except FileNotFoundError:
+            checked.subtract(["checkpoints" if is_checkpoint else "autosaves"])  # gone the way of its kind meanwhile
+        except OSError as error:
+            fault = "a link stands in its place" if path.is_symlink() else f"cannot be read: {error.strerror or error}"
+            yield finding(Severity.REPAIRABLE, Code.DOCUMENT_DAMAGED, fault, _SET_ASIDE)
+        else:
+            self._note(name, document)
+            if document.header.kind in NOT_OURS:
+                return
+            if document.header.session_id != session_of(name):
+                fault = f"it is of session {document.header.session_id}, and named as one of another"
+                yield finding(Severity.REPAIRABLE, Code.DOCUMENT_MISNAMED, fault, _SET_ASIDE)
+            yield from closed(path, status, name)
+
+    def _note(self, name: str, document: Document) -> None:
+        """Note how far a document goes and what it names."""
+        session_id = session_of(name) or ""
+        self.newest[session_id] = max(self.newest.get(session_id, 0), document.header.sequence)
+        for text in document.values.values():
+            if MARK in text:
+                for _, reference in references(msgspec.json.decode(text)):
+                    self.named.setdefault((reference.sha256, reference.type), []).append(name)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names alone; 100,000 foreign files are passed over by them
+    except FileNotFoundError:
+        return []
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def session_of(name: str) -> str | None:
+    """Return the session that a document's file name is of, None when it is no document's."""
+    named = parse_checkpoint_name(name)
+    return named.session_id if named else parse_autosave_name(name)

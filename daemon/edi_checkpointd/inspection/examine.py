@@ -1,0 +1,77 @@
+"""The whole inspection: each kind of thing in the order in which what one tells is needed by the next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edi_checkpoint.errors import VersionMismatch
+from edi_checkpoint.paths import Paths
+from edi_checkpointd.attachments import listed
+from edi_checkpointd.inspection import attachments, journal, outboxes, places
+from edi_checkpointd.inspection.documents import Documents
+from edi_checkpointd.inspection.findings import Report, confirmed, report_of
+from edi_checkpointd.journal import JournalDamaged
+from edi_checkpointd.lock import running
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+def check(paths: Paths) -> Report:
+    """Return what is wrong with a home and all that is in it; nothing is changed. Raises OSError, `JournalRefused`."""
+    return _sure(lambda: _look(paths, None, lambda *_: None, everything=True))
+
+
+def verify(paths: Paths, session_id: str | None = None, progress: Progress = lambda *_: None) -> Report:
+    """Return what is wrong with what is kept of one session, or of all: documents, attachments, the journal's rows.
+
+    `progress` is told how many bytes of how many were read. Raises as `check` does.
+    """
+    return _sure(lambda: _look(paths, session_id, progress, everything=False))
+
+
+def _sure(look: Callable[[], Report]) -> Report:
+    """Look a second time at what is found: what was only in motion is not met again."""
+    first = look()
+    return confirmed(first, look()) if first.findings else first
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How many bytes were read of how many, told to `progress`."""
+
+    progress: Progress
+    total_bytes: int = 0
+    read_bytes: int = 0
+
+    def read(self, count: int) -> None:
+        self.read_bytes += count
+        self.progress(self.read_bytes, max(self.total_bytes, self.read_bytes))
+
+
+def _look(paths: Paths, session_id: str | None, progress: Progress, *, everything: bool) -> Report:
+    every = session_id is None
+    checked: Counter[str] = Counter(checkpoints=0, autosaves=0, attachments=0, entries=0, outboxes=0)
+    reading = _Reading(progress)
+    findings = list(places.examine(paths, served=running(paths.lock) is not None)) if everything else []
+    documents = Documents(paths, session_id, reading.read)
+    filed = list(listed(paths.attachments))
+    reading.total_bytes = documents.size_bytes + (sum(one.size_bytes for one in filed) if every else 0)
+    findings += documents.read(checked)
+    if not every:
+        filed = [one for one in filed if one.digest in {digest for digest, _ in documents.named}]
+        reading.total_bytes += sum(one.size_bytes for one in filed)
+    # Outboxes before the journal: what is taken in meanwhile is then in both, and not in neither.
+    reached: dict[str, tuple[str, int]] = {}
+    beside = list(outboxes.examine(paths, checked, reached))
+    reach = journal.Reach(documents.newest, reached)
+    findings += journal.examine(paths, reach, checked, session_id)
+    findings += attachments.examine(paths, filed, documents.named, checked, reading.read)
+    if everything:
+        findings += beside
+        with contextlib.suppress(JournalDamaged, VersionMismatch, OSError):  # among the findings by now
+            findings += attachments.left_over(paths)
+    return report_of(dict(checked), findings)

@@ -1,0 +1,96 @@
+"""Places: whether folders and files of ours are ours alone, and what temporaries lie there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edi_checkpoint.names import parse_attachment_name
+from edi_checkpoint.paths import Paths
+from edi_checkpointd.fs import temporaries
+from edi_checkpointd.inspection.findings import Code, Finding, Severity
+
+_CLOSE: Final = "`edi-checkpointd check --repair` closes it"
+_FILES: Final = ("", "-wal", "-shm", "-witness")
+
+
+def examine(paths: Paths, *, served: bool) -> Iterator[Finding]:
+    """Yield what is wrong with owners, modes and links; and temporaries, unless a daemon runs (`served`): then its own.
+
+    What is in the sessions folder and not ours is passed over, and what was set aside is kept as it was found: the
+    folders themselves keep others out.
+    """
+    for folder in (paths.sessions, paths.state, paths.runtime, paths.damaged, paths.damaged_documents):
+        yield from _folder(folder)
+    state = [paths.journal.with_name(paths.journal.name + suffix) for suffix in _FILES]
+    for path in (paths.lock, paths.marker, *state, paths.reserve, paths.log, paths.forgetting, paths.socket):
+        yield from _file(path, in_place=True)
+    for below in (paths.attachments, paths.trash, paths.outbox):
+        yield from _below(below, in_place=below == paths.outbox)
+    if not served:
+        yield from _temporaries(paths)
+
+
+def _below(folder: Path, *, in_place: bool) -> Iterator[Finding]:
+    yield from _folder(folder)
+    for inner, folders, names in os.walk(folder):
+        for name in folders:
+            yield from _folder(Path(inner) / name)
+        for name in names:
+            yield from _file(Path(inner) / name, in_place=in_place)
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    """Yield what is wrong with a folder. A link that its user made himself may stand in its place."""
+    try:
+        status = folder.stat()
+        if folder.lstat().st_uid != os.geteuid():
+            status = folder.lstat()
+    except OSError:
+        return
+    yield from closed(folder, status, str(folder))
+
+
+def _file(path: Path, *, in_place: bool) -> Iterator[Finding]:
+    """Yield what is wrong with a file; one that is written `in_place` should have no second name."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(status.st_mode):
+        fault = "a link stands in the place of a file"
+        remedy = "`edi-checkpointd check --repair` removes it; see who made it"
+        yield Finding(Severity.REPAIRABLE, Code.LINK, str(path), fault, remedy, path)
+        return
+    if in_place and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+        fault = f"it has {status.st_nlink} names: what is written here is written there too"
+        yield Finding(Severity.NOTE, Code.HARD_LINK, str(path), fault, "remove the other name", path)
+    yield from closed(path, status, str(path))
+
+
+def closed(path: Path, status: os.stat_result, what: str) -> Iterator[Finding]:
+    """Yield whether others than us own a file or folder, or may read or write it."""
+    if status.st_uid != os.geteuid():
+        fault = f"it belongs to uid {status.st_uid}, not to us ({os.geteuid()})"
+        remedy = f"`sudo chown -h {os.geteuid()}` it, or run this as that user"
+        yield Finding(Severity.REPAIRABLE, Code.OWNER, what, fault, remedy, path)
+    elif status.st_mode & 0o077:
+        fault = f"its mode is {stat.S_IMODE(status.st_mode):04o}: other users may reach it"
+        yield Finding(Severity.REPAIRABLE, Code.MODE, what, fault, _CLOSE, path)
+
+
+def _temporaries(paths: Paths) -> Iterator[Finding]:
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        found += temporaries(paths.sessions)
+    with contextlib.suppress(FileNotFoundError):
+        found += temporaries(paths.damaged, lambda _: True)
+    for shelf in paths.attachments.glob("??/"):
+        found += temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
+    for path in found:
+        fault = "left by a crash, half written; nobody reads it"
+        yield Finding(Severity.NOTE, Code.TEMPORARY, str(path), fault, "the next start removes it", path)
