@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench-quick pictures clean
+.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench-quick pictures manual clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -54,6 +54,10 @@ bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
 pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
 	$(BIN)/python docs/pictures/make.py
 	echo 'pictures: drawn'
+
+manual: $(VENV)/.made-dev ## make man pages and completions anew from the commands' definitions
+	$(BIN)/python docs/manual/make.py
+	echo 'manual: made'
 
 clean: ## remove what these targets made, .venv included
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/latest.json

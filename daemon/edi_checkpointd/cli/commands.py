@@ -80,7 +80,7 @@ def status(
     """Say whether all work is safe and since when, what is wrong and what to do about it.
 
     Example: edi-checkpoint status
-             edi-checkpoint status --openmetrics > /var/lib/node_exporter/edi-checkpoint.prom
+             edi-checkpoint status --openmetrics > edi-checkpoint.prom
     """
     if json and openmetrics:
         raise select.UsageError("--json and --openmetrics say the same thing in two ways: give one of them")
