@@ -418,7 +418,7 @@ def test_few_descriptors_are_reported_before_a_daemon_has_to_do_with_them(home: 
 
 
 def test_no_check_is_without_a_fault_that_was_produced() -> None:
-    elsewhere = {"sqlite", "clock"}
+    elsewhere = {"sqlite", "clock", "round_trip"}
     assert {check for check, _ in FAULTS.values()} | elsewhere == set(CHECKS)
 
 
@@ -443,18 +443,28 @@ def test_a_disk_that_is_none_of_this_machine_is_known_by_its_kind(kind: str) -> 
     assert places.fault_of(kind)
 
 
+def test_a_round_trip_without_a_daemon_is_reported_until_one_runs(home: Home) -> None:
+    found = doctor(home)["round_trip"]
+    assert found["ok"] is False
+    assert "edi-checkpointd run" in found["remedy"]
+    home.daemon()
+    assert doctor(home)["round_trip"]["ok"] is True
+
+
 def test_where_all_is_well_people_are_told_so_in_lines_that_fit_and_nothing_is_left(home: Home) -> None:
     del home.environment["EDI_CHECKPOINT_AUTOSTART"]
     home.daemon()
-    before = set(home.folder.rglob("*"))
     text = home.on_a_terminal("doctor", NO_COLOR="1")
     assert all(len(line) <= 80 or str(home.folder) in line for line in text.splitlines())
     *rows, empty, last = text.splitlines()
     assert empty == ""
-    assert last == f"all is well: {len(CHECKS) - 1} checks passed"
+    assert last == f"all is well: {len(CHECKS) - 1} checks passed"  # no unit is installed
     for name in CHECKS:
         assert any(row.startswith(("ok", "skipped")) and name in row for row in rows), text
-    assert set(home.folder.rglob("*")) == before
+    assert home.json("sessions")["sessions"] == []
+    files = [path for path in home.folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if b"doctor-" in path.read_bytes() or "doctor-" in path.name] == []
 
 
 @pytest.mark.leaves("mode")
@@ -462,4 +472,4 @@ def test_a_remedy_stands_in_a_line_of_its_own_to_be_copied(home: Home) -> None:
     home.sessions.mkdir(parents=True, mode=0o755)
     lines = home.command("doctor", expect=6).splitlines()
     assert f"         $ chmod 700 {home.sessions}" in lines
-    assert lines[-1].startswith("2 of ")  # nobody may start a daemon here
+    assert lines[-1].startswith("3 of ")  # nobody may start a daemon here

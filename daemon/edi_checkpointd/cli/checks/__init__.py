@@ -4,9 +4,9 @@
     setup     what is looked at, gathered once: places, lock, greeting, status
     places    configuration, folders, disks
     serving   service, lock, socket, daemon
-    working   SQLite, clock, and what `status` says
+    working   SQLite, clock, what `status` says, and a round trip
 
-A check looks and changes nothing.
+A check looks and changes nothing, but for the round trip, which clears up after itself.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ CHECKS: Mapping[str, Callable[[Setup], Finding]] = MappingProxyType(
             serving.descriptors,
             working.clock,
             working.status,
+            working.round_trip,
         )
     }
 )

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+from uuid import uuid4
+
+import msgspec
+
+from edi_checkpoint import protocol
+from edi_checkpoint.client import Client, connect
+from edi_checkpoint.document import parse_checkpoint
 from edi_checkpoint.troubles import Trouble
-from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, well
+from edi_checkpointd.cli import PROGRAM
+from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup
 from edi_checkpointd.journal import sound_sqlite
 
 _CLOCK = "clock_stepped"
+_PATIENCE_S = 10.0  # with a daemon on a slow disk, for each of starting, writing and purging
+_PROBE = {"text": "h\u00f6lzern \u7a7a", "number": 0.1, "list": [1, None, True]}
 
 
 def sqlite(setup: Setup) -> Finding:
@@ -33,3 +45,39 @@ def status(setup: Setup) -> Finding:
 
 def _troubles(setup: Setup, *, clock: bool) -> list[Trouble]:
     return [trouble for trouble in setup.status.degraded if (trouble.code == _CLOCK) == clock]
+
+
+def round_trip(setup: Setup) -> Finding:
+    """A session can be written, photographed, read back and purged, by a daemon that is started if none runs.
+
+    Raises what goes wrong on the way.
+    """
+    if setup.held and not isinstance(setup.greeting, protocol.Welcome):
+        return not_said("the daemon does not answer")
+    begun_s = time.monotonic()
+    with connect(app=PROGRAM, timeout_s=_PATIENCE_S) as client:
+        if client.disabled:
+            return not_said("EDI_CHECKPOINT_DISABLE is set: nothing is remembered")
+        if not client.connected:
+            remedy = "run `edi-checkpointd run`: it serves, or says why it cannot"
+            return at_fault("no daemon answers, and none could be started", remedy)
+        session_id = f"doctor-{uuid4().hex[:12]}"
+        try:
+            same = _there_and_back(setup, client, session_id)
+        finally:
+            purged = client.ask(partial(protocol.Purge, sessions=(session_id,)), _PATIENCE_S)
+    if isinstance(purged, protocol.Purged) and purged.kept:
+        return at_fault(f"session {session_id} cannot be purged: {purged.kept[0]}", "mend what the message names")
+    if not same:
+        return at_fault("a checkpoint is read back as something else than was written", f"{PROGRAM} verify")
+    started = "" if setup.held else ", by a daemon that was started for it"
+    return well(f"written, photographed, read back and purged in {time.monotonic() - begun_s:.1f} s{started}")
+
+
+def _there_and_back(setup: Setup, client: Client, session_id: str) -> bool:
+    """Write a session and a checkpoint of it; return whether its file says what was written."""
+    with client.session(session_id) as session:
+        session["probe"] = _PROBE
+        made = session.checkpoint("doctor", timeout_s=_PATIENCE_S)
+    document = parse_checkpoint((setup.paths.sessions / made.name).read_bytes(), made.name)
+    return bool(msgspec.json.decode(document.values["probe"]) == _PROBE)
