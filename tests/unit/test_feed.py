@@ -53,7 +53,7 @@ def test_while_nobody_watches_nothing_is_kept() -> None:
     assert asked(feed, "", 0) is not None  # from now on: the ten are not among it
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, HELD_EVENTS + 50), st.booleans()), max_size=6))
 def test_a_watcher_gets_each_event_once_in_order_or_is_told_how_many_it_missed(steps: list[tuple[int, bool]]) -> None:
     feed = Feed(MovedClock())
