@@ -6,7 +6,7 @@ function __fish_edi-checkpoint_using_command
     set -l cmd (commandline -opc)
     set -l subcommands
     set -l options_with_values '--as --at --condition --extract --keys --limit --other --sequence --since'
-    set -l all_commands 'attachments config demo diff dismiss doctor fork history label log note pin prune restore rollback sessions show status unpin watch why'
+    set -l all_commands 'attachments config demo diff dismiss doctor fork history label log note pin prune purge restore rollback sessions show status unpin watch why'
     set -l skip_next 0
     # Extract command words (only real subcommand names) from command line
     set -e cmd[1]
@@ -59,6 +59,7 @@ complete -c edi-checkpoint -n __fish_use_subcommand -a 'attachments' -d 'List th
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'demo' -d 'See it at work: a session is killed in the middle, and comes back whole. Your o…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'config' -d 'Show every setting, what it is and what decided it: a flag, the environment, th…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'doctor' -d 'Look at all that is needed, and say for each fault what mends it: folders, disk…'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'purge' -d 'Forget a session for good. It shows what will go, and asks.'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'why' -d 'Say of a checkpoint what made it, which rules keep it, and which one will delet…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'prune' -d 'Show what the rules keep and delete, each with its reason; nothing is deleted w…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'restore' -d 'Bring a session back from the trash, whole; its age counts anew.'
@@ -158,6 +159,15 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -s h -
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l version -d 'Display application version.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l apply -d 'Do it now; the daemon does the same when it is due.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l json -d 'Print one JSON document, with times in UTC.'
+
+# Options for: purge
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l help -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -s h -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l version -d 'Display application version.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l all -d 'All sessions, and all that was kept of any.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l yes -d 'Do not ask.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l takeover -d 'Even while somebody writes to it: that one is shut out, and what it publishes i…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: restore
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command restore' -l help -d 'Display this message and exit.'

@@ -50,7 +50,7 @@ function _shtab_edi_checkpointd_using
   test "$_shtab_edi_checkpointd_cmdpath" = "$argv"
 end
 
-set -g _shtab_edi_checkpointd_commands run stop install uninstall
+set -g _shtab_edi_checkpointd_commands run stop install uninstall check
 set -g _shtab_edi_checkpointd_opts_with_value --attachments-max-bytes --attachments_max_bytes --autosave-every-s --autosave_every_s --checkpoint-every-s --checkpoint_every_s --collect-every-s --collect_every_s --history-hours --history-max-bytes --history_hours --history_max_bytes --idle-exit-s --idle_exit_s --keep-automatic --keep-best --keep-closed-days --keep-per-session --keep-sessions --keep-stages --keep_automatic --keep_best --keep_closed_days --keep_per_session --keep_sessions --keep_stages --log-format --outbox-max-bytes --outbox_max_bytes --sessions-max-bytes --sessions_max_bytes --transition-keys --transition-max-s --transition-quiet-s --transition_keys --transition_max_s --transition_quiet_s --trash-days --trash_days --value-max-bytes --value-max-depth --value_max_bytes --value_max_depth
 
 complete -c edi-checkpointd -e
@@ -90,3 +90,7 @@ complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using install' -l now -d 
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using install' -l dry-run -d 'print both units, and change nothing'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using; and test $_shtab_edi_checkpointd_npos -eq 0' -a uninstall -d 'stop the service and remove its units; the data stays'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using uninstall' -s h -l help -d 'show this help message and exit'
+complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using; and test $_shtab_edi_checkpointd_npos -eq 0' -a check -d 'Look whether all that is kept is whole: journal, checkpoints, attachments, outboxes, permissions.'
+complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using check' -s h -l help -d 'show this help message and exit'
+complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using check' -l repair -d 'mend what can be mended'
+complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using check' -l json -d 'print one JSON document'
