@@ -69,11 +69,14 @@ def test_publishers_see_no_error_and_nothing_is_lost_while_the_service_is_restar
 
 
 def test_who_connects_while_no_daemon_runs_is_served_by_the_next(home: Home) -> None:
+    path = home.folder / "run" / "daemon.sock"
     with home.listen() as listening:
+        same = path.with_name("same")
+        same.hardlink_to(path)  # so that no other file can be given its inode
         first = home.start_activated(listening)
         first.wait_line("ready ")
         first.kill(signal.SIGTERM)
-        assert (home.folder / "run" / "daemon.sock").exists()
+        assert path.samefile(same)
         publisher = home.start_publisher("s1")
         publisher.send("session.update(n=1)")
         second = home.start_activated(listening)
