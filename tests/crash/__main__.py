@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from crash.cases import ONCE, POINTS
 from crash.kills import Victims, kill_loop
-from crash.points import ONCE, POINTS, die_at
+from crash.points import die_at
 from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
 from crash.verdict import Verdict
 from harness import Home

@@ -6,7 +6,8 @@ import os
 from enum import Enum
 
 import pytest
-from crash.points import CASES, ONCE, POINTS, die_at
+from crash.cases import CASES, ONCE, POINTS
+from crash.points import die_at
 from harness import Home
 
 HITS = (1, 2, 3) if os.environ.get("EDI_TEST_FULL") == "1" else (1,)

@@ -1,0 +1,256 @@
+"""What leads to a crash point, and what else has to hold after it: the steps that the cases are made of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+from crash.stage import Stage
+from harness import Refused, eventually
+
+from edi_checkpoint.names import attachment_name
+from edi_checkpoint.paths import ensure_private
+
+SECRET = "the old lighthouse keeper"  # typed into a session that is purged
+
+
+def waits(stage: Stage) -> None:
+    """A start, or upkeep, leads there by itself."""
+    stage.waits()
+
+
+def publishes(stage: Stage) -> None:
+    stage.publish("s1", 250)
+
+
+def publishes_much(stage: Stage) -> None:
+    """More than the rows that a snapshot is due after, and than a WAL is left to hold."""
+    stage.publish("s1", 250, padding=6000)
+
+
+def marks(stage: Stage) -> None:
+    """Five transitions with attachments, each with a mark."""
+    for _ in range(5):
+        number = next(iter(stage.names))
+        stage.writer.do(f"session.update(attempt={number}, raw=[b'{number}', bytes({number})])")
+        if not stage.attempt(f"session.checkpoint('mark {number}', timeout_s=0.5)"):
+            break
+
+
+def saves(stage: Stage) -> None:
+    """What is published comes into the auto-save, and the journal notes it."""
+    stage.publish("s1", 20)
+    if stage.attempt("session.flush('checkpointed', timeout_s=0.5)") and stage.victim is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # nothing tells of a note; the step is done again
+            stage.victim.popen.wait(0.2)
+
+
+def marks_and_saves(stage: Stage) -> None:
+    """Attachments come into files, and the journal notes it."""
+    marks(stage)
+    saves(stage)
+
+
+def goes_back(stage: Stage) -> None:
+    """Back to the checkpoint before, which is pinned for a while, and to a fork of it."""
+    marks(stage)
+    if stage.attempt("told = session.rollback()") and stage.attempt("session.amend(told.name, pinned=True)"):
+        stage.attempt(f"session.fork(told, session_id='fork-{next(iter(stage.names))}')")
+        stage.attempt("session.amend(told.name, pinned=False)")
+
+
+def other_dies(stage: Stage) -> None:
+    """A publisher of another session is killed, and the next one goes on with that."""
+    who = f"other-{next(iter(stage.names))}"
+    stage.enter(who, "other")
+    stage.publish(who, 50, attempt=1, raw=b"of another")
+    stage.kill(who)
+    eventually(lambda: stage.dead or not (stage.paths.outbox / "other").exists())
+
+
+def fought_over(stage: Stage) -> None:
+    """A writer that hears nothing is taken over from, and publishes on before it dies."""
+    hung, taker = f"hung-{next(iter(stage.names))}", f"taker-{next(iter(stage.names))}"
+    stage.enter(hung, "fought").do("publish(0)")
+    stage.publish(hung, 20)
+    stage.publishers[hung].go_deaf()
+    stage.enter(taker).do("session = client.session('fought', takeover=True)")
+    stage.publishers[taker].do("session.update(taken=True)")
+    stage.publish(hung, 10)
+    stage.kill(hung)
+    eventually(lambda: stage.dead or any(stage.paths.sessions.glob("fought-stranded-*_checkpoint_*.json")))
+    stage.kill(taker)
+
+
+def sends_garbage(stage: Stage) -> None:
+    """A record that is no entry: it is refused, and uses up its number."""
+    stage.publish("s1", 5)
+    stage.writer.do("session.flush(timeout_s=20)")
+    stage.writer.do("session._stream.outbox.append(b'no entry') and session._link.wake()")
+    stage.waits()
+
+
+def hears_of_garbage(stage: Stage) -> None:
+    """The publisher's next call raises what was refused."""
+
+    def refused() -> bool:
+        try:
+            stage.writer.do("session.flush(timeout_s=20)")
+        except Refused as refused:
+            return refused.code == "protocol"
+        return False
+
+    eventually(refused)
+
+
+def is_ended(stage: Stage) -> None:
+    stage.publish("s1", 20)
+    assert stage.daemon is not None
+    stage.daemon.popen.send_signal(signal.SIGTERM)
+    stage.waits()
+
+
+def meets_foreign_file(stage: Stage) -> None:
+    (stage.paths.sessions / "foreign.json").write_text('{"session_id": "foreign", "current_stage": "theirs"}')
+    stage.enter("foreign", "foreign")
+    stage.publish("foreign", 20)
+    stage.waits()
+
+
+def plants_unnamed(stage: Stage) -> None:
+    """Attachments that nothing names, old enough to be collected."""
+    marks(stage)
+    for number in range(4):
+        path = stage.paths.attachments / attachment_name(f"{number:064}", "raw")
+        ensure_private(path.parent)
+        path.write_bytes(b"nothing names it")
+        os.utime(path, (1e9, 1e9))
+        stage.unnamed.append(path)
+
+
+def saved_once(stage: Stage) -> None:
+    stage.publish("s1", 60, padding=100_000)  # more than a segment: what files cover is trimmed from the outbox
+    stage.writer.do("session.flush('checkpointed', timeout_s=10)")
+    stage.publish("s1", 10)
+    stage.writer.do("session.flush(timeout_s=10)")
+
+
+def cleans_up(stage: Stage) -> None:
+    """A session is left, and goes into the trash, and (by flags) from there for good; that of the writer is pinned."""
+    stage.attempt("session.checkpoint('stays', pin=True, timeout_s=0.5)")
+    left = stage.home.publisher(f"left-{next(iter(stage.names))}")
+    for number in range(2):
+        left.do(f"session.update(step={number})")
+        left.do("session.checkpoint()")
+    left.do("client.close()")
+    left.close()
+    for _ in range(2):
+        pruning = stage.home.start([sys.executable, "-m", "edi_checkpointd.cli", "prune", "--apply"])
+        eventually(lambda pruning=pruning: stage.dead or pruning.popen.poll() is not None)
+
+
+def comes_back(stage: Stage) -> None:
+    """Somebody opens a session that lies in the trash."""
+    cleans_up(stage)
+    for folder in stage.paths.trash.iterdir():
+        opener = stage.home.start_publisher(folder.name)
+        stage.waits()
+        opener.kill()
+
+
+def whole_or_gone(stage: Stage) -> None:
+    """Each session that was left lies whole in its place, or whole in the trash and noted there, or is gone."""
+
+    def lies_whole(session_id: str) -> bool:
+        here = [path for path in stage.paths.sessions.glob(f"{session_id}*.json") if not path.name.startswith(".")]
+        folder = stage.paths.trash / session_id
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        return (len(here), len(there)) in ((3, 0), (0, 0)) or (not here and len(there) == 4 and ".trashed" in there)
+
+    for number in range(next(iter(stage.names))):
+        eventually(lambda number=number: lies_whole(f"left-{number}"))
+
+
+def damages_journal(stage: Stage) -> None:
+    saved_once(stage)
+    assert stage.daemon is not None
+    stage.daemon.kill()
+    stage.paths.journal.write_bytes(b"damaged" * 10_000)
+
+
+def nothing_damaged_is_destroyed(stage: Stage) -> None:
+    kept = {path.name for path in stage.paths.damaged.iterdir()}
+    assert {"journal.sqlite", "journal.sqlite-wal"} <= kept, kept
+
+
+def loses_journal(stage: Stage) -> None:
+    saved_once(stage)
+    assert stage.daemon is not None
+    stage.daemon.kill()
+    for path in stage.paths.state.glob("journal.sqlite*"):
+        path.unlink()
+
+
+def purges(stage: Stage) -> None:
+    """A session whose writer died is purged; whoever asks for it need not hear of it."""
+    doomed, asker = stage.home.publisher("doomed-session"), stage.home.publisher()
+    doomed.do(f"session.update(prompt='{SECRET}', raw=b'{SECRET}')")
+    doomed.do("session.checkpoint('one')")
+    doomed.do(f"session.update(prompt='{SECRET}, once more')")
+    doomed.kill()
+    asker.send("client.ask(lambda n: edi_checkpoint.protocol.Purge(n, ('doomed-session',)), 20)")
+    eventually(lambda: stage.dead or asker.has_said("= "))
+    asker.kill()
+
+
+def nothing_purged_is_left(stage: Stage) -> None:
+    for path in stage.home.folder.rglob("*"):
+        data = path.read_bytes() if path.is_file() else b""
+        assert "doomed" not in path.name, path
+        assert SECRET.encode() not in data, path
+        assert b"doomed" not in data, path
+
+
+# -- of a publisher that is to die -------------------------------------------------------------------------------------
+
+
+def victim_publishes(stage: Stage) -> None:
+    stage.publish("victim", 200)
+
+
+def victim_tears(stage: Stage) -> None:
+    """The disk takes all but the last byte of a record."""
+    short = "lambda fd, data: os.write(fd, data[:-1] if len(data) > 9000 else data)"
+    stage.publishers["victim"].do(
+        f"import types; edi_checkpoint.outbox.os = types.SimpleNamespace(**{{**vars(os), 'write': {short}}})"
+    )
+    stage.publishers["victim"].do("publish(50, who='victim', tell=True)")
+    stage.publish("victim", 1, padding=9000)
+
+
+def victim_is_trimmed(stage: Stage) -> None:
+    stage.publishers["victim"].send(
+        "publish(150, who='victim', tell=True, padding=100_000), session.flush('checkpointed', timeout_s=10)"
+    )
+    stage.waits()
+
+
+def victim_thins(stage: Stage) -> None:
+    """No daemon takes what it publishes, and its outbox may have few bytes."""
+    stage.publish("victim", 150, padding=100_000)
+
+
+def victim_leaves(stage: Stage) -> None:
+    stage.publishers["victim"].do("publish(20, who='victim', tell=True)")
+    stage.publishers["victim"].send("client.close()")
+    stage.waits()
+
+
+def victim_takes_over(stage: Stage) -> None:
+    stage.enter("hung", "fought")
+    stage.publish("hung", 20)
+    stage.publishers["victim"].send("client.session('fought', takeover=True)")
+    stage.waits()
