@@ -246,6 +246,20 @@ def test_what_a_crash_leaves_behind_is_no_damage(kept: Home) -> None:
     assert (code, told["result"]) == (0, "clean")
 
 
+def test_verify_reads_what_is_kept_of_one_session_or_of_all_with_and_without_a_daemon(kept: Home) -> None:
+    told = kept.json("verify")
+    assert (told["result"], told["findings"]) == ("clean", [])
+    assert told["checked"] | {"checkpoints": 3, "attachments": 1} == told["checked"]
+    flip(newest(kept), 40)
+    for begin in (kept.daemon, lambda: None):
+        told = kept.json("verify", "s1", expect=6)
+        assert (told["result"], codes(told)) == ("repairable", {"document_damaged"})
+        assert kept.json("verify", "other")["result"] == "clean"
+        begin()
+    assert kept.command("verify", "s1", expect=6).splitlines()[0].startswith("damage; nothing acknowledged is lost: ")
+    assert kept.json("verify", "nobody", expect=3)["error"]["code"] == "not_found"
+
+
 @given(st.data())
 @settings(max_examples=300 if FULL else 30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_anywhere_ends_in_a_finding_or_is_of_no_consequence(

@@ -19,7 +19,7 @@ PROGRAM = "edi-checkpoint"
 
 
 class Exit(IntEnum):
-    """The exit codes; 7 (acknowledged entries lost) is of `verify`, which is not here yet."""
+    """The exit codes."""
 
     DONE = 0
     FAILED = 1
@@ -28,6 +28,7 @@ class Exit(IntEnum):
     NO_DAEMON = 4
     BUSY = 5
     DAMAGE = 6
+    LOST = 7
     INTERRUPTED = 130  # Ctrl-C, as shells say it
 
 
@@ -77,6 +78,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             configuration,
             doctor,
             forgetting,
+            inspection,
             keeping,
             watching,
         )

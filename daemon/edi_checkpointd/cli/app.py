@@ -55,7 +55,8 @@ It works with and without a running daemon. What only shows changes nothing.
 Begin with:  edi-checkpoint sessions
 Then:        edi-checkpoint show latest
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and none answers, 5 busy, 6 damage.""",
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and none answers, 5 busy, 6 damage,
+7 acknowledged entries lost.""",
     help_format="plaintext",
     version=_version,
     version_flags=["--version"],
