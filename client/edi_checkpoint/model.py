@@ -165,7 +165,8 @@ class ResumeReport(msgspec.Struct, frozen=True):
             parts.append(f", with {_spoken(self.work_s)} of work")
         parts.append(".")
         if self.from_outbox:
-            parts.append(f" {self.from_outbox} entries came from the outbox of a writer that had died.")
+            what = "entry" if self.from_outbox == 1 else "entries"
+            parts.append(f" {self.from_outbox} {what} came from the outbox of a writer that had died.")
         if self.document:
             parts.append(f" It was taken from {self.document}.")
         if missing := sum(gap.missing for gap in self.gaps):

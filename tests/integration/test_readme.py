@@ -33,7 +33,10 @@ def block(mark: str) -> str:
 
 
 def steady(text: str) -> list[str]:
-    """What is the same each time: no time, process or age; the spaces that fill a column beside them neither."""
+    """What is the same each time: no time, process or age, nor the spaces that fill a column beside them; nor
+    whether the daemon had the last entry from the socket or from the outbox.
+    """
+    text = re.sub(r" \d+ entr(y|ies) came from the outbox of a writer that had died\.", "", text)
     text = re.sub(r"\d+(?=( seconds?)? ago| s\b)|\d{4}-\d\d-\d\d|\d\d:\d\d(:\d\d)?|(?<=process )\d+", "#", text)
     return [re.sub(r" +", " ", line).rstrip() for line in text.strip().splitlines()]
 
