@@ -20,7 +20,7 @@ from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.heartbeat import Pulse
-from edi_checkpointd.journal import Journal, JournalDamaged, witness_path
+from edi_checkpointd.journal import Journal, JournalDamaged, take_back, witness_path
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
 from edi_checkpointd.trash import Trash
@@ -42,6 +42,9 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     except JournalDamaged as error:
         fault = str(error)
     set_journal_aside(paths, fault)
+    if take_back(paths.journal):
+        log.warning("the journal as it was before it was brought to another format is taken again")
+        return open_journal(paths, pulse)
     return Journal(paths.journal, pulse), fault
 
 

@@ -76,6 +76,10 @@ CASES: dict[Enum, Case] = {
     CrashPoint.RETURN_CUT: Case(steps.comes_back, flags=CLEANS_UP, after=steps.whole_or_gone),
     CrashPoint.CONDEMNED: Case(steps.cleans_up, flags=(*CLEANS_UP, "--trash-days", "0"), after=steps.whole_or_gone),
     **{point: Case(steps.purges, after=steps.nothing_purged_is_left) for point in CrashPoint if "FORG" in point.name},
+    **{
+        point: Case(steps.waits, before=steps.has_an_older_journal, after=steps.no_older_journal_is_left)
+        for point in (CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED)
+    },
     CrashPoint.WAL_EMPTIED: Case(steps.purges, after=steps.nothing_purged_is_left),
     CrashPoint.SET_ASIDE: Case(
         steps.waits, before=steps.damages_journal, journal_lost=True, after=steps.nothing_damaged_is_destroyed
@@ -104,7 +108,8 @@ CASES: dict[Enum, Case] = {
 POINTS: tuple[Enum, ...] = (*CrashPoint, *ClientPoint)
 ONCE = {  # in the life of a process, as its case leads there
     CrashPoint.LOCKED, CrashPoint.JOURNAL_MADE, CrashPoint.STATE_ADOPTED, CrashPoint.SET_ASIDE,
-    CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
+    CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED,
+    CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
     ClientPoint.AUTOSTART_CLAIMED, ClientPoint.LOCK_UNNAMED, ClientPoint.LOCK_NAMED, ClientPoint.SEGMENT_MADE,
     CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.LAST_MARK_PUBLISHED,
 }  # fmt: skip

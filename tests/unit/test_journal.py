@@ -133,7 +133,7 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 def newer_journal(path: Path) -> None:
     filled(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=3")
+        db.execute("PRAGMA user_version=4")
     db.close()
 
 
@@ -185,10 +185,10 @@ def test_a_newer_journal_is_refused_by_its_number_and_left_as_it_is(tmp_path: Pa
     path = tmp_path / "journal.sqlite"
     newer_journal(path)
     before = bytes_below(tmp_path)
-    with pytest.raises(VersionMismatch, match="journal format 3; this software knows 2"):
+    with pytest.raises(VersionMismatch, match="journal format 4; this software knows 3"):
         Journal(path)
     assert bytes_below(tmp_path) == before
-    with pytest.raises(VersionMismatch, match="journal format 3; this software knows 2"):
+    with pytest.raises(VersionMismatch, match="journal format 4; this software knows 3"):
         Reader.open(path)
     assert path.read_bytes() == before[path.name]
 
@@ -819,7 +819,7 @@ def first_format(path: Path) -> None:
 def test_a_journal_of_the_first_format_is_brought_to_this_one_with_all_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     first_format(path)
-    with pytest.raises(VersionMismatch, match="journal format 1 is brought to 2 by the daemon's start"):
+    with pytest.raises(VersionMismatch, match="journal format 1 is brought to 3 by the daemon's start"):
         Reader.open(path)
     with closing(Journal(path)) as journal:
         row = journal.read.session("s")

@@ -18,7 +18,7 @@ from edi_checkpointd.journal.tables import (
     JournalDamaged,
     SessionRow,
     check_format,
-    check_is_sqlite,
+    check_head,
     check_shape,
     is_new,
     named_damage,
@@ -30,11 +30,14 @@ _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `
 
 
 def begun(path: Path) -> bool:
-    """Return whether there is a journal: one whose making was cut short is none yet. Raises `JournalDamaged`."""
+    """Return whether there is a journal: one whose making was cut short is none yet.
+
+    Raises `JournalDamaged`, and `VersionMismatch` for a newer one.
+    """
     if not path.exists():
         return False
     with named_damage(path):
-        check_is_sqlite(path)
+        check_head(path)
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             return not is_new(db)

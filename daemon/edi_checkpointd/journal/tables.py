@@ -13,8 +13,9 @@ from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, VersionMism
 from edi_checkpoint.records import Record, scan_all
 from edi_checkpointd.state import Snapshot
 
-FORMAT = 2  # PRAGMA user_version
+FORMAT = 3  # PRAGMA user_version
 APPLICATION_ID = 0x45444943  # "EDIC"
+_HEAD_BYTES = 100  # of an SQLite file
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -75,7 +76,7 @@ CREATE TABLE blobs (
 ) STRICT;
 """
 
-# From the format before to the next, each in one transaction.
+# From the format before to the next, each in one transaction on a copy (`migration`).
 MIGRATIONS = {
     1: """
 ALTER TABLE sessions ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
@@ -87,6 +88,7 @@ ALTER TABLE sessions ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE streams ADD COLUMN fenced_at INTEGER;
 """
     + BLOBS,
+    2: "",  # what was deleted before lay on in free pages; a copy has none
 }
 
 
@@ -201,11 +203,29 @@ def check_sqlite(version: str) -> None:
         )
 
 
-def check_is_sqlite(path: Path) -> None:
-    """Refuse what SQLite would take for an empty database, and write over: some bytes of something else."""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        if (head := file.read(16)) and head != b"SQLite format 3\0":
-            raise JournalDamaged(f"{path}: no SQLite database")
+def check_head(path: Path) -> int | None:
+    """Return the format that a file's head gives, None where there is nothing yet; the file is only read.
+
+    Raises `JournalDamaged` for what SQLite would take for an empty database, and write over: some bytes of something
+    else. Raises `VersionMismatch` for a newer journal, which SQLite would carry the WAL of into its file.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return None
+    if not head:
+        return None
+    if head[:16] != b"SQLite format 3\0":
+        raise JournalDamaged(f"{path}: no SQLite database")
+    version, application = (int.from_bytes(head[at : at + 4]) for at in (60, 68))
+    if application == APPLICATION_ID and version > FORMAT:
+        raise _newer(path, version)
+    return version
+
+
+def _newer(path: Path, version: int) -> VersionMismatch:
+    return VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
 
 
 def is_new(db: apsw.Connection) -> bool:
@@ -222,7 +242,7 @@ def check_format(db: apsw.Connection, path: Path) -> int:
         raise JournalDamaged(f"{path}: a database, but no journal of edi-checkpoint")
     version = int(db.pragma("user_version"))
     if version not in (FORMAT, *MIGRATIONS):
-        raise VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
+        raise _newer(path, version)
     return version
 
 

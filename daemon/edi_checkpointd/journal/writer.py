@@ -15,12 +15,12 @@ import msgspec
 from edi_checkpoint.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.journal import migration
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
     APPLICATION_ID,
     BLOBS,
     FORMAT,
-    MIGRATIONS,
     NOT_SHOWN,
     SCHEMA,
     Fence,
@@ -32,7 +32,6 @@ from edi_checkpointd.journal.tables import (
     SessionRow,
     Shown,
     check_format,
-    check_is_sqlite,
     check_shape,
     check_sqlite,
     is_new,
@@ -90,8 +89,9 @@ class Journal:
         sound_sqlite()
         self._path = path
         self._pulse = pulse or Pulse()
+        with self._pulse.disk():
+            migration.bring_up(path)
         with named_damage(path):
-            check_is_sqlite(path)
             self._db = apsw.Connection(str(path))
             try:
                 self._prepare(path)
@@ -112,12 +112,14 @@ class Journal:
             self._db.close()
             self._witness.close()
             raise JournalDamaged(f"{path}: {lost} acknowledged rows are missing at its end")
+        migration.finish(path)
 
     def _prepare(self, path: Path) -> None:
         """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
         self._db.set_busy_timeout(_BUSY_MS)
         new = is_new(self._db)
-        version = FORMAT if new else check_format(self._db, path)
+        if not new:
+            check_format(self._db, path)
         path.chmod(0o600)
         for pragma in _PRAGMAS:
             self._db.execute(f"PRAGMA {pragma}").fetchall()
@@ -126,11 +128,6 @@ class Journal:
             reached(CrashPoint.JOURNAL_MADE)
             # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        while version < FORMAT:
-            with self._transaction():
-                self._db.execute(MIGRATIONS[version])
-                version += 1
-                self._db.execute(f"PRAGMA user_version={version}")
 
     def _make(self) -> None:
         with self._transaction():
