@@ -14,7 +14,7 @@ import pytest
 from harness import Home, Publisher
 
 FULL = os.environ.get("EDI_TEST_FULL") == "1"
-RESTARTS, EACH_ROUND, PAUSE_S = (50, 600, 0.02) if FULL else (5, 200, 0.005)  # ten minutes; five seconds
+RESTARTS, EACH_ROUND, PAUSE_S = (50, 600, 0.02) if FULL else (5, 120, 0.005)  # ten minutes; three seconds
 PUBLISHERS = 4
 PERIOD_S = 0.3  # in which the manager wants a heartbeat
 

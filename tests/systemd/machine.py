@@ -1,7 +1,8 @@
 """Boots a Debian with a real systemd in it, and runs `steps.py` there as a user: `make systemd-test`.
 
 Needs root, systemd-nspawn and debootstrap (Debian packages systemd-container and debootstrap). The root made by
-debootstrap is kept below $XDG_CACHE_HOME; what the test does happens in a copy of it. The last line of stdout is
+debootstrap, from $DEBIAN_MIRROR if that is set, is kept below $XDG_CACHE_HOME; what the test does happens in a copy of
+it. With EDI_TEST_FULL=1 there are 50 restarts in ten minutes instead of 5. The last line of stdout is
 `systemd-test: steps=<n> passed=<n>` (exit 1 if they differ) or `systemd-test: skipped (<reason>)`.
 """
 
