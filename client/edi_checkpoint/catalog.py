@@ -2,13 +2,15 @@
 
 The folder is listed once, at the start; from then on the one thread that writes files tells of each (`add`, `remove`,
 `note_autosave`), so that a checkpoint costs the same beside any number of other files. Headers are read when first
-asked for, and kept; the digests behind them are not looked at. Any thread may read: what it is given is immutable, and
-a header that it reads from a file never replaces what the writer told.
+asked for, and kept; the digests behind them are not looked at. What somebody else does there is found by `refresh`, in
+the writer's thread: a file is still the one that is known by its inode, time and size. Any thread may read: what it is
+given is immutable, and a header that it reads from a file never replaces what the writer told.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -36,6 +38,14 @@ class AutosaveInfo(NamedTuple):
     size_bytes: int
 
 
+class Identity(NamedTuple):
+    """What tells a file from another that takes its name, and from itself when it was edited."""
+
+    inode: int
+    modified_ns: int
+    size_bytes: int
+
+
 class Fault(NamedTuple):
     """A file that is not listed, and why; code `document_damaged`, `version_mismatch` or `unreadable` (tried again)."""
 
@@ -50,6 +60,7 @@ class Catalog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()  # held to change or list what follows, never while a file is read
+        self._seen: dict[str, Identity] = {}  # by name, the file that infos, auto-saves and faults below tell of
         self._names: dict[str, tuple[str, ...]] = {}  # by session, the names of its checkpoints
         self._stamps: dict[str, str] = {}  # by session, the highest stamp that was ever seen
         self._autosaves: dict[str, AutosaveInfo | None] = {}  # by session; None until the header is asked for
@@ -58,9 +69,41 @@ class Catalog:
 
     def load(self) -> None:
         """List the folder, anew if it was listed before. Raises `OSError` if it cannot be."""
+        self.refresh()
+
+    def refresh(self, names: Collection[str] | None = None) -> set[str]:
+        """Look at files that somebody else may have touched, by name; None: at the whole folder.
+
+        What is known of a file is kept while it is still that file. Returns the sessions of those files that have none
+        any more. For the thread that writes. Raises `OSError` when the folder cannot be listed.
+        """
+        if names is None:
+            return self._refresh_all()
+        touched = {session_id for name in names if (session_id := self._refresh(name)) is not None}
+        return {session_id for session_id in touched if not self.has(session_id)}
+
+    def _refresh(self, name: str) -> str | None:
+        """Look at one file; return its session, None for a name that is not one of ours."""
+        named = parse_checkpoint_name(name)
+        session_id = named.session_id if named else parse_autosave_name(name)
+        if session_id is None:
+            return None
+        with self._lock:
+            identity = self._identity(name)
+            if identity is None:
+                self._remove(name)
+            elif identity != self._seen.get(name):
+                self._forget(name)
+                if named is None:
+                    self._autosaves[session_id] = None
+                else:
+                    self._list(session_id, name, named.stamp)
+        return session_id
+
+    def _refresh_all(self) -> set[str]:
         names: dict[str, list[str]] = {}
         stamps = dict(self._stamps)
-        autosaves: dict[str, AutosaveInfo | None] = {}
+        autosaves: set[str] = set()
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 if not entry.is_file(follow_symlinks=False):
@@ -69,10 +112,50 @@ class Catalog:
                     names.setdefault(named.session_id, []).append(entry.name)
                     stamps[named.session_id] = max(stamps.get(named.session_id, ""), named.stamp)
                 elif (session_id := parse_autosave_name(entry.name)) is not None:
-                    autosaves[session_id] = None
+                    autosaves.add(session_id)
         with self._lock:
+            before = self._names.keys() | self._autosaves.keys()
+            for name in [*self._infos, *self._faults, *map(autosave_name, self._autosaves)]:
+                if (seen := self._seen.get(name)) is None or seen != self._identity(name):
+                    self._forget(name)
             self._names = {session_id: tuple(of_session) for session_id, of_session in names.items()}
-            self._stamps, self._autosaves, self._infos, self._faults = stamps, autosaves, {}, {}
+            self._autosaves = {session_id: self._autosaves.get(session_id) for session_id in autosaves}
+            self._stamps = stamps
+            return before - self._names.keys() - self._autosaves.keys()
+
+    def _identity(self, name: str) -> Identity | None:
+        """Return which file has the name just now, None when there is none, or something else."""
+        try:
+            status = os.lstat(self._folder / name)
+        except OSError:
+            return None
+        return _identity(status) if stat.S_ISREG(status.st_mode) else None
+
+    def _forget(self, name: str) -> None:
+        """Forget what is known of a file but its name; the lock is held."""
+        self._seen.pop(name, None)
+        self._infos.pop(name, None)
+        self._faults.pop(name, None)
+        if (session_id := parse_autosave_name(name)) in self._autosaves:
+            self._autosaves[session_id or ""] = None
+
+    def _list(self, session_id: str, name: str, stamp: str) -> None:
+        """List a checkpoint's name; the lock is held."""
+        names = self._names.get(session_id, ())
+        if name not in names:
+            self._names[session_id] = (*names, name)
+        self._stamps[session_id] = max(self._stamps.get(session_id, ""), stamp)
+
+    def _told(self, name: str) -> None:
+        """Take note of the file that the writer told of; the lock is held."""
+        self._faults.pop(name, None)
+        self._seen.pop(name, None)
+        if (identity := self._identity(name)) is not None:
+            self._seen[name] = identity
+
+    def has(self, session_id: str) -> bool:
+        """Return whether the session has a file."""
+        return session_id in self._names or session_id in self._autosaves
 
     def sessions(self) -> list[str]:
         """Return the ids of all sessions that have a file, in alphabetical order."""
@@ -101,7 +184,7 @@ class Catalog:
         if autosave and (newest is None or autosave.header.sequence >= newest.sequence):
             return autosave.header
         name = newest.name if newest else None
-        return None if name is None else self._read(name, lambda file, _: _checkpoint_header(file, name))
+        return None if name is None else self._read(name, lambda file, _: _checkpoint_header(file, name))[0]
 
     def last_stamp(self, session_id: str) -> str | None:
         """Return the highest stamp in a name that the session ever had here, so that its names always increase."""
@@ -113,11 +196,14 @@ class Catalog:
         if known is not None or session_id not in self._autosaves:
             return known
         name = autosave_name(session_id)
-        info = self._read(name, lambda file, size: _autosave_info(file, size, name))
+        info, identity = self._read(name, lambda file, size: _autosave_info(file, size, name))
         with self._lock:
-            if info is not None and self._autosaves.get(session_id, info) is None:
-                self._autosaves[session_id] = info
-            return self._autosaves.get(session_id)
+            if session_id not in self._autosaves:
+                return None
+            known = self._autosaves[session_id]
+            if known is None and info is not None and identity is not None and identity == self._identity(name):
+                self._autosaves[session_id], self._seen[name] = info, identity
+            return known or info
 
     @property
     def damaged(self) -> list[Fault]:
@@ -129,13 +215,9 @@ class Catalog:
         """Take note that the file of `info` was written, or written anew."""
         stamp = parse_checkpoint_name(info.name)
         with self._lock:
-            names = self._names.get(info.session_id, ())
-            if info.name not in names:
-                self._names[info.session_id] = (*names, info.name)
-            if stamp is not None:
-                self._stamps[info.session_id] = max(self._stamps.get(info.session_id, ""), stamp.stamp)
+            self._list(info.session_id, info.name, stamp.stamp if stamp else "")
             self._infos[info.name] = info
-            self._faults.pop(info.name, None)
+            self._told(info.name)
 
     def found(self, name: str) -> None:
         """Take note that the checkpoint or auto-save `name` lies in the folder; other names are ignored."""
@@ -154,22 +236,23 @@ class Catalog:
         """Take note that the session's auto-save was written."""
         with self._lock:
             self._autosaves[session_id] = AutosaveInfo(header, size_bytes)
-            self._faults.pop(autosave_name(session_id), None)
+            self._told(autosave_name(session_id))
 
     def remove(self, name: str) -> None:
         """Take note that the checkpoint or auto-save `name` is gone; other names are ignored."""
-        named = parse_checkpoint_name(name)
         with self._lock:
-            self._faults.pop(name, None)
-            if named is None:
-                self._autosaves.pop(parse_autosave_name(name) or "", None)
-                return
-            self._infos.pop(name, None)
-            rest = tuple(other for other in self._names.get(named.session_id, ()) if other != name)
-            if rest:
-                self._names[named.session_id] = rest
-            else:
-                self._names.pop(named.session_id, None)
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        self._forget(name)
+        if (named := parse_checkpoint_name(name)) is None:
+            self._autosaves.pop(parse_autosave_name(name) or "", None)
+            return
+        rest = tuple(other for other in self._names.get(named.session_id, ()) if other != name)
+        if rest:
+            self._names[named.session_id] = rest
+        else:
+            self._names.pop(named.session_id, None)
 
     def forget(self, session_ids: Collection[str]) -> None:
         """Take note that nothing is left of sessions."""
@@ -184,20 +267,29 @@ class Catalog:
         known = self._infos.get(name)
         if known is not None:
             return known
-        info = self._read(name, lambda file, size: _checkpoint_info(file, size, session_id, name))
-        return None if info is None else self._infos.setdefault(name, info)
+        info, identity = self._read(name, lambda file, size: _checkpoint_info(file, size, session_id, name))
+        with self._lock:
+            known = self._infos.get(name)
+            if known is None and info is not None and identity is not None and identity == self._identity(name):
+                self._infos[name], self._seen[name] = info, identity  # else it is read again
+            return known or info
 
-    def _read(self, name: str, read: Callable[[BinaryIO, int], T]) -> T | None:
-        """Return what `read` makes of the file `name` and its size, or None: then it is gone, or among the faults."""
+    def _read(self, name: str, read: Callable[[BinaryIO, int], T]) -> tuple[T, Identity] | tuple[None, None]:
+        """Return what `read` makes of the file `name` and its size, and which file it was.
+
+        None for one that is gone, or among the faults.
+        """
         fault = self._faults.get(name)
         if fault is not None and fault.code != UNREADABLE:
-            return None
+            return None, None
+        identity = None
         try:
             with open_regular(self._folder / name) as file:
-                result = read(file, os.fstat(file.fileno()).st_size)
+                identity = _identity(os.fstat(file.fileno()))
+                result = read(file, identity.size_bytes)
         except FileNotFoundError:
             self.remove(name)
-            return None
+            return None, None
         except OSError as error:
             fault = Fault(name, error.strerror or str(error), UNREADABLE)
         except (DocumentDamaged, VersionMismatch) as error:
@@ -205,10 +297,16 @@ class Catalog:
         else:
             with self._lock:
                 self._faults.pop(name, None)
-            return result
+            return result, identity
         with self._lock:
             self._faults[name] = fault
-        return None
+            if identity is not None:
+                self._seen[name] = identity
+        return None, None
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return Identity(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str) -> CheckpointInfo:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from edi_checkpoint import catalog as catalog_module
 from edi_checkpoint.catalog import Catalog
@@ -129,7 +133,7 @@ def test_the_folder_is_listed_once_and_headers_are_read_once(tmp_path: Path, mon
         raise AssertionError("the folder was looked at again")
 
     monkeypatch.setattr(os, "scandir", refuse)
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     name = checkpoint_name("s", NOON + timedelta(seconds=2))
     catalog.add(info(name, "s", 2))
     assert (catalog.checkpoints("s")[:-1], catalog.autosave("s")) == first
@@ -295,3 +299,123 @@ def test_readers_beside_the_writer_see_lists_in_order(tmp_path: Path) -> None:
         reader.join()
     assert [listed.sequence for listed in catalog.checkpoints("s")] == list(range(290, 300))
     assert all(len(listed) <= 11 and listed == sorted(listed) for listed in seen)
+
+
+# what others do in the folder
+
+
+def test_files_that_others_deleted_added_and_edited_are_found_by_their_names(tmp_path: Path) -> None:
+    gone, edited, kept = (put(tmp_path, "s", sequence) for sequence in (1, 2, 3))
+    put_autosave(tmp_path, "s", 3)
+    catalog = loaded(tmp_path)
+    assert len(catalog.checkpoints("s")) == 3
+    (tmp_path / gone).unlink()
+    (tmp_path / edited).unlink()
+    assert put(tmp_path, "s", 7, second=2) == edited
+    put_autosave(tmp_path, "s", 7)
+    added = put(tmp_path, "t", 1)
+    assert catalog.refresh([gone, edited, kept, "s.json", added, "notes.txt"]) == set()
+    assert [(listed.name, listed.sequence) for listed in catalog.checkpoints("s")] == [(kept, 3), (edited, 7)]
+    found = catalog.autosave("s")
+    assert found is not None and found.header.sequence == 7
+    assert [listed.name for listed in catalog.checkpoints("t")] == [added]
+
+
+def test_a_session_that_lost_its_last_file_is_told(tmp_path: Path) -> None:
+    put_autosave(tmp_path, "t", 1)
+    names = [put(tmp_path, "s", 1), put(tmp_path, "s", 2), "t.json"]
+    catalog = loaded(tmp_path)
+    (tmp_path / names[0]).unlink()
+    assert catalog.refresh([names[0]]) == set()
+    for name in names[1:]:
+        (tmp_path / name).unlink()
+    assert catalog.refresh(names) == {"s", "t"}
+    assert catalog.sessions() == []
+
+
+def test_own_writes_are_known_again_and_not_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = loaded(tmp_path)
+    name = put(tmp_path, "s", 1)
+    told = info(name, "s", 1)
+    catalog.add(told)
+    put_autosave(tmp_path, "s", 1)
+    catalog.note_autosave("s", header("s", 1), 9)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr(os, "open", refuse)
+    for names in ([name, "s.json"], None):
+        catalog.refresh(names)
+        assert catalog.checkpoints("s")[0] is told
+        assert catalog.autosave("s") == (header("s", 1), 9)
+
+
+def test_a_damaged_file_that_was_mended_is_listed_again(tmp_path: Path) -> None:
+    name = put(tmp_path, "s", 1)
+    good = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(b"{")
+    catalog = loaded(tmp_path)
+    assert catalog.checkpoints("s") == ()
+    (tmp_path / name).write_bytes(good)
+    catalog.refresh([name])
+    assert [listed.name for listed in catalog.checkpoints("s")] == [name]
+    assert catalog.damaged == []
+
+
+def test_a_header_read_while_its_file_is_replaced_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = put(tmp_path, "s", 1)
+    catalog = loaded(tmp_path)
+    read_header = catalog_module.read_header
+
+    def replaced_meanwhile(head: bytes, of: str) -> Header | None:
+        monkeypatch.setattr(catalog_module, "read_header", read_header)
+        (tmp_path / name).unlink()
+        put(tmp_path, "s", 5, second=1)
+        catalog.refresh([name])
+        return read_header(head, of)
+
+    monkeypatch.setattr(catalog_module, "read_header", replaced_meanwhile)
+    assert [listed.sequence for listed in catalog.checkpoints("s")] == [1]
+    assert [listed.sequence for listed in catalog.checkpoints("s")] == [5]
+
+
+def name_of(number: int) -> str:
+    session_id = "abc"[number % 3]
+    return autosave_name(session_id) if number < 3 else checkpoint_name(session_id, NOON + timedelta(seconds=number))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "edit", "unlink", "add", "names", "all"]), st.integers(0, 11)), max_size=30
+    )
+)
+def test_whatever_is_done_there_a_look_makes_the_list_that_a_start_would_make(steps: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as text:
+        folder, touched = Path(text), set[str]()
+        catalog = loaded(folder)
+        for sequence, (step, number) in enumerate(steps, 1):
+            name, session_id = name_of(number), "abc"[number % 3]
+            if step == "unlink":
+                (folder / name).unlink(missing_ok=True)
+                touched.add(name)
+            elif step in ("put", "edit", "add"):
+                document = autosave_document if number < 3 else checkpoint_document
+                if step != "edit":
+                    (folder / name).unlink(missing_ok=True)
+                (folder / name).write_bytes(b"".join(document(header(session_id, sequence), STATE)))
+                touched.add(name)
+                if step == "add" and number >= 3:
+                    size = (folder / name).stat().st_size
+                    catalog.add(structs.replace(info(name, session_id, sequence), size_bytes=size))
+            else:
+                catalog.refresh(None if step == "all" else touched)
+                touched.clear()
+            catalog.autosave("a"), catalog.checkpoints("b")  # some headers are known, others not
+        catalog.refresh(touched)
+        fresh = loaded(folder)
+        assert catalog.sessions() == fresh.sessions()
+        for session_id in "abc":
+            listed = [(one.name, one.sequence, one.size_bytes) for one in catalog.checkpoints(session_id)]
+            assert listed == [(one.name, one.sequence, one.size_bytes) for one in fresh.checkpoints(session_id)]
+            assert catalog.autosave(session_id) == fresh.autosave(session_id)
