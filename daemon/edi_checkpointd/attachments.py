@@ -52,11 +52,16 @@ class Attachments:
         self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
         for shelf in _shelves(folder):
             sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
-        self._used_bytes = sum(filed.size_bytes for filed in listed(folder))
+        self._used_bytes = 0
+        self.count()
+
+    def count(self) -> None:
+        """Count what is there, in files and blobs."""
+        used_bytes = sum(filed.size_bytes for filed in listed(self.folder))
         with self._reading() as reader:
-            self._used_bytes += sum(
-                size for digest, kind, size in reader.blobs() if not self._filed(digest, kind, size)
-            )
+            used_bytes += sum(size for digest, kind, size in reader.blobs() if not self._filed(digest, kind, size))
+        with self._lock:
+            self._used_bytes = used_bytes
 
     @property
     def left_bytes(self) -> int:

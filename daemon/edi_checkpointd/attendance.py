@@ -105,6 +105,11 @@ class Attendance:
         return not self.pending and not any(stream.session.uncovered for stream in drained if stream is not None)
 
     @property
+    def leaving(self) -> int:
+        """How many sessions in memory nobody may write any more."""
+        return len(self._admission.leaving)
+
+    @property
     def refused(self) -> int:
         """How many outboxes cannot be drained and are kept as they are."""
         return len(self._refused)

@@ -149,6 +149,18 @@ class Checkpointer:
         self._submit(self._delete, drop)
         self._submit(then)
 
+    def look_at(self, names: Collection[str] | None, then: Callable[[set[str]], None]) -> None:
+        """Look at files that others may have touched (None: at all), and call `then`, in the files thread, with the
+        sessions that have none left.
+        """
+        self._submit(self._look_at, names, then)
+
+    def _look_at(self, names: Collection[str] | None, then: Callable[[set[str]], None]) -> None:
+        try:
+            then(self._catalog.refresh(names))
+        except OSError as error:  # the folder itself is gone, which is seen to elsewhere
+            log.warning("sessions folder not looked at: %s", error)
+
     def autosave(self, subject: Subject, state: State) -> None:
         """Write the auto-save of `state`; one that still waits is replaced by this."""
         with self._lock:

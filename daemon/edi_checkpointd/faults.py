@@ -56,6 +56,7 @@ class CrashPoint(Enum):
     MIGRATED_COPY = "an older journal's copy brought to this format and durable, not in its place"
     MIGRATION_KEPT = "an older journal has a second name and no WAL, its copy is not in its place"
     MIGRATED = "the copy in the place of an older journal, which is still kept"
+    FOLDER_UNMARKED = "journal notes that a removed folder's states are to be saved again, the folder not marked"
     JOURNAL_SET_ASIDE = "damaged journal moved, no new one made"
     LEAVING = "at SIGTERM all that was unsaved is in files, journal has not noted it"
     RECOVERED = "sessions recovered, socket not bound"

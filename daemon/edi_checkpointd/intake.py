@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
+RESCAN_S = 60.0  # how late is seen, at most, what was missed of others' doings in the sessions folder, while it matters
 REFUSED_KEPT = 100  # refused frames kept in damaged/
 REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
@@ -84,9 +85,11 @@ class Intake:
         self._refused_until_s = 0.0
         self._refusals = count(1)
         self._stopping = False
-        self._more_upkeep = False
+        self._more_upkeep = True  # a start leaves some
         self.idle_exit_s = idle_exit_s
         self._busy_at_s = clock.monotonic_s()
+        self.upkeep: Callable[[], bool] = lambda: False  # a slice of it, when no frame waits; whether there is more
+        self.rescan: Callable[[], None] = lambda: None  # called now and then while something is published
         self.liveness = Liveness(paths.outbox, watch_fd=self._listener.watch, forget_fd=self._listener.forget)
 
     def serve(
@@ -306,6 +309,8 @@ class Intake:
         committed = self._ledger.commit()
         if committed.streams:
             self._disk_took()
+            if "rescan" not in self._scheduler.pending:
+                self._scheduler.after(RESCAN_S, "rescan", self.rescan)
         for stream in committed.streams:
             self.notify(stream.id, self._ledger.acknowledgement(stream))
         for session, wish in committed.wishes:
@@ -536,7 +541,9 @@ class Intake:
         try:
             with self._pulse.disk():  # slices of nothing else
                 self.attendance.unlink_covered()
-                self._more_upkeep = self._saving.tidy() or (not self._forgetting.pending and self._keeping.step())
+                self._more_upkeep = self._saving.tidy() or (
+                    not self._forgetting.pending and (self._keeping.step() or self.upkeep())
+                )
             if self._more_upkeep:
                 self._disk_took()
         except OSError as error:

@@ -224,6 +224,8 @@ class Ledger:
             self.journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes, files.keep)
             reached(CrashPoint.STATE_ADOPTED)
             row = row._replace(keep=files.keep if row.keep is None else row.keep)
+        elif files.gone and row.saved:  # its user's wish, or `Journal.unsave` would say so: nothing is made again
+            row = row._replace(saved=last, checkpointed=last)
         return self._load(row, files)
 
     def _load(self, row: SessionRow, files: Files) -> tuple[Session, list[Wish | Amendment]]:
@@ -365,6 +367,11 @@ class Ledger:
         else:
             session.saved = max(session.saved, state.sequence)
             session.autosaved = state.streams
+
+    def unsave(self, session: Session) -> None:
+        """Note, in memory, that the session's files are gone."""
+        session.saved = session.checkpointed = session.asked = 0
+        session.covered, session.autosaved = {}, {}
 
     def snapshot_due(self, session: Session) -> bool:
         """Whether the rows since the newest snapshot outweigh the state."""

@@ -52,6 +52,30 @@ def acquire(path: Path, socket: str, version: str) -> int:
     return fd
 
 
+class FolderLock:
+    """The lock of a daemon that serves the folder, from its making until `release`. Raises as `acquire` does."""
+
+    def __init__(self, path: Path, socket: str, version: str) -> None:
+        """Take it."""
+        self._path = path
+        self._socket = socket
+        self._version = version
+        self._fd = acquire(path, socket, version)
+
+    def renew(self) -> None:
+        """Take it anew if its file was removed, with its folder or alone. Raises `DaemonRuns`: another was faster."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._fd)):
+                return
+        fd = acquire(self._path, self._socket, self._version)
+        os.close(self._fd)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give it up."""
+        os.close(self._fd)
+
+
 def _lock(fd: int) -> bool:
     """Take the lock, unless a daemon holds it: whoever only looks whether one does shares the lock for a moment."""
     begun_s = time.monotonic()

@@ -74,13 +74,13 @@ def files_teller(paths: Paths, catalog: Catalog, trash: Trash) -> Callable[[str,
         checkpointed = max((info.sequence for info in _own_checkpoints(catalog, session_id)), default=0)
         if max(saved, checkpointed) <= sequence:
             covered = autosave.header.streams if autosave and saved >= checkpointed else {}
-            return Files(saved, checkpointed, covered)
+            return Files(saved, checkpointed, covered, gone=not catalog.has(session_id))
         for name, document in _valid_documents(paths, catalog, session_id, than=sequence):
             header = document.header
             found = header.sequence  # what was said to be newer was damaged
             return Files(
                 min(saved, found), min(checkpointed, found), header.streams, header.parent_session,
-                state_of(document), name, header.keep,
+                ahead=state_of(document), document=name, keep=header.keep,
             )  # fmt: skip
         return Files(min(saved, sequence), min(checkpointed, sequence))
 

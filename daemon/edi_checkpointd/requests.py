@@ -93,8 +93,15 @@ class Requests:
     def _rows(self, outboxes: Mapping[str, Sequence[Seen]]) -> list[SessionInfo]:
         rows = {row.session_id: row for row in self.reader.sessions()} if self.reader else {}
         there = {*self.catalog.sessions(), *outboxes}
-        ids = sorted(there | {row for row in rows if row not in there and not trash.holds(self._paths.trash, row)})
+        ids = sorted(there | {row for row in rows if row not in there and not self._left_out(rows[row])})
         return [self._session(session_id, rows.get(session_id), outboxes.get(session_id, ())) for session_id in ids]
+
+    def _left_out(self, row: SessionRow) -> bool:
+        """Whether a session of which only the journal knows is in no list: it lies in the trash, or its user has
+        deleted its files.
+        """
+        wished = row.saved > 0 and self._paths.marker.exists()  # no marker: the folder was removed
+        return wished or trash.holds(self._paths.trash, row.session_id)
 
     def _session(self, session_id: str, row: SessionRow | None, streams: Sequence[Seen]) -> SessionInfo:
         journaled = self._journaled(row)

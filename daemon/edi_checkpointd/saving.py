@@ -101,6 +101,13 @@ class Saving:
         if session.unasked:
             self.wish(session, Wish(session.state, kind, reason))
 
+    def save_again(self, session: Session, reason: str) -> None:
+        """Have all written that tells of the present state: its files are gone."""
+        self._notes.pop(session.key, None)
+        self._ledger.unsave(session)
+        self.photograph(session, Kind.RECOVERED, reason)
+        self.changed(session)
+
     def save_now(self, stream: Stream) -> None:
         """Bring a stream's entries into a file and acknowledge that, as its client asked."""
         if stream.session.unsaved:
@@ -249,12 +256,7 @@ class Saving:
         """Do one slice of upkeep; return whether there is more to do at once. Raises `JournalRefused`."""
         journal = self._ledger.journal
         if self._notes and self._notes_due:
-            notes, self._notes, self._notes_due = self._notes, {}, False
-            filed, self._filed = self._filed, set()
-            if filed:
-                reached(CrashPoint.BLOBS_FILED)
-            journal.note(notes, filed)
-            reached(CrashPoint.SAVED_NOTED)
+            self.note()
             return True
         if self._grown:
             _, session = self._grown.popitem()
@@ -278,6 +280,16 @@ class Saving:
             self._hold_again_s = self._clock.monotonic_s() + HOLD_AGAIN_S
             self._reserve.hold()
         return False
+
+    def note(self) -> None:
+        """Note in the journal what has come into files by now. Raises `JournalRefused`."""
+        if not self._notes:
+            return
+        if self._filed:
+            reached(CrashPoint.BLOBS_FILED)
+        self._ledger.journal.note(self._notes, self._filed)
+        self._notes, self._filed, self._notes_due = {}, set(), False
+        reached(CrashPoint.SAVED_NOTED)
 
     def make_room(self) -> None:
         """The disk is full: give the reserve's blocks back, and have the journal take them before others do."""
@@ -304,8 +316,7 @@ class Saving:
     def note_all(self) -> None:
         """Note what came into files while the daemon was ending; the next start would find out by itself."""
         try:
-            if self._notes:
-                self._ledger.journal.note(self._notes, self._filed)
+            self.note()
         except EdiCheckpointError as error:
             log.warning("saved sequences not noted: %s", error)
 

@@ -10,11 +10,12 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,7 @@ from edi_checkpoint.status import Told
 from edi_checkpoint.trash import holds
 from edi_checkpoint.troubles import met
 from edi_checkpointd import activation, inventory
+from edi_checkpointd.absence import Absence
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.checkpointer import Checkpointer
@@ -41,7 +43,7 @@ from edi_checkpointd.inventory import Inventory
 from edi_checkpointd.journal import Journal, JournalDamaged, Reader, named_damage
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.lock import acquire
+from edi_checkpointd.lock import DaemonRuns, FolderLock
 from edi_checkpointd.notify import Notifier
 from edi_checkpointd.reconfiguration import Reconfiguration
 from edi_checkpointd.recovery import files_teller, open_journal, set_journal_aside
@@ -50,6 +52,9 @@ from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.stats import Stats
 from edi_checkpointd.trash import Trash
+
+if TYPE_CHECKING:
+    from edi_checkpointd.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +78,16 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     version = _version()
     socket = socket_path(paths)
     listening_fd = activation.take(os.environ, socket)
-    lock_fd = acquire(paths.lock, socket, version)
+    lock = FolderLock(paths.lock, socket, version)
     try:
         reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
-        _begin(partial(_serve, paths, config, load, version, socket, listening_fd, notifier, idle_exit=idle_exit))
+        _begin(partial(_serve, paths, config, load, version, socket, lock, listening_fd, notifier, idle_exit=idle_exit))
         if listening_fd is None:  # one that failed leaves it: clients take that for a death, and start another
             with contextlib.suppress(OSError):
                 paths.socket.unlink()
     finally:
-        os.close(lock_fd)
+        lock.release()
 
 
 def settle(paths: Paths, config: Config) -> None:
@@ -90,7 +95,7 @@ def settle(paths: Paths, config: Config) -> None:
 
     The caller holds the lock. Raises as `run` does.
     """
-    _begin(partial(_serve, paths, config, lambda: config, _version(), "", None, Notifier({}), listen=False))
+    _begin(partial(_serve, paths, config, lambda: config, _version(), "", None, None, Notifier({}), listen=False))
 
 
 def _begin(serve: Callable[..., None]) -> None:
@@ -107,7 +112,7 @@ class _BeginAnew(Exception):
 
 def _serve(
     paths: Paths, config: Config, load: Callable[[], Config], version: str,
-    socket: str, listening_fd: int | None, notifier: Notifier, *,
+    socket: str, lock: FolderLock | None, listening_fd: int | None, notifier: Notifier, *,
     idle_exit: bool = False, listen: bool = True, fault: str | None = None,
 ) -> None:  # fmt: skip
     """Recover, then serve; `fault` says why the journal was set aside just now, if it was."""
@@ -172,10 +177,15 @@ def _serve(
         aside=intake.aside, post=intake.post, open_session=attendance.open,
     )  # fmt: skip
     intake.keep(keeping, explain)
+    absence = Absence(
+        paths, catalog, ledger, attendance, saving, stats, clock, forget=forgetting.forget, jumped=keeping.jumped
+    )
+    intake.upkeep = absence.step
     try:
         with named_damage(paths.journal):
             forgetting.finish_cut_short()
             keeping.settle()
+            absence.look()
             recovered = _recover(paths, journal, intake, attendance)
     except JournalDamaged as error:
         for part in (scheduler, checkpointer, intake, journal):
@@ -194,20 +204,49 @@ def _serve(
         notifier.ready(serving)
 
     calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
+    failures: list[BaseException] = []
+
+    def look_at(names: Collection[str] | None) -> None:
+        checkpointer.look_at(names, lambda absent: intake.post(lambda: absence.look(absent)))
+
+    def look_around() -> None:
+        """See that the sessions folder is there, ours, and known."""
+        try:
+            ensure_private(paths.sessions)
+            if lock is not None:
+                lock.renew()
+        except DaemonRuns as error:
+            failures.append(error)
+            intake.stop()
+        except OSError as error:
+            log.error("sessions folder cannot be used: %s", error)  # noqa: TRY400
+        else:
+            look_at(None)
+
+    intake.rescan = lambda: calls.put(look_around)
     signal.signal(signal.SIGHUP, lambda *_: calls.put(reload))
     if listen:
         keeping.soon()
         intake.bind(socket, listening_fd)
         notifier.ready(serving)
         print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
-    failures: list[BaseException] = []
     heartbeat = Heartbeat(notifier, pulse, serving)
     work = intake.run if listen else intake.settle
     thread = threading.Thread(target=_run_guarded, args=(paths, work, failures, lambda: calls.put(None)), name="intake")
     thread.start()
+    watch = None
+    if listen:
+        watch = _watch(
+            paths,
+            touched=look_at,
+            misplaced=lambda: calls.put(look_around),
+            configured=lambda: calls.put(reconfiguration.reload),
+        )
     while (call := calls.get()) is not None:
         call()
     thread.join()
+    if watch is not None:
+        watch.close()
     heartbeat.close()
     notifier.stopping("brings what is unsaved into files")
     scheduler.close()
@@ -233,6 +272,13 @@ def _recover(paths: Paths, journal: Journal, intake: Intake, attendance: Attenda
     recovered = sum([attendance.recover(session_id) for session_id in behind])
     attendance.close_orphans([row.session_id for row in rows if row.left_as == "live"])
     return recovered
+
+
+def _watch(paths: Paths, **calls: Callable[..., None]) -> Watch:
+    """Begin to watch; who is served already need not have waited for the library."""
+    from edi_checkpointd.watch import Watch
+
+    return Watch(paths, **calls)
 
 
 def _run_guarded(

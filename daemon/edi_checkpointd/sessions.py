@@ -114,14 +114,15 @@ class Files(NamedTuple):
     """What a session's documents tell: sequences of the auto-save and of the newest checkpoint, and what the newest
     of them contains of each stream.
 
-    `ahead` is the newest valid state, from the file `document`, when it is newer than what the journal knows; `keep`
-    the session's own number of checkpoints kept, as that file has it.
+    `gone`: there are none. `ahead` is the newest valid state, from the file `document`, when it is newer than what the
+    journal knows; `keep` the session's own number of checkpoints kept, as that file has it.
     """
 
     saved: int = 0
     checkpointed: int = 0
     streams: Mapping[str, int] = MappingProxyType({})
     parent_session: str | None = None
+    gone: bool = False
     ahead: State | None = None
     document: str | None = None
     keep: int | None = None

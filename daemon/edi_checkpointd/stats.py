@@ -15,7 +15,7 @@ from edi_checkpoint.status import Served, Told
 from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.clock import Clock
 
-STEP_TOLD_S = 3600.0  # how long a step of the clock is told of
+TOLD_S = 3600.0  # how long is told of what is over: a step of the clock, a folder that was removed
 
 
 class Stats:
@@ -29,6 +29,7 @@ class Stats:
         self._started_s = clock.monotonic_s()
         self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
         self._errors: Counter[str] = Counter()
+        self._folder_lost: tuple[int, datetime, float] | None = None
         self.config_fault: EdiCheckpointError | None = None  # why the file as it is now is not gone by
 
     def count(self, code: str) -> None:
@@ -45,6 +46,10 @@ class Stats:
         """Note that a commit succeeded; return whether the one before had failed."""
         before, self._refusal = self._refusal, None
         return before is not None
+
+    def folder_lost(self, sessions: int) -> None:
+        """Note that the sessions folder was removed, and the states of so many sessions are saved again."""
+        self._folder_lost = (sessions, self._clock.now(), self._clock.monotonic_s())
 
     def told(
         self,
@@ -78,6 +83,16 @@ class Stats:
                     "states came from checkpoints and outboxes; `edi-checkpoint sessions` shows them",
                 )
             )
+        if self._folder_lost and self._clock.monotonic_s() - self._folder_lost[2] < TOLD_S:
+            sessions, when, _ = self._folder_lost
+            troubles.append(
+                Trouble(
+                    "folder_removed",
+                    f"the sessions folder was found empty, without its marker, at {when.isoformat(timespec='seconds')}",
+                    f"the current states of {sessions} sessions were saved again; if you have the folder elsewhere,"
+                    " move its files back: older checkpoints, masks and pictures are nowhere else",
+                )
+            )
         if self.config_fault:
             troubles.append(
                 Trouble(
@@ -104,7 +119,7 @@ class Stats:
                     "the daemon's log names each with the reason",
                 )
             )
-        if stepped and self._clock.monotonic_s() - stepped[1] < STEP_TOLD_S:
+        if stepped and self._clock.monotonic_s() - stepped[1] < TOLD_S:
             troubles.append(
                 Trouble(
                     "clock_stepped",

@@ -87,6 +87,7 @@ CASES: dict[Enum, Case] = {
     CrashPoint.JOURNAL_SET_ASIDE: Case(
         steps.waits, before=steps.damages_journal, journal_lost=True, after=steps.nothing_damaged_is_destroyed
     ),
+    CrashPoint.FOLDER_UNMARKED: Case(steps.waits, before=steps.loses_folder, after=steps.is_saved_again),
     CrashPoint.LEAVING: Case(steps.is_ended),
     CrashPoint.RECOVERED: Case(steps.waits, before=steps.publishes),
     ClientPoint.AUTOSTART_CLAIMED: Case(
@@ -109,7 +110,7 @@ POINTS: tuple[Enum, ...] = (*CrashPoint, *ClientPoint)
 ONCE = {  # in the life of a process, as its case leads there
     CrashPoint.LOCKED, CrashPoint.JOURNAL_MADE, CrashPoint.STATE_ADOPTED, CrashPoint.SET_ASIDE,
     CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED,
-    CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
+    CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
     ClientPoint.AUTOSTART_CLAIMED, ClientPoint.LOCK_UNNAMED, ClientPoint.LOCK_NAMED, ClientPoint.SEGMENT_MADE,
     CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.LAST_MARK_PUBLISHED,
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -227,6 +228,18 @@ def nothing_purged_is_left(stage: Stage) -> None:
         assert "doomed" not in path.name, path
         assert SECRET.encode() not in data, path
         assert b"doomed" not in data, path
+
+
+def loses_folder(stage: Stage) -> None:
+    """All is in files, the journal knows that, and then there are no files."""
+    saved_once(stage)
+    assert stage.daemon is not None
+    stage.daemon.kill(signal.SIGTERM)
+    shutil.rmtree(stage.paths.sessions)
+
+
+def is_saved_again(stage: Stage) -> None:
+    eventually(lambda: (stage.paths.sessions / "s1.json").exists() and stage.paths.marker.exists())
 
 
 # -- of a publisher that is to die -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from edi_checkpoint.status import Told
-from edi_checkpointd.stats import STEP_TOLD_S, Stats
+from edi_checkpointd.stats import TOLD_S, Stats
 
 
 class HandClock:
@@ -73,7 +73,7 @@ def test_a_step_of_the_clock_is_told_of_for_an_hour() -> None:
     clock = HandClock()
     stats = Stats(clock, "0.1.0")
     step = (60.0, clock.s)
-    clock.s += STEP_TOLD_S - 1
+    clock.s += TOLD_S - 1
     assert codes(told(stats, stepped=step)) == ["clock_stepped"]
     clock.s += 1
     assert codes(told(stats, stepped=step)) == []

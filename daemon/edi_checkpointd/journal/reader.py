@@ -202,6 +202,11 @@ class Reader:
         """Return the gaps noted in a session, in order."""
         return [Gap(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))]
 
+    def gone(self) -> dict[int, int]:
+        """Return, by the sessions' keys, since when those have no file that their users have deleted."""
+        rows = self._db.execute("SELECT key, value FROM meta WHERE key LIKE 'gone:%'")
+        return {int(key.removeprefix("gone:")): since_us for key, since_us in rows}
+
     def blobs(self) -> list[tuple[str, str, int]]:
         """Return digest, type and size of the attachments whose files are not noted to be there."""
         rows = self._db.execute("SELECT digest, type, length(data) FROM blobs ORDER BY rowid")

@@ -281,6 +281,23 @@ class Journal:
                 self._note(key, noted)
             self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in filed])
 
+    def note_gone(self, keys: Collection[int], since_us: int) -> None:
+        """Note since when sessions have no file any more, as their users wished."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO meta VALUES (?, ?)", [(f"gone:{key}", since_us) for key in keys]
+            )
+
+    def note_back(self, keys: Collection[int]) -> None:
+        """Note that sessions without a file have one again, or a writer."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM meta WHERE key = ?", [(f"gone:{key}",) for key in keys])
+
+    def unsave(self, keys: Collection[int]) -> None:
+        """Note that the auto-saves of sessions are gone, against their users' wish: a start has them saved again."""
+        with self._transaction():
+            self._db.executemany("UPDATE sessions SET saved = 0 WHERE key = ?", [(key,) for key in keys])
+
     def _note(self, key: int, notes: Notes) -> None:
         self._db.execute(
             "UPDATE sessions SET saved = max(saved, ?), checkpointed = max(checkpointed, ?) WHERE key = ?",
@@ -351,6 +368,7 @@ class Journal:
             if not frames and not snapshots:
                 for table in ("gaps", "streams"):
                     self._db.execute(f"DELETE FROM {table} WHERE session = ?", (row.key,))
+                self._db.execute("DELETE FROM meta WHERE key = ?", (f"gone:{row.key}",))
                 self._db.execute("DELETE FROM sessions WHERE key = ?", (row.key,))
         reached(CrashPoint.ROWS_FORGOTTEN)
         return bool(frames or snapshots)

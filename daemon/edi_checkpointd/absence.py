@@ -1,0 +1,150 @@
+"""Absence: sessions of the journal that have no file any more, by their user's wish or by accident.
+
+The marker in the sessions folder tells which. It lies there: whoever deleted the files meant them (EDI's own `clear`
+does), so they are not made again; without a writer such a session is shown no more, and after the trash time the
+journal forgets it. It is gone too: the folder was removed, and the current states are saved again.
+
+A wish is kept by what the journal notes as saved, an accident by taking that back (`Journal.unsave`) before the marker
+is made: a crash in between is an accident once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from datetime import timedelta
+
+from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.paths import Paths
+from edi_checkpoint.trash import holds
+from edi_checkpointd.attendance import Attendance
+from edi_checkpointd.clock import Clock, to_us
+from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.journal import SessionRow
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.saving import Saving
+from edi_checkpointd.stats import Stats
+
+log = logging.getLogger(__name__)
+
+MARKER = b"edi-checkpoint keeps sessions here. While this file lies here, what you delete stays deleted.\n"
+AT_ONCE = 32  # sessions brought into memory to be saved again
+LOOK_EVERY_S = 3600.0  # for those whose time is up, while the daemon has anything to do
+LOOK_AGAIN_S = 10.0
+
+
+class Absence:
+    """Looks for such sessions, in the intake thread; what is to be done about them is done in slices by `step`."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        catalog: Catalog,
+        ledger: Ledger,
+        attendance: Attendance,
+        saving: Saving,
+        stats: Stats,
+        clock: Clock,
+        *,
+        forget: Callable[[Collection[str]], None],
+        jumped: Callable[[], bool],
+    ) -> None:
+        """Take the parts; `look` begins.
+
+        `forget` has sessions forgotten that nobody writes; `jumped` tells of a wall clock not to be believed for now.
+        """
+        self._marker = paths.marker
+        self._outbox = paths.outbox
+        self._trash = paths.trash
+        self._catalog = catalog
+        self._ledger = ledger
+        self._attendance = attendance
+        self._saving = saving
+        self._stats = stats
+        self._clock = clock
+        self._forget = forget
+        self._jumped = jumped
+        self._look_at_s = 0.0
+        self._lost: deque[str] = deque()  # to be saved again
+
+    def look(self, sessions: Collection[str] | None = None) -> None:
+        """See to the `sessions` that may have no file, or to all; the catalog knows what is there.
+
+        Where the disk refuses, all are looked at again a little later.
+        """
+        try:
+            self._look(sessions)
+        except OSError as error:
+            log.warning("sessions without files not seen to: %s", error)
+            self._look_at_s = self._clock.monotonic_s() + LOOK_AGAIN_S
+
+    def _look(self, sessions: Collection[str] | None) -> None:
+        self._saving.note()
+        lost = not self._marker.exists()
+        rows = self._ledger.journal.read.sessions()
+        if sessions is not None and not lost:
+            rows = [row for row in rows if row.session_id in sessions]
+        else:
+            self._look_at_s = self._clock.monotonic_s() + LOOK_EVERY_S
+        absent = [row for row in rows if row.saved and not self._has_files(row.session_id)]
+        if lost:
+            self._take_back(absent)
+        else:
+            self._note(rows, absent)
+
+    def _has_files(self, session_id: str) -> bool:
+        return self._catalog.has(session_id) or holds(self._trash, session_id)
+
+    def _take_back(self, absent: list[SessionRow]) -> None:
+        """The folder was removed: have the states saved again, and mark it."""
+        if absent:
+            log.error("sessions folder without files and marker; states are saved again sessions=%d", len(absent))
+            self._stats.folder_lost(len(absent))
+            self._ledger.journal.unsave([row.key for row in absent])
+            self._ledger.attachments.count()
+            self._lost.extend(row.session_id for row in absent)
+        reached(CrashPoint.FOLDER_UNMARKED)
+        write_atomic(self._marker, [MARKER])
+
+    def _note(self, rows: list[SessionRow], absent: list[SessionRow]) -> None:
+        """Note since when sessions are absent that nobody writes, and which are so no more."""
+        journal, now = self._ledger.journal, self._clock.now()
+        noted = journal.read.gone()
+        left = [row for row in absent if not self._attended(row.session_id)]
+        new = [row for row in left if row.key not in noted]
+        if new:
+            for row in new:
+                log.info("session has no file any more session=%s", row.session_id)
+            journal.note_gone([row.key for row in new], to_us(now))
+        if back := noted.keys() & {row.key for row in rows} - {row.key for row in left}:
+            journal.note_back(back)
+        if not self._jumped():
+            before_us = to_us(now - timedelta(days=self._ledger.config.trash_days))
+            self._forget_expired([row.session_id for row in left if noted.get(row.key, before_us + 1) <= before_us])
+
+    def _forget_expired(self, session_ids: list[str]) -> None:
+        if session_ids:
+            self._forget(session_ids)
+        for session_id in session_ids:
+            log.info("session forgotten session=%s rule=trash_days: its files were deleted", session_id)
+
+    def _attended(self, session_id: str) -> bool:
+        """Whether somebody writes to a session, or has left what is not seen to yet."""
+        return session_id in self._ledger.sessions or (self._outbox / session_id).exists()
+
+    def step(self) -> bool:
+        """Do one slice of what is to be done; return whether there is more to do at once. Raises `JournalRefused`."""
+        if self._lost:
+            if self._attendance.leaving < AT_ONCE:
+                session = self._attendance.open(self._lost[0])
+                if session.state.changed:
+                    self._saving.save_again(session, "the sessions folder was removed")
+                self._lost.popleft()
+                return True
+            return False  # those under way come to their ends first
+        if self._clock.monotonic_s() >= self._look_at_s:
+            self.look()
+            return bool(self._lost)
+        return False
