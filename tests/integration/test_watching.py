@@ -53,6 +53,7 @@ def names(home: Home, session_id: str) -> list[str]:
     return [row["name"] for row in home.json("log", session_id)["checkpoints"]]
 
 
+@pytest.mark.leaves("document_misnamed", "document_damaged", "mode")  # as others write them
 def test_files_that_are_added_deleted_and_edited_from_outside_are_listed_as_they_are(home: Home) -> None:
     home.daemon(*QUIET)
     publisher = home.publisher("s1")
@@ -72,6 +73,7 @@ def test_files_that_are_added_deleted_and_edited_from_outside_are_listed_as_they
     eventually(lambda: "EDITED" in [row["reason"] for row in home.json("log", "s1")["checkpoints"]])
 
 
+@pytest.mark.leaves("document_misnamed", "mode")
 def test_thousands_of_files_come_and_go_and_the_list_is_right_afterwards(home: Home) -> None:
     home.daemon(*QUIET)
     publisher = home.publisher("s1")
@@ -99,6 +101,7 @@ def test_thousands_of_files_come_and_go_and_the_list_is_right_afterwards(home: H
     eventually(lambda: told() == there, 30)
 
 
+@pytest.mark.leaves("document_misnamed", "mode")
 def test_events_that_the_kernel_dropped_are_made_up_for_by_a_look(home: Home) -> None:
     daemon = home.daemon(*QUIET)
     publisher = home.publisher("s1")
@@ -244,7 +247,8 @@ def test_a_deleted_session_is_forgotten_after_the_trash_time(home: Home) -> None
     home.daemon(*QUIET).kill(15)
     assert [entry["op"] for entry in home.journaled("ended")["ended"]]
     last = home.daemon(*QUIET, "--trash-days", "0")
-    last.wait_line(lambda line: "session forgotten session=ended rule=trash_days" in line)
+    last.wait_line(lambda line: "forgotten sessions=1" in line)
+    assert any("session forgotten session=ended rule=trash_days" in line for line in last.lines)
     last.kill(15)
     assert home.journaled("ended")["ended"] == []
     assert home.journaled("kept")["kept"]
