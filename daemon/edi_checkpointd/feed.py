@@ -23,8 +23,8 @@ HELD_EVENTS = 512  # for who is slow; older ones are missed
 ANSWER_EVENTS = 128
 SUBSCRIBERS_MAX = 64
 LAPSE_S = 60.0  # nobody asked for so long: nobody watches
-DETAIL_MAX = 200  # characters of a message or a key
-KEYS_TOLD = 5  # of an update; they cost nothing else while nobody watches
+DETAIL_MAX = 200  # characters
+KEYS_TOLD = 5  # of an update
 
 
 class SubscribersFull(EdiCheckpointError):
@@ -70,35 +70,32 @@ class Feed:
     def checkpoint(self, info: CheckpointInfo, *, amended: bool) -> None:
         """Tell of a checkpoint that is written, or amended."""
         detail = "amended" if amended else f"{info.kind}: {info.reason}"
-        self._tell(
-            Event("checkpoint", info.session_id, info.sequence, self._clock.now(), info.name, info.stage, detail)
-        )
+        self._tell("checkpoint", info.session_id, info.sequence, info.name, info.stage, detail)
 
     def fault(self, code: str, message: str, session_id: str | None = None) -> None:
         """Tell of something that was refused or failed."""
-        self._tell(Event("fault", session_id, None, self._clock.now(), code, None, message[:DETAIL_MAX]))
+        self._tell("fault", session_id, None, code, None, message)
 
     def _session(
-        self,
-        session: Session,
-        event: str,
-        *,
-        name: str | None = None,
-        detail: str | None = None,
-        entries: int | None = None,
+        self, session: Session, event: str, *, name: str | None = None, detail: str = "", entries: int | None = None
     ) -> None:
         state = session.state
-        self._tell(
-            Event(
-                event, session.session_id, state.sequence, self._clock.now(), name, stage_of(state.fragments), detail,
-                entries,
-            )
-        )  # fmt: skip
+        self._tell(event, session.session_id, state.sequence, name, stage_of(state.fragments), detail, entries)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(
+        self,
+        event: str,
+        session_id: str | None,
+        sequence: int | None,
+        name: str | None,
+        stage: str | None,
+        detail: str,
+        entries: int | None = None,
+    ) -> None:
         if self._id:
+            now, told = self._clock.now(), detail[:DETAIL_MAX] or None
             self._number += 1
-            self._held.append(event)
+            self._held.append(Event(event, session_id, sequence, now, name, stage, told, entries))
 
     # -- who watches -------------------------------------------------------------------------------------------------
 
@@ -140,7 +137,7 @@ def _named(changes: Iterable[Update | Base]) -> str:
     """Return the keys of changes, the first few by name."""
     keys = list(dict.fromkeys(key for entry in changes for key in _keys(entry)))
     more = f" and {len(keys) - KEYS_TOLD} more" if len(keys) > KEYS_TOLD else ""
-    return ", ".join(key[:DETAIL_MAX] for key in keys[:KEYS_TOLD]) + more
+    return ", ".join(keys[:KEYS_TOLD]) + more
 
 
 def _keys(entry: Update | Base) -> Sequence[str]:
