@@ -22,7 +22,7 @@ from harness import Home, Process, Publisher, Refused, eventually
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.document import Document
 from edi_checkpoint.names import attachment_name
-from edi_checkpoint.paths import Paths, locate
+from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpoint.records import scan, scan_all
 from edi_checkpoint.references import references
 from edi_checkpoint.spool import list_streams, read_records
@@ -30,6 +30,7 @@ from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
 from edi_checkpointd.fs import sweep_temporaries
+from edi_checkpointd.inspection import Severity, check
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import files_teller, open_journal
@@ -153,7 +154,7 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
     """Judge what a daemon's start makes of a state: what was acknowledged is there, what is visible is whole."""
     verdict = judge_files(paths)
     for folder in (paths.sessions, paths.state):
-        folder.mkdir(exist_ok=True)
+        ensure_private(folder)
     in_files = _sequences_in_files(paths)
     for (what, session_id), sequence in running.told.items():
         if what == "in a file":
@@ -169,6 +170,8 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
             verdict.find(f"stream {stream}: of {number} acknowledged {lacking[:5]} are not there", lost=len(lacking))
             verdict.find(f"stream {stream}: some are there twice", duplicated=len(found) - len(set(found)))
     verdict.add(_judge_attachments(paths, states))
+    for finding in check(paths).findings:
+        verdict.find(f"check: {finding}", torn=finding.severity is not Severity.NOTE)
     return verdict
 
 

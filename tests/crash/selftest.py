@@ -80,7 +80,8 @@ def found_without(taken_out: str, check: Check) -> Verdict:
         try:
             return check.run(home, Path(folder))
         finally:
-            home.close()
+            for process in home.processes:  # what is left is damaged: no `home.close()`, which would say so
+                process.close()
 
 
 def main() -> int:
