@@ -24,6 +24,7 @@ from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.process import Descriptors, Sandbox, descriptors, sandbox
+from edi_checkpoint.sizes import Size, sizes_of
 from edi_checkpoint.troubles import Trouble
 from edi_checkpoint.waiting import Seen, between
 
@@ -43,12 +44,15 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Told(NamedTuple):
-    """What a daemon says of itself; `answered` is False for one that is asked in vain, or not there."""
+    """What a daemon says of itself; `answered` is False for one that is asked in vain, or not there. `caps` are the
+    bounds of what lies on disk, by kind.
+    """
 
     daemon: Served
     answered: bool
     troubles: Sequence[Trouble] = ()
     errors: Mapping[str, int] = {}
+    caps: Mapping[str, int] = {}
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class Status(msgspec.Struct, frozen=True):
     `safe`: all that is published is on disk, and the disk takes more. `last_durable` is when the newest acknowledged
     entry was journaled; without a journal, when the newest document was written. `unacknowledged` counts entries that
     lie in outboxes and not in the journal: safe from EDI's death, not from a power cut. `sessions` counts by condition,
-    `errors` what the daemon refused, by code.
+    `errors` what the daemon refused, by code. `sizes` is what lies on disk, by kind, with its bound.
     """
 
     safe: bool
@@ -77,6 +81,7 @@ class Status(msgspec.Struct, frozen=True):
     sessions: dict[str, int]
     journal_bytes: int
     errors: dict[str, int]
+    sizes: dict[str, Size] = {}
 
 
 def status_of(
@@ -117,6 +122,7 @@ def status_of(
         sessions={condition: conditions[condition] for condition in CONDITIONS},
         journal_bytes=sum(_size(f"{paths.journal}{suffix}") for suffix in ("", "-wal")),
         errors=dict(told.errors),
+        sizes=sizes_of(paths, catalog, told.caps),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from edi_checkpoint.layout import AUTOMATIC, NOT_OURS
@@ -34,6 +35,15 @@ class Standing(NamedTuple):
     own: Own = Own()
     ours: bool = True
     in_use: bool = False
+    journaled: datetime | None = None  # the newest of its changes that the journal could do without
+
+
+class SetAside(NamedTuple):
+    """A file that was set aside as damaged, and when (seconds since 1970)."""
+
+    path: Path
+    size_bytes: int
+    since_s: float
 
 
 class KeptSession(NamedTuple):
@@ -51,12 +61,21 @@ class Leaving(NamedTuple):
     bytes: int
 
 
+class Thinned(NamedTuple):
+    """A session of which single changes go from the journal, by the rule named."""
+
+    session_id: str
+    rule: str
+
+
 class Cleanup(NamedTuple):
     """What stays and what goes.
 
     `keep` and `drop` are the checkpoints of `sessions`, those that stay; the sessions of `trash` go into the trash with
-    all they have; those of `empty` are deleted from it. `spare_bytes` is by how much documents may grow afterwards; it
-    is negative when those that no rule may delete exceed `sessions_max_bytes`. `due` is when the next will go by age.
+    all they have, those of `empty` are deleted from it; of those of `history` the journal keeps the newest state alone
+    (beyond `history_max_bytes` as many as it takes); the files of `damaged`, set aside, are deleted. `spare_bytes` is
+    by how much documents may grow afterwards; it is negative when those that no rule may delete exceed
+    `sessions_max_bytes`. `due` is when the next will go by age.
     """
 
     keep: tuple[Kept, ...] = ()
@@ -64,6 +83,8 @@ class Cleanup(NamedTuple):
     sessions: tuple[KeptSession, ...] = ()
     trash: tuple[Leaving, ...] = ()
     empty: tuple[Leaving, ...] = ()
+    history: tuple[Thinned, ...] = ()
+    damaged: tuple[SetAside, ...] = ()
     spare_bytes: int = 0
     due: datetime | None = None
 
@@ -76,11 +97,12 @@ def plan_cleanup(
     *,
     doubted: bool = False,
     exempt: Collection[str] = (),
+    set_aside: Collection[SetAside] = (),
 ) -> Cleanup:
     """Return what becomes of the sessions `standings` and of those in the trash, at `now`.
 
     `doubted`: the clock looks wrong, and nothing goes by age, nor by the order of sessions' times. `exempt` names
-    checkpoints in use.
+    checkpoints in use, `set_aside` the files that were set aside as damaged.
     """
     kept, leaving = _sessions(standings, config, now, doubted=doubted)
     gone = {one.session_id for one in leaving}
@@ -107,6 +129,7 @@ def plan_cleanup(
     emptied = {one.session_id for one in empty}
     ages = [_after(one.trashed, grace) for one in trashed if one.session_id not in emptied]
     ages += [_after(now, grace) for _ in leaving]
+    ages += [_after(one.journaled, _window(config)) for one in staying if one.journaled and not one.in_use]
     ages += [at for one in staying if (at := goes_at(one, config))]
     return Cleanup(
         keep=tuple(keep for plan in plans.values() for keep in plan.keep if keep.name not in dropped),
@@ -114,6 +137,8 @@ def plan_cleanup(
         sessions=kept,
         trash=leaving,
         empty=tuple(empty),
+        history=tuple(_past_window(staying, config, now, doubted=doubted)),
+        damaged=tuple(_oldest_beyond(set_aside, config.damaged_max_bytes)),
         spare_bytes=-excess,
         due=min(ages, default=None),
     )
@@ -158,6 +183,28 @@ def _bound(one: Standing) -> tuple[str, ...]:
 
 def _passed(since: datetime, age: timedelta, now: datetime) -> bool:
     return now - since >= age
+
+
+def _window(config: Config) -> timedelta:
+    return timedelta(hours=config.history_hours)
+
+
+def _past_window(staying: Sequence[Standing], config: Config, now: datetime, *, doubted: bool) -> Iterator[Thinned]:
+    """Yield the sessions at rest that have changes in the journal, oldest first: those past the window, then others."""
+    at_rest = sorted((one.journaled, one.session_id) for one in staying if one.journaled and not one.in_use)
+    for past in (True, False):
+        for journaled, session_id in at_rest:
+            if (not doubted and _passed(journaled, _window(config), now)) is past:
+                yield Thinned(session_id, "history_hours" if past else "history_max_bytes")
+
+
+def _oldest_beyond(set_aside: Collection[SetAside], max_bytes: int) -> Iterator[SetAside]:
+    """Yield what goes, oldest first, until the rest has at most `max_bytes`."""
+    excess = sum(one.size_bytes for one in set_aside) - max_bytes
+    for one in sorted(set_aside, key=lambda one: (one.since_s, one.path)):
+        if excess > 0:
+            yield one
+            excess -= one.size_bytes
 
 
 def _after(time: datetime, age: timedelta) -> datetime:

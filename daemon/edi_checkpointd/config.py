@@ -66,6 +66,7 @@ class Config:
     outbox_max_bytes: int = _of_client("outbox_max_bytes")
     value_max_bytes: int = _of_client("value_max_bytes")
     value_max_depth: int = _of_client("value_max_depth")
+    damaged_max_bytes: int = _setting(1 << 30, 0, 1 << 50, "bytes", "what was set aside as damaged; the oldest goes")
     attachments_max_bytes: int = _setting(2 << 30, 0, 1 << 50, "bytes", "attachments of all sessions; more is refused")
     collect_every_s: float = _setting(
         86400.0, 0.1, 604800, "s", "attachments that nothing names are looked for so often"

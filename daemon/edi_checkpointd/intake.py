@@ -42,7 +42,7 @@ from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Stream, fenced_error
-from edi_checkpointd.stats import Stats
+from edi_checkpointd.stats import Stats, caps
 
 log = logging.getLogger(__name__)
 
@@ -481,7 +481,8 @@ class Intake:
             refused_streams=self.attendance.refused,
             stepped=self._scheduler.stepped,
         )
-        return told._replace(troubles=(*told.troubles, *self._keeping.troubles))
+        troubles = (*told.troubles, *self._keeping.troubles)
+        return told._replace(troubles=troubles, caps=caps(self._ledger.config))
 
     def _refuse(
         self,

@@ -4,8 +4,12 @@ reading. The daemon and the command without one make the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import os
+import re
+from collections.abc import Collection, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -16,14 +20,17 @@ from edi_checkpoint.errors import NotFound
 from edi_checkpoint.layout import NOT_OURS
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.sizes import documents_bytes
 from edi_checkpoint.times import EPOCH, from_us, to_us
 from edi_checkpoint.waiting import look
-from edi_checkpointd.cleanup import Cleanup, Standing, plan_cleanup
+from edi_checkpointd.cleanup import Cleanup, SetAside, Standing, plan_cleanup
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.retention import Own, held_of
 from edi_checkpointd.why import why
+
+_SET_ASIDE = re.compile(r"(journal\.sqlite.*|frame-.*\.bin|.*\.(seg|json))(\.[0-9]+)?")
 
 
 class Inventory(NamedTuple):
@@ -63,9 +70,24 @@ def take(
         own, opened = (Own(row.keep, row.seen), from_us(row.resumed_us)) if row else (Own(), EPOCH)
         updated = max(info.updated or info.started or EPOCH, opened)
         in_hand = info.session_id in in_use
-        standings.append(_standing(info, catalog, own, updated if updated > EPOCH else now, in_use=in_hand))
-    cleanup = plan_cleanup(standings, trash.listed(paths.trash), config, now, doubted=doubted, exempt=exempt)
+        journaled_us = reader.trimmable_us(row.key) if reader and row else None
+        journaled = None if journaled_us is None else from_us(journaled_us)
+        updated = updated if updated > EPOCH else now
+        standings.append(_standing(info, catalog, own, updated, in_use=in_hand)._replace(journaled=journaled))
+    cleanup = plan_cleanup(
+        standings, trash.listed(paths.trash), config, now,
+        doubted=doubted, exempt=exempt, set_aside=[*_set_aside(paths.damaged), *_set_aside(paths.damaged_documents)],
+    )  # fmt: skip
     return Inventory(standings, cleanup, now)
+
+
+def _set_aside(folder: Path) -> Iterator[SetAside]:
+    """Yield what this software has set aside in `folder`; whatever else was put there is passed over."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _SET_ASIDE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                yield SetAside(Path(entry.path), status.st_size, status.st_ctime)  # of the rename
 
 
 def _standing(info: SessionInfo, catalog: Catalog, own: Own, updated: datetime, *, in_use: bool) -> Standing:
@@ -77,7 +99,7 @@ def _standing(info: SessionInfo, catalog: Catalog, own: Own, updated: datetime, 
         info.condition,
         updated,
         tuple(held_of(checkpoints)),
-        sum(one.size_bytes for one in checkpoints) + (autosave.size_bytes if autosave else 0),
+        documents_bytes(catalog, info.session_id),
         own,
         ours=not unread and NOT_OURS.isdisjoint(kinds),
         in_use=in_use,
@@ -108,6 +130,9 @@ def document(cleanup: Cleanup, *, applied: bool) -> bytes:
                 "trash": [leaving._asdict() for leaving in cleanup.trash],
             },
             "trash": [leaving._asdict() for leaving in cleanup.empty],
+            "damaged": [
+                {"name": str(one.path), "rule": "damaged_max_bytes", "bytes": one.size_bytes} for one in cleanup.damaged
+            ],
             "spare_bytes": cleanup.spare_bytes,
         }
     )

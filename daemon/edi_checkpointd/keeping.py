@@ -15,14 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError, NotFound
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.checkpointer import Checkpointer
-from edi_checkpointd.cleanup import Cleanup, Leaving
+from edi_checkpointd.cleanup import Cleanup, Leaving, Thinned
 from edi_checkpointd.clock import Clock, from_us, to_us
 from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.saving import TRIM_ROWS
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Session
 from edi_checkpointd.trash import Trash
@@ -137,6 +139,8 @@ class Keeping:
         if waits_until is None:
             self._slices += [partial(self._take, one) for one in outcome.trash]
         self._slices += [partial(self._delete, one) for one in outcome.empty]
+        self._slices += [partial(self._thin, one) for one in outcome.history]
+        self._slices += [partial(self._unlink_damaged, one.path) for one in outcome.damaged]
         due = min((time for time in (outcome.due, waits_until) if time), default=None)
 
         def done() -> None:
@@ -234,6 +238,25 @@ class Keeping:
             self._slices.appendleft(partial(self._forget, session_id))
         else:
             self._trash.delete(session_id)
+
+    def _thin(self, thinned: Thinned) -> None:
+        """Have the journal keep the newest state of a session at rest, and none of the changes that led to it."""
+        journal = self._ledger.journal
+        if thinned.rule == "history_max_bytes" and journal.bytes <= self._ledger.config.history_max_bytes:
+            return
+        if thinned.session_id not in self._ledger.sessions:
+            session = self._open_session(thinned.session_id)
+            self._ledger.snapshot(session)
+            self._trim(session, to_us(self._clock.now()))
+            log.info("history trimmed session=%s rule=%s", thinned.session_id, thinned.rule)
+
+    def _trim(self, session: Session, before_us: int) -> None:
+        if self._ledger.journal.trim(session.key, before_us=before_us, limit=TRIM_ROWS) == TRIM_ROWS:
+            self._slices.appendleft(partial(self._trim, session, before_us))
+
+    def _unlink_damaged(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        log.info("file set aside deleted name=%s rule=damaged_max_bytes", path)
 
     def settle(self) -> None:
         """At a start: go on with what a crash has cut short."""

@@ -14,6 +14,8 @@ from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.status import Served, Told
 from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.clock import Clock
+from edi_checkpointd.config import Config
+from edi_checkpointd.logs import LOG_BYTES
 
 TOLD_S = 3600.0  # how long is told of what is over: a step of the clock, a folder that was removed
 
@@ -129,3 +131,19 @@ class Stats:
             )
         daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s, connections)
         return Told(daemon, answered=True, troubles=troubles, errors=dict(self._errors))
+
+
+def caps(config: Config) -> dict[str, int]:
+    """Return the bounds of what lies on disk, in bytes, by the kinds of `edi_checkpoint.sizes`.
+
+    Documents and trash share theirs; of outboxes each has it.
+    """
+    return {
+        "documents": config.sessions_max_bytes,
+        "trash": config.sessions_max_bytes,
+        "attachments": config.attachments_max_bytes,
+        "journal": config.history_max_bytes,
+        "outboxes": config.outbox_max_bytes,
+        "damaged": config.damaged_max_bytes,
+        "logs": 2 * LOG_BYTES,
+    }

@@ -18,7 +18,7 @@ from edi_checkpoint.names import checkpoint_name
 
 SHAPE = {
     "format", "safe", "daemon", "last_durable", "unacknowledged", "waiting", "degraded", "sessions", "journal_bytes",
-    "errors",
+    "errors", "sizes",
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_what_is_acknowledged_is_safe_and_says_since_when(home: Home) -> None:
     assert first_line(home).startswith("all work is safe: everything published is on disk since ")
     of_the_client = of_client(publisher)
     assert set(of_the_client) == SHAPE
-    for grows in ("daemon", "journal_bytes"):
+    for grows in ("daemon", "journal_bytes", "sizes"):
         del of_the_client[grows], found[grows]
     assert of_the_client == found
     daemon.kill()

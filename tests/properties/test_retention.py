@@ -65,3 +65,22 @@ def test_no_number_of_timer_saves_reaches_the_slots_of_the_others(
     kept = {checkpoint.name for checkpoint in plan(held, keep=keep, keep_automatic=keep_automatic).keep}
     assured = max(keep - max(keep_automatic, 1), 1)
     assert {checkpoint.name for checkpoint in others[-assured:]} <= kept
+
+
+@given(HELD, st.integers(1, 6), st.integers(0, 4), st.integers(0, 4))
+def test_the_best_and_the_ends_of_stages_are_kept_besides_and_cost_the_others_nothing(
+    held: list[Held], keep: int, keep_best: int, keep_stages: int
+) -> None:
+    held = [one._replace(score=(one.sequence * 7) % 5 / 5, stage=str(one.sequence // 3)) for one in held]
+    without = {one.name for one in plan(held, keep=keep, keep_automatic=2).keep}
+    kept = {
+        one.name: one.reasons
+        for one in plan(held, keep=keep, keep_automatic=2, keep_best=keep_best, keep_stages=keep_stages).keep
+    }
+    assert without <= set(kept)
+    assert len(kept) <= len(without) + keep_best + keep_stages
+    counted = [one for one in held if one.kind not in NOT_OURS and not one.pinned]
+    best = sorted((one.score, one.sequence, one.name) for one in counted)[-1:] if keep_best else []
+    assert all("keep_best" in kept[name] for _, _, name in best)
+    newest = max((one.sequence, one.name) for one in counted) if counted and keep_stages else None
+    assert newest is None or "keep_stages" in kept[newest[1]]

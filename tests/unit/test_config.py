@@ -33,6 +33,7 @@ KEYS = {
     "outbox_max_bytes": 256 * 1024**2,
     "value_max_bytes": 64 * 1024**2 - 1024,
     "value_max_depth": 100,
+    "damaged_max_bytes": 1 << 30,
     "attachments_max_bytes": 2 * 1024**3,
     "collect_every_s": 86400.0,
     "idle_exit_s": 300.0,

@@ -90,10 +90,12 @@ def prune(
 ) -> int:
     """Show what the rules keep and delete, each with its reason; nothing is deleted without --apply.
 
-    Checkpoints go by number (keep_per_session, keep_automatic). Sessions that were left go into the trash by number and
-    age (keep_sessions, keep_closed_days), and from there for good (trash_days). Beyond sessions_max_bytes more goes.
-    Pins, the newest checkpoint of a session, and what other programs wrote never go. `edi-checkpoint config` shows the
-    settings, `restore` brings a session back.
+    Checkpoints go by number (keep_per_session, keep_automatic). Sessions that
+    were left go into the trash by number and age (keep_sessions,
+    keep_closed_days), and from there for good (trash_days). Beyond
+    sessions_max_bytes more goes. Pins, the newest checkpoint of a session and
+    what other programs wrote never go. `config` shows the settings, `restore`
+    brings a session back.
 
     Example: edi-checkpoint prune
              edi-checkpoint prune --apply
@@ -111,6 +113,7 @@ def prune(
         *(("checkpoint", one["name"], one["rule"], one["bytes"]) for one in found["drop"]),
         *(("into trash", one["session_id"], one["rule"], one["bytes"]) for one in found["sessions"]["trash"]),
         *(("out of trash", one["session_id"], one["rule"], one["bytes"]) for one in found["trash"]),
+        *(("set aside", one["name"], one["rule"], one["bytes"]) for one in found["damaged"]),
     ]
     if rows:
         screen.table(

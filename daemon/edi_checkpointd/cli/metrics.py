@@ -57,6 +57,10 @@ def metrics(found: Status, now: datetime) -> Iterator[Metric]:
     yield _by("sessions", "Sessions, by condition.", "condition", found.sessions)
     yield _by("degraded", "What is wrong, by code; 1 while it is.", "code", {one.code: 1 for one in found.degraded})
     yield _gauge("journal_bytes", "Size of the journal.", found.journal_bytes, unit="bytes")
+    sizes = {kind: one.bytes for kind, one in found.sizes.items()}
+    caps = {kind: one.cap_bytes for kind, one in found.sizes.items() if one.cap_bytes is not None}
+    yield _by("size_bytes", "What lies on disk, by kind.", "kind", sizes, unit="bytes")
+    yield _by("size_cap_bytes", "How much of it there may be, by kind.", "kind", caps, unit="bytes")
     if daemon.connections is not None:
         yield _gauge("connections", "Clients that write to a session.", daemon.connections)
     if daemon.descriptors is not None:
@@ -82,8 +86,8 @@ def _gauge(name: str, told: str, value: float, *, unit: str = "") -> GaugeMetric
     return GaugeMetricFamily(_PREFIX + name, told, value=float(value), unit=unit)
 
 
-def _by(name: str, told: str, label: str, values: dict[str, int]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(_PREFIX + name, told, labels=[label])
+def _by(name: str, told: str, label: str, values: dict[str, int], *, unit: str = "") -> GaugeMetricFamily:
+    family = GaugeMetricFamily(_PREFIX + name, told, labels=[label], unit=unit)
     for key, value in values.items():
         family.add_metric([key], value)
     return family

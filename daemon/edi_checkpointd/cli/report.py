@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from datetime import datetime
 
+from edi_checkpoint.sizes import Size
 from edi_checkpoint.status import Served, Status, amount
 from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, size
 
@@ -48,10 +49,14 @@ def _facts(found: Status, now: datetime) -> list[tuple[str, str]]:
         facts.append(("waiting", f"{one.session_id}: {one.entries}{since}"))
     if more := len(found.waiting) - _WAITING_SHOWN:
         facts += [("", f"and {more} more sessions")] * (more > 0)
-    facts.append(("journal", size(found.journal_bytes)))
+    facts += [(kind, _size(one)) for kind, one in found.sizes.items() if one.bytes]
     if found.errors:
         facts.append(("refused", ", ".join(f"{code} {count}" for code, count in sorted(found.errors.items()))))
     return facts
+
+
+def _size(one: Size) -> str:
+    return size(one.bytes) if one.cap_bytes is None else f"{size(one.bytes)} of {size(one.cap_bytes)}"
 
 
 def _daemon(daemon: Served) -> str:

@@ -17,6 +17,7 @@ import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import (
+    ConfigError,
     DaemonUnavailable,
     EdiCheckpointError,
     NotFound,
@@ -159,9 +160,16 @@ class Source:
     def _status_from_disk(self, requests: Requests) -> Status:
         from edi_checkpoint.status import Told, served
         from edi_checkpoint.troubles import met
+        from edi_checkpointd import config
+        from edi_checkpointd.stats import caps
 
         now = datetime.now(UTC)
-        told = Told(served(running(self._paths.lock), now), answered=False, troubles=[*map(met, self._unusable)])
+        troubles, bounds = [*map(met, self._unusable)], dict[str, int]()
+        try:
+            bounds = caps(config.load(self._paths, os.environ))
+        except ConfigError as error:
+            troubles.append(met(error))
+        told = Told(served(running(self._paths.lock), now), answered=False, troubles=troubles, caps=bounds)
         return requests.status(told, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:

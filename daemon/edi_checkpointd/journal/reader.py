@@ -154,6 +154,18 @@ class Reader:
             said = [str(line) for (line,) in self._db.execute(f"PRAGMA quick_check({most})")]
         return [] if said == ["ok"] else said
 
+    def trimmable_us(self, key: int) -> int | None:
+        """Return when the newest of a session's rows came that could be trimmed; None when there is none.
+
+        The newest row of all is never trimmed: the witness counts by it.
+        """
+        found = self._db.execute(
+            "SELECT received_us FROM frames WHERE session = ? AND id < (SELECT max(id) FROM frames)"
+            " ORDER BY first DESC LIMIT 1",
+            (key,),
+        ).get
+        return None if found is None else int(found)
+
     def last_received_us(self) -> int | None:
         """Return when the newest row of all came, None when there is none."""
         found = self._db.execute("SELECT received_us FROM frames ORDER BY id DESC LIMIT 1").get
