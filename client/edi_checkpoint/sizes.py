@@ -11,6 +11,7 @@ import msgspec
 
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.paths import Paths
+from edi_checkpoint.trash import listed
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -27,7 +28,7 @@ def sizes_of(paths: Paths, catalog: Catalog, caps: Mapping[str, int]) -> dict[st
     """
     found = {
         "documents": sum(documents_bytes(catalog, session_id) for session_id in catalog.sessions()),
-        "trash": tree_bytes(paths.trash),
+        "trash": sum(one.size_bytes for one in listed(paths.trash)),
         "attachments": tree_bytes(paths.attachments),
         "journal": files_bytes(paths.journal.parent, paths.journal.name),
         "outboxes": tree_bytes(paths.outbox),

@@ -66,9 +66,9 @@ def look(trash: Path, session_id: str) -> Trashed | None:
         with open_regular(folder / NOTE) as file:
             note = _decode_note(file.read(_NOTE_MAX_BYTES))
         with os.scandir(folder) as entries:
-            size_bytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries if entry.name != NOTE]
     except (OSError, msgspec.MsgspecError):
         return None
     if note.trashed.tzinfo is None:
         return None
-    return Trashed(session_id, note.trashed, note.rule, size_bytes)
+    return Trashed(session_id, note.trashed, note.rule, sum(sizes))

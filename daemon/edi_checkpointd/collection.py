@@ -165,9 +165,9 @@ def carriers(paths: Paths) -> Iterator[set[str]]:
         if Path(folder) == paths.sessions:
             inner[:] = [name for name in inner if name != paths.attachments.name]
             met.update(names)
-        yield from (_named_in(Path(folder) / name) for name in names)
+        yield from (named_in(Path(folder) / name) for name in names)
     for folder, _, names in os.walk(paths.outbox, onerror=_not_listed):
-        yield from (_named_in(Path(folder) / name) for name in names)
+        yield from (named_in(Path(folder) / name) for name in names)
     if paths.journal.exists():
         reader = Reader.open(paths.journal)
         try:
@@ -175,7 +175,7 @@ def carriers(paths: Paths) -> Iterator[set[str]]:
                 yield set[str]().union(*map(digests_in, texts))
         finally:
             reader.close()
-    yield from (_named_in(path) for path in paths.sessions.iterdir() if path.name not in met)
+    yield from (named_in(path) for path in paths.sessions.iterdir() if path.name not in met)
 
 
 def _not_listed(error: OSError) -> None:
@@ -183,7 +183,7 @@ def _not_listed(error: OSError) -> None:
         raise error
 
 
-def _named_in(path: Path) -> set[str]:
+def named_in(path: Path) -> set[str]:
     """Return the digests that a file may name; what is no regular file names none."""
     named: set[str] = set()
     try:

@@ -212,7 +212,7 @@ class Keeping:
     @property
     def pending(self) -> bool:
         """Whether a clean-up is under way."""
-        return bool(self._slices)
+        return self._looking or bool(self._slices)
 
     def step(self) -> bool:
         """Do one slice; return whether there is more. One that fails is left to the next look."""

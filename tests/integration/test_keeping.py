@@ -236,3 +236,29 @@ def test_why_of_a_session_that_was_left_says_when_it_goes(home: Home) -> None:
     leave(home, "s1")
     assert home.json("why", "s1", "@1")["deleted_when"]["rule"] == "keep_closed_days"
     assert "into the trash on" in home.command("why", "s1", "@1")
+
+
+def test_du_says_how_much_each_session_takes_and_all_by_kind(home: Home) -> None:
+    home.daemon(*AT_ONCE)
+    leave(home, "s1")
+    home.command("prune", "--apply")
+    publisher = home.publisher("s2")
+    publisher.do("session.update(raw=bytes(50_000), padding='x' * 30_000)")
+    publisher.do("session.checkpoint()")
+    found = home.json("du")
+    rows = {row["session_id"]: row for row in found["sessions"]}
+    assert [row["session_id"] for row in found["sessions"]] == ["s2", "s1"]
+    assert rows["s1"]["trashed"] and not rows["s2"]["trashed"]
+    assert rows["s2"]["documents_bytes"] == sum(path.stat().st_size for path in home.sessions.glob("s2*.json"))
+    assert rows["s2"]["attachments_bytes"] == 50_000
+    assert rows["s2"]["journal_bytes"] > 30_000
+    assert rows["s2"]["outbox_bytes"] >= 0
+    assert rows["s1"]["attachments_bytes"] == 0
+    sizes = found["sizes"]
+    assert sizes["documents"]["bytes"] == rows["s2"]["documents_bytes"]
+    assert sizes["trash"]["bytes"] == rows["s1"]["documents_bytes"]
+    assert sizes["attachments"]["bytes"] == 50_000
+    assert {kind for kind, one in sizes.items() if one["cap_bytes"] is None} == set()
+    text = home.command("du")
+    assert "s1 (trash)" in text
+    assert "2.0 GiB" in text

@@ -11,7 +11,8 @@ from edi_checkpoint import protocol
 from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError
 from edi_checkpointd.cli import PROGRAM, Exit, documents, render, select
 from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source
-from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, size
+from edi_checkpointd.cli.progress import Bar
+from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment, size
 from edi_checkpointd.cli.source import decode_plan
 from edi_checkpointd.cli.tree import flat
 from edi_checkpointd.why import Why
@@ -157,6 +158,53 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
         documents.write(documents.session(row))
     else:
         render.sessions(Screen.of_stdout(), flat([row]), [row.session_id])
+    return Exit.DONE
+
+
+@app.command(sort_key=17, usage="Usage: edi-checkpoint du [--json]")
+def du(*, json: AsJson = False) -> int:
+    """Show how much lies on disk: by session, largest first, and in all by kind, each with its bound.
+
+    An attachment counts for each session that names it, in all once.
+
+    Example: edi-checkpoint du
+    """
+    from edi_checkpointd.cli.usage import usage
+
+    with open_source() as source:
+        sizes = source.status().sizes
+        with Bar("reading documents") as bar:
+            found = usage(source.paths, source.row_bytes(), bar)
+    if json:
+        documents.write({"sessions": [one.document() for one in found], "sizes": sizes})
+        return Exit.DONE
+    screen = Screen.of_stdout()
+    if found:
+        kinds = (
+            Column(title, right=True, rank=rank) for title, rank in (("JOURNAL", 2), ("OUTBOX", 3), ("ATTACHED", 1))
+        )
+        screen.table(
+            [Column("SESSION", "bold", least=13), Column("DOCUMENTS", right=True), *kinds, Column("ALL", right=True)],
+            [
+                (
+                    one.session_id + (" (trash)" if one.trashed else ""),
+                    size(one.documents),
+                    size(one.journal),
+                    size(one.outbox),
+                    size(one.attachments),
+                    size(one.total),
+                )
+                for one in found
+            ],
+        )
+        screen.line()
+    screen.table(
+        [Column("IN ALL", "bold"), Column("SIZE", right=True), Column("AT MOST", right=True)],
+        [
+            (kind, size(one.bytes), NOTHING if one.cap_bytes is None else size(one.cap_bytes))
+            for kind, one in sizes.items()
+        ],
+    )
     return Exit.DONE
 
 

@@ -137,6 +137,15 @@ class Source:
             rows.append(msgspec.structs.replace(row, condition="trashed"))
         return newest_first(rows)
 
+    @property
+    def paths(self) -> Paths:
+        """The home that is answered about."""
+        return self._paths
+
+    def row_bytes(self) -> dict[str, int]:
+        """Return, by session, how many bytes it has in the journal, which is read beside a daemon too."""
+        return self._from_disk(lambda requests: requests.reader.row_bytes() if requests.reader else {})
+
     def pruning(self) -> dict[str, Any]:
         """Return what the rules would keep and delete: the document of `prune`, without its format."""
         return decode_plan(self._ask(protocol.Cleanup, protocol.GetCleanup))

@@ -154,6 +154,17 @@ class Reader:
             said = [str(line) for (line,) in self._db.execute(f"PRAGMA quick_check({most})")]
         return [] if said == ["ok"] else said
 
+    def row_bytes(self) -> dict[str, int]:
+        """Return, by session, how many bytes its rows and snapshots have."""
+        found: dict[str, int] = {}
+        for table, column in (("frames", "records"), ("snapshots", "body")):
+            rows = self._db.execute(
+                f"SELECT session_id, sum(length({column})) FROM {table} JOIN sessions ON key = session GROUP BY key"
+            )
+            for session_id, count in rows:
+                found[session_id] = found.get(session_id, 0) + count
+        return found
+
     def trimmable_us(self, key: int) -> int | None:
         """Return when the newest of a session's rows came that could be trimmed; None when there is none.
 
