@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from edi_checkpoint.paths import locate
 from edi_checkpointd.cli import documents
 from edi_checkpointd.cli.app import AsJson, app, chosen, open_source
+from edi_checkpointd.cli.progress import Bar
 from edi_checkpointd.cli.screen import Screen
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-_SHOWN_AFTER_S = 1.0
 
 
 @app.command(sort_key=21, usage="Usage: edi-checkpoint verify [SESSION] [--json]")
@@ -54,35 +47,3 @@ def verify(
         for line in words.lines(report, report.result, screen.width):
             screen.line(line)
     return inspection.EXIT_CODES[report.result]
-
-
-class Bar:
-    """A progress bar on stderr, if that is a terminal: called with bytes done and in all, shown after a second."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._begun_s = time.monotonic()
-        self._bar: tuple[Progress, TaskID] | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is, once it has taken a while."""
-        if self._bar is None:
-            if time.monotonic() - self._begun_s < _SHOWN_AFTER_S or not sys.stderr.isatty():
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            progress = Progress(console=Console(stderr=True), transient=True)
-            self._bar = progress, progress.add_task(self._what)
-            progress.start()
-        progress, task = self._bar
-        progress.update(task, completed=done, total=total)
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar[0].stop()

@@ -6,7 +6,7 @@ function __fish_edi-checkpoint_using_command
     set -l cmd (commandline -opc)
     set -l subcommands
     set -l options_with_values '--as --at --condition --extract --keys --limit --other --sequence --since'
-    set -l all_commands 'attachments config demo diff dismiss doctor fork history label log note pin prune purge restore rollback sessions show status unpin watch why'
+    set -l all_commands 'attachments config demo diff dismiss doctor du fork history label log note pin prune purge restore rollback sessions show status unpin verify watch why'
     set -l skip_next 0
     # Extract command words (only real subcommand names) from command line
     set -e cmd[1]
@@ -60,9 +60,11 @@ complete -c edi-checkpoint -n __fish_use_subcommand -a 'demo' -d 'See it at work
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'config' -d 'Show every setting, what it is and what decided it: a flag, the environment, th…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'doctor' -d 'Look at all that is needed, and say for each fault what mends it: folders, disk…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'purge' -d 'Forget a session for good. It shows what will go, and asks.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'verify' -d 'Read every checkpoint and attachment, of one session or of all, and see that ea…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'why' -d 'Say of a checkpoint what made it, which rules keep it, and which one will delet…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'prune' -d 'Show what the rules keep and delete, each with its reason; nothing is deleted w…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'restore' -d 'Bring a session back from the trash, whole; its age counts anew.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'du' -d 'Show how much lies on disk: by session, largest first, and in all by kind, each…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'watch' -d 'Show what happens, as it happens: changes, checkpoints, conditions, going back,…'
 # Root-level options
 complete -c edi-checkpoint -n __fish_use_subcommand -l help -d 'Display this message and exit.'
@@ -110,6 +112,12 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command doctor' -l he
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command doctor' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command doctor' -l version -d 'Display application version.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command doctor' -l json -d 'Print one JSON document, with times in UTC.'
+
+# Options for: du
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l help -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -s h -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l version -d 'Display application version.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: fork
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l help -d 'Display this message and exit.'
@@ -217,6 +225,12 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -s h -
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l version -d 'Display application version.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l json -d 'Print one JSON document, with times in UTC.'
+
+# Options for: verify
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command verify' -l help -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command verify' -s h -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command verify' -l version -d 'Display application version.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command verify' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: watch
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l help -d 'Display this message and exit.'

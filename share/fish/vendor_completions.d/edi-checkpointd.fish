@@ -51,7 +51,7 @@ function _shtab_edi_checkpointd_using
 end
 
 set -g _shtab_edi_checkpointd_commands run stop install uninstall check
-set -g _shtab_edi_checkpointd_opts_with_value --attachments-max-bytes --attachments_max_bytes --autosave-every-s --autosave_every_s --checkpoint-every-s --checkpoint_every_s --collect-every-s --collect_every_s --history-hours --history-max-bytes --history_hours --history_max_bytes --idle-exit-s --idle_exit_s --keep-automatic --keep-best --keep-closed-days --keep-per-session --keep-sessions --keep-stages --keep_automatic --keep_best --keep_closed_days --keep_per_session --keep_sessions --keep_stages --log-format --outbox-max-bytes --outbox_max_bytes --sessions-max-bytes --sessions_max_bytes --transition-keys --transition-max-s --transition-quiet-s --transition_keys --transition_max_s --transition_quiet_s --trash-days --trash_days --value-max-bytes --value-max-depth --value_max_bytes --value_max_depth
+set -g _shtab_edi_checkpointd_opts_with_value --attachments-max-bytes --attachments_max_bytes --autosave-every-s --autosave_every_s --checkpoint-every-s --checkpoint_every_s --collect-every-s --collect_every_s --damaged-max-bytes --damaged_max_bytes --history-hours --history-max-bytes --history_hours --history_max_bytes --idle-exit-s --idle_exit_s --keep-automatic --keep-best --keep-closed-days --keep-per-session --keep-sessions --keep-stages --keep_automatic --keep_best --keep_closed_days --keep_per_session --keep_sessions --keep_stages --log-format --outbox-max-bytes --outbox_max_bytes --sessions-max-bytes --sessions_max_bytes --transition-keys --transition-max-s --transition-quiet-s --transition_keys --transition_max_s --transition_quiet_s --trash-days --trash_days --value-max-bytes --value-max-depth --value_max_bytes --value_max_depth
 
 complete -c edi-checkpointd -e
 complete -c edi-checkpointd -f
@@ -79,6 +79,7 @@ complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l history-max
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l outbox-max-bytes -l outbox_max_bytes -x -d 'an outbox is compacted when more than this is not acknowledged, 65536 to 1099511627776 (default 268435456)'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l value-max-bytes -l value_max_bytes -x -d 'the largest single value, as JSON text, 1024 to 67107840 (default 67107840)'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l value-max-depth -l value_max_depth -x -d 'the deepest nesting of a value, 1 to 100 (default 100)'
+complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l damaged-max-bytes -l damaged_max_bytes -x -d 'what was set aside as damaged; the oldest goes, 0 to 1125899906842624 (default 1073741824)'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l attachments-max-bytes -l attachments_max_bytes -x -d 'attachments of all sessions; more is refused, 0 to 1125899906842624 (default 2147483648)'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l collect-every-s -l collect_every_s -x -d 'attachments that nothing names are looked for so often, 0.1 to 604800 (default 86400.0)'
 complete -c edi-checkpointd -n '_shtab_edi_checkpointd_using run' -l idle-exit-s -l idle_exit_s -x -d 'a daemon that a client started leaves when unused; 0 = never, 0 to 604800 (default 300.0)'
