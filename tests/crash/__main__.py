@@ -18,17 +18,19 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from crash.cases import ONCE, POINTS
+from crash.disk import Operation
 from crash.kills import Victims, kill_loop
 from crash.points import die_at
-from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
+from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher, record_trash
 from crash.verdict import Verdict
 from harness import Home
 
 HITS = (1, 3)  # of a point, in the life of a process
 LOAD = 2  # writers that publish all the time
 LOOPS, ROUNDS = 3, 30  # of kills, for each kind of victims
-RECORDINGS, STATES, LIVES = 3, 300, 3
+RECORDINGS, STATES, LIVES = 2, 300, 3
 Found = tuple[Verdict, Counter[str]]
+Recording = Callable[[Home, Path], list[Operation]]
 Job = tuple[str, Callable[..., Found], tuple[object, ...]]
 
 
@@ -37,9 +39,9 @@ def point_job(home: Home, _folder: Path, _seed: int, index: int, hits: int) -> F
     return die_at(POINTS[index], home, hits=hits, load=LOAD), Counter({f"point {index}": 1})
 
 
-def daemon_cuts_job(home: Home, folder: Path, seed: int) -> Found:
+def daemon_cuts_job(home: Home, folder: Path, seed: int, record: Recording) -> Found:
     """Record a daemon and cut its power."""
-    operations = record_daemon(home, folder / "log")
+    operations = record(home, folder / "log")
     verdict = cut(operations, random.Random(seed), STATES, folder, judge_daemon, lives=LIVES)
     return verdict, Counter(states=STATES)
 
@@ -63,7 +65,8 @@ def jobs() -> Iterator[Job]:
         for victims in Victims:
             yield f"kills of {victims.value}", kills_job, (victims,)
     for _ in range(RECORDINGS):
-        yield "cuts of a daemon", daemon_cuts_job, ()
+        yield "cuts of a daemon", daemon_cuts_job, (record_daemon,)
+        yield "cuts of a daemon that fills the trash", daemon_cuts_job, (record_trash,)
         yield "cuts of an outbox", outbox_cuts_job, ()
     for index, point in enumerate(POINTS):
         for hits in HITS if point not in ONCE else HITS[:1]:

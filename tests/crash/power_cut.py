@@ -12,6 +12,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -30,7 +32,7 @@ from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
 from edi_checkpointd.fs import sweep_temporaries
-from edi_checkpointd.inspection import Severity, check
+from edi_checkpointd.inspection import Code, Severity, check
 from edi_checkpointd.journal import Reader
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import files_teller, open_journal
@@ -48,8 +50,9 @@ Judge = Callable[[disk.Disk, Paths], Verdict]
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 
-def _daemon(home: Home, log: Path) -> Process:
-    process = home.start([sys.executable, str(RECORDER), str(log), "daemon", "run", *FLAGS], lines_from="stderr")
+def _daemon(home: Home, log: Path, *flags: str) -> Process:
+    run = [sys.executable, str(RECORDER), str(log), "daemon", "run", *FLAGS, *flags]
+    process = home.start(run, lines_from="stderr")
     process.wait_line("ready ")
     return process
 
@@ -75,6 +78,30 @@ def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
     first.do("session.checkpoint('again', timeout_s=20)")
     first.kill()
     eventually(lambda: not list((home.state / "outbox").iterdir()), 20)
+    daemon.kill(signal.SIGTERM)
+    operations = disk.read_log(log)
+    _nothing_is_left_out(operations, home.folder)
+    return operations
+
+
+def record_trash(home: Home, log: Path) -> list[disk.Operation]:
+    """Record how sessions that were left go into the trash, and one of them comes back."""
+    daemon = _daemon(home, log, "--keep-closed-days", "0")
+    home.publisher("stays").do("session.checkpoint('stays', pin=True, timeout_s=20)")
+    for session_id in ("left-0", "left-1"):
+        writer = home.publisher(session_id)
+        for number in range(2):
+            writer.do(f"publish(5, who='{session_id}', raw=b'{session_id} {number}')")
+            writer.do(f"session.checkpoint('mark {number}', timeout_s=20)")
+        writer.do("client.close()")
+    home.command("prune", "--apply")
+    trash = locate(home.environment).trash
+    eventually(lambda: trash.exists() and {path.name for path in trash.iterdir()} == {"left-0", "left-1"}, 20)
+    again = home.publisher("left-0")
+    again.do("publish(5, who='again', attempt=1)")
+    again.do("session.checkpoint('again', timeout_s=20)")
+    again.kill()
+    eventually(lambda: not (home.state / "outbox" / "left-0").exists(), 20)
     daemon.kill(signal.SIGTERM)
     operations = disk.read_log(log)
     _nothing_is_left_out(operations, home.folder)
@@ -176,8 +203,10 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
 
 
 def _sequences_in_files(paths: Paths) -> dict[str, int]:
+    """Return how far files have each session, those in the trash too."""
     found: dict[str, int] = {}
-    for _, document in documents(paths):
+    in_trash = (documents(replace(paths, sessions=folder)) for folder in paths.trash.glob("*"))
+    for _, document in chain(documents(paths), *in_trash):
         if isinstance(document, Document):
             header = document.header
             found[header.session_id] = max(header.sequence, found.get(header.session_id, 0))
@@ -263,6 +292,7 @@ def judge_drained(running: disk.Disk, paths: Paths) -> Verdict:
 def _start(folder: Path, paths: Paths) -> None:
     """Have a real daemon start on a state, take what is in outboxes, and leave."""
     home = Home(folder)
+    home.left_damaged = {Code.OUTBOX_UNOWNED, Code.OUTBOX_DAMAGED}  # what nobody was told to be safe
     try:
         daemon = home.daemon(*FLAGS)
         eventually(lambda: not any(map(list_streams, paths.outbox.glob("*"))), 20)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash.disk import Told
-from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher
+from crash.disk import Operation, Told
+from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher, record_trash
 from harness import Home
 
-STATES, LIVES = (2000, 20) if os.environ.get("EDI_TEST_FULL") == "1" else (60, 1)
+STATES, LIVES = (2000, 20) if os.environ.get("EDI_TEST_FULL") == "1" else (40, 1)
 
 
 @pytest.mark.crash
-def test_what_was_acknowledged_and_what_is_in_files_survives_a_power_cut(home: Home, tmp_path: Path) -> None:
-    operations = record_daemon(home, tmp_path / "log")
+@pytest.mark.parametrize("record", [record_daemon, record_trash], ids=["at work", "trash"])
+def test_what_was_acknowledged_and_what_is_in_files_survives_a_power_cut(
+    record: Callable[[Home, Path], list[Operation]], home: Home, tmp_path: Path
+) -> None:
+    operations = record(home, tmp_path / "log")
     assert {one.what for one in operations if isinstance(one, Told)} == {"acknowledged", "in a file"}
     verdict = cut(operations, seeded(), STATES, tmp_path, judge_daemon, lives=LIVES)
     assert not verdict, verdict.findings[:20]
