@@ -15,6 +15,7 @@ import termios
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from harness import Home, Process, eventually
 
 COMMAND = [sys.executable, "-m", "edi_checkpointd.cli", "watch"]
@@ -112,7 +113,8 @@ def test_a_pipe_gets_a_plain_line_for_each_event(home: Home) -> None:
     assert process.stderr == []
 
 
-def test_the_live_view_fits_the_terminal_and_leaves_it_as_it_was(home: Home) -> None:
+@pytest.mark.parametrize("by_key", [True, False], ids=["Ctrl-C", "SIGTERM"])
+def test_the_live_view_fits_the_terminal_and_leaves_it_as_it_was(home: Home, by_key: bool) -> None:
     home.daemon()
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -136,8 +138,11 @@ def test_the_live_view_fits_the_terminal_and_leaves_it_as_it_was(home: Home) -> 
     eventually(lambda: shows(b"refinement"))
     publisher.kill()
     eventually(lambda: shows(b"interrupted"))
-    os.write(ours, b"\x03")
-    assert process.wait(20) == 130
+    if by_key:
+        os.write(ours, b"\x03")
+    else:
+        process.terminate()
+    assert process.wait(20) == (130 if by_key else 128 + signal.SIGTERM)
     text += os.read(ours, 1 << 16)
     os.close(ours)
     assert text.startswith(b"\x1b[?1049h")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections import deque
 from datetime import UTC, datetime
 
@@ -31,8 +33,9 @@ _FRAME_LINES = 4  # the head, an empty line, and the titles of both tables
 
 
 def show(link: Link) -> None:
-    """Show the view until somebody interrupts it; the terminal is left as it was."""
+    """Show the view until somebody interrupts or ends it; the terminal is left as it was."""
     view = View()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with Live(view, console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         for event in follow(link, pause_s=_GATHER_S):
             if event is not None:

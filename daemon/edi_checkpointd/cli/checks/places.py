@@ -102,7 +102,7 @@ def disk_space(setup: Setup) -> Finding:
         free[folder] = disk.f_bavail * disk.f_frsize
     folder, least = min(free.items(), key=lambda pair: pair[1])
     if least < FREE_WANTED_BYTES:
-        remedy = f"free space there, {size(FREE_WANTED_BYTES)} at least; nothing of ours need be deleted by hand"
+        remedy = f"free {size(FREE_WANTED_BYTES)} there at least; `edi-checkpoint prune` shows what of ours could go"
         return at_fault(f"{size(least)} free on the disk of {folder}", remedy)
     return well(f"{size(least)} free")
 
@@ -150,7 +150,7 @@ def sync_folder(setup: Setup) -> Finding:
     """No other program copies or renames our files."""
     for folder in _on_disk(setup.paths):
         if by := synced_by(folder):
-            remedy = f"set {HOME} to a folder that is not synchronised; export a session to take it elsewhere"
+            remedy = f"set {HOME} to a folder that is not synchronised"
             return at_fault(f"{folder} is synchronised by {by}, which may lock, rename or double its files", remedy)
     return well("not inside a folder that is synchronised")
 

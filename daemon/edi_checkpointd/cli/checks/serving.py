@@ -19,7 +19,6 @@ from edi_checkpointd.cli.checks.setup import Setup
 DESCRIPTORS_WANTED = 512  # two for each client, and some for files
 DESCRIPTORS_USED_MAX = 0.8
 _SYSTEMCTL_S = 5.0
-_NONE_RUNS = "none runs; the first client starts one"
 
 
 def service(setup: Setup) -> Finding:
@@ -124,7 +123,7 @@ def daemon(setup: Setup) -> Finding:
     """The daemon that holds the lock is the one that answers, and serves our folder."""
     holder = setup.holder if setup.held else None
     if holder is None and setup.listener is None:
-        return not_said(_NONE_RUNS)
+        return not_said("none runs")
     greeting = setup.greeting
     if isinstance(greeting, protocol.Error):
         if greeting.code == WrongFolder.code:
