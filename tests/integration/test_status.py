@@ -112,7 +112,8 @@ def test_a_monitor_reads_the_status_as_openmetrics(home: Home) -> None:
     }
     last = datetime.fromisoformat(told["last_durable"]).timestamp()
     assert found["last_durable_timestamp_seconds"] == pytest.approx(last)
-    assert found["journal_bytes"] > 0
+    assert 0 < found["size_bytes journal"] < found["size_cap_bytes journal"]
+    assert set(told["sizes"]) == {name.split()[1] for name in found if name.startswith("size_bytes ")}
     assert 0 < found["open_files"] < found["open_files_limit"]
     daemon.kill()
     publisher.do("publish(2)")

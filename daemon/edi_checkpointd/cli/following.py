@@ -17,7 +17,7 @@ TICK_S = 0.5  # how often who waits is let go on, to look at the clock and at th
 
 
 def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
-    """Yield what happens from now on, for ever; None when nothing has for `TICK_S`.
+    """Yield what happens from now on, for ever; None when there is no more just now, every `TICK_S` at least.
 
     That the daemon is gone or there (again), and that events were missed, is told among it. `pause_s` lets events
     gather between two answers. Raises what the daemon refuses a watcher with.
@@ -45,6 +45,7 @@ def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
             yield _told("fault", "events_missed", f"{answer.missed} events came too fast to be told")
         feed, number = answer.feed, answer.number
         yield from answer.events
+        yield None
         time.sleep(pause_s)
 
 

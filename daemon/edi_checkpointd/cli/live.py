@@ -38,11 +38,12 @@ def show(link: Link) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with Live(view, console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         for event in follow(link, pause_s=_GATHER_S):
-            if event is not None:
-                view.take(event)
-                if event.event == "daemon" and event.name == "connected":
-                    view.begin(_sessions(link))
-            live.refresh()
+            if event is None:
+                live.refresh()
+                continue
+            view.take(event)
+            if event.event == "daemon" and event.name == "connected":
+                view.begin(_sessions(link))
 
 
 def _sessions(link: Link) -> list[SessionInfo]:

@@ -56,7 +56,6 @@ def metrics(found: Status, now: datetime) -> Iterator[Metric]:
     yield _gauge("unacknowledged_entries", "Entries in outboxes that are not in the journal.", found.unacknowledged)
     yield _by("sessions", "Sessions, by condition.", "condition", found.sessions)
     yield _by("degraded", "What is wrong, by code; 1 while it is.", "code", {one.code: 1 for one in found.degraded})
-    yield _gauge("journal_bytes", "Size of the journal.", found.journal_bytes, unit="bytes")
     sizes = {kind: one.bytes for kind, one in found.sizes.items()}
     caps = {kind: one.cap_bytes for kind, one in found.sizes.items() if one.cap_bytes is not None}
     yield _by("size_bytes", "What lies on disk, by kind.", "kind", sizes, unit="bytes")
