@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import MutableMapping
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 10.0  # with a manager that does not read, for what it has to hear
+_PATIENCE_S = 10  # with a manager that does not read, for what it has to hear
 
 
 class Notifier:
@@ -33,7 +34,8 @@ class Notifier:
 
     def _connect(self, address: str) -> None:
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        manager.settimeout(_PATIENCE_S)
+        # Not Python's timeout, which would make a send wait that is not to wait.
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _PATIENCE_S, 0))
         try:
             manager.connect(address)
         except OSError as error:
@@ -67,7 +69,12 @@ class Notifier:
             return
         try:
             self._socket.send(message.encode(), flags)
-        except BlockingIOError:
-            pass
         except OSError as error:
-            log.warning("the service manager was not told %s: %s", message.partition("\n")[0], error)
+            if not flags:
+                log.warning("the service manager was not told %s: %s", message.partition("\n")[0], error)
+
+    def close(self) -> None:
+        """Close the socket; nothing is told any more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

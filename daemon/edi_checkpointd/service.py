@@ -88,6 +88,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
                 paths.socket.unlink()
     finally:
         lock.release()
+        notifier.close()
 
 
 def settle(paths: Paths, config: Config) -> None:

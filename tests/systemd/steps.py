@@ -222,6 +222,27 @@ def a_stopped_daemon_is_restarted_by_the_watchdog() -> None:
     systemctl("restart", SERVICE)
 
 
+def a_hung_intake_is_restarted_by_the_watchdog_and_a_slow_disk_is_not() -> None:
+    brake = Path.home() / "brake"
+    program = f"{sys.executable} /srv/tests/stalling_daemon.py {{}} {brake} run"
+    for point, hangs in (("COMMIT_BEGUN", False), ("RECEIVED_NOT_COMMITTED", True)):
+        with drop_in(f"WatchdogSec=2\nExecStart=\nExecStart={program.format(point)}\n"):
+            systemctl("restart", SERVICE)
+            publisher = home.publisher(f"held-{hangs}")
+            pid = main_pid()
+            brake.touch()
+            publisher.do("session.update(n=1)")
+            if hangs:
+                eventually(lambda pid=pid: main_pid() not in (0, pid), 30)
+            else:
+                time.sleep(6)  # three times what would have it restarted
+                assert main_pid() == pid
+            brake.unlink()
+            publishes(publisher, f"held-{hangs}", 2)
+            publisher.do("client.close()")
+    systemctl("restart", SERVICE)
+
+
 def a_second_daemon_exits_5_beside_the_service() -> None:
     assert str(main_pid()) in daemon_command("run", expect=5)
     systemctl("stop", SERVICE)
@@ -376,6 +397,7 @@ BOOTS: dict[str, list[Callable[[], None]]] = {
         the_journal_holds_the_fields_of_each_line,
         a_killed_daemon_is_restarted_and_recovers_and_no_publisher_notices,
         a_stopped_daemon_is_restarted_by_the_watchdog,
+        a_hung_intake_is_restarted_by_the_watchdog_and_a_slow_disk_is_not,
         a_second_daemon_exits_5_beside_the_service,
         the_service_exits_5_without_restarts_beside_a_daemon_started_by_hand,
         a_service_that_cannot_start_leaves_its_clients_to_a_daemon_on_demand,
