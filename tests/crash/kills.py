@@ -6,10 +6,9 @@ import random
 import time
 from enum import Enum
 
-from crash.verdict import Verdict, documents, history, judge_entries, judge_files
+from crash.verdict import Verdict, history, judge_entries, judge_files, newest_documents
 from harness import Home, Process, Publisher, eventually
 
-from edi_checkpoint.document import Document
 from edi_checkpoint.paths import locate
 
 FLAGS = (
@@ -103,19 +102,9 @@ def _come_to_rest(home: Home, daemon: Process, writers: Writers) -> Verdict:
     held = history(paths)
     verdict = judge_entries(held, writers.returned())
     verdict.add(judge_files(paths))
-    newest = {
-        session_id: max(
-            (
-                document.header.sequence
-                for _, document in documents(paths)
-                if isinstance(document, Document) and document.header.session_id == session_id
-            ),
-            default=0,
-        )
-        for session_id in held
-    }
+    newest = newest_documents(paths)
     for session_id, entries in held.items():
-        missing = entries[-1]["sequence"] - newest[session_id]
+        missing = entries[-1]["sequence"] - newest[session_id].header.sequence
         verdict.find(f"{session_id}: its newest document lacks {missing} entries", torn=missing != 0)
     for row in home.json("sessions")["sessions"]:
         assert row["condition"] == "interrupted", row

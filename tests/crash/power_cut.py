@@ -13,16 +13,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
-import msgspec
 from crash import disk
-from crash.verdict import Verdict, documents, history, judge_entries, judge_files
+from crash.verdict import History, Verdict, folded, history, judge_entries, judge_files, newest_documents
 from harness import Home, Process, Publisher, Refused, eventually
 
 from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.document import Document
 from edi_checkpoint.names import attachment_name
 from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpoint.records import scan, scan_all
@@ -188,15 +185,15 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
             missing = max(0, sequence - in_files.get(session_id, 0))
             verdict.find(f"{session_id}: told to be in a file up to {sequence}, {missing} are not", torn=missing > 0)
     _recover(paths, verdict)
-    verdict.add(judge_entries(history(paths), {}))
-    numbers, states = _journaled(paths)
+    held, numbers = history(paths), _numbers(paths)
+    verdict.add(judge_entries(held, {}))
     for (what, stream), number in running.told.items():
         if what == "acknowledged":
             found = numbers.get(stream, [])
             lacking = sorted(set(range(1, number + 1)) - set(found))
             verdict.find(f"stream {stream}: of {number} acknowledged {lacking[:5]} are not there", lost=len(lacking))
             verdict.find(f"stream {stream}: some are there twice", duplicated=len(found) - len(set(found)))
-    verdict.add(_judge_attachments(paths, states))
+    verdict.add(_judge_attachments(paths, held))
     for finding in check(paths).findings:
         verdict.find(f"check: {finding}", torn=finding.severity is not Severity.NOTE)
     return verdict
@@ -205,11 +202,9 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
 def _sequences_in_files(paths: Paths) -> dict[str, int]:
     """Return how far files have each session, those in the trash too."""
     found: dict[str, int] = {}
-    in_trash = (documents(replace(paths, sessions=folder)) for folder in paths.trash.glob("*"))
-    for _, document in chain(documents(paths), *in_trash):
-        if isinstance(document, Document):
-            header = document.header
-            found[header.session_id] = max(header.sequence, found.get(header.session_id, 0))
+    for folder in (paths.sessions, *paths.trash.glob("*")):
+        for session_id, document in newest_documents(replace(paths, sessions=folder)).items():
+            found[session_id] = max(document.header.sequence, found.get(session_id, 0))
     return found
 
 
@@ -232,33 +227,25 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
     verdict.find(f"set aside: {set_aside}", torn=len(set_aside))
 
 
-def _journaled(paths: Paths) -> tuple[dict[str, list[int]], dict[str, dict[str, bytes]]]:
-    """Return the numbers that the journal holds of each stream, and each session's state, folded anew."""
+def _numbers(paths: Paths) -> dict[str, list[int]]:
+    """Return the numbers that the journal holds of each stream, in order."""
     numbers: dict[str, list[int]] = {}
-    states: dict[str, dict[str, bytes]] = {}
     with contextlib.closing(Reader.open(paths.journal)) as reader:
         for row in reader.sessions():
             for frame in reader.frames(row.key, after=0):
-                for record in scan_all(frame.records):
-                    numbers.setdefault(frame.stream, []).append(record.number)
-    for session_id, entries in history(paths).items():
-        state: dict[str, object] = {}
-        for one in entries:
-            state = one["values"] if one["op"] in ("base", "rollback") else {**state, **one["values"]}
-        states[session_id] = {key: msgspec.json.encode(value) for key, value in state.items()}
-    return numbers, states
+                numbers.setdefault(frame.stream, []).extend(record.number for record in scan_all(frame.records))
+    return numbers
 
 
-def _judge_attachments(paths: Paths, states: dict[str, dict[str, bytes]]) -> Verdict:
+def _judge_attachments(paths: Paths, held: History) -> Verdict:
     """Whatever a journaled state names is in a file, or in a blob."""
     verdict = Verdict()
     with contextlib.closing(Reader.open(paths.journal)) as reader:
-        for session_id, state in states.items():
-            for text in state.values():
-                for _, reference in references(msgspec.json.decode(text)):
-                    name = attachment_name(reference.sha256, reference.type)
-                    there = (paths.attachments / name).exists() or reader.blob(reference.sha256) is not None
-                    verdict.find(f"{session_id}: the content of {name} is nowhere", lost=not there)
+        for session_id, entries in held.items():
+            for _, reference in references(folded(entries)):
+                name = attachment_name(reference.sha256, reference.type)
+                there = (paths.attachments / name).exists() or reader.blob(reference.sha256) is not None
+                verdict.find(f"{session_id}: the content of {name} is nowhere", lost=not there)
     return verdict
 
 
@@ -281,7 +268,7 @@ def judge_outbox(running: disk.Disk, paths: Paths) -> Verdict:
 def judge_drained(running: disk.Disk, paths: Paths) -> Verdict:
     """Judge what a daemon has taken from such an outbox; what was torn in it is set aside, and was told to nobody."""
     verdict = judge_files(paths)
-    numbers, _ = _journaled(paths)
+    numbers = _numbers(paths)
     for (what, stream), number in running.told.items():
         if what == "synced":
             missing = max(0, number - max(numbers.get(stream, []), default=0))

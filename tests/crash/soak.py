@@ -14,11 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from crash.verdict import Verdict, documents, history, judge_files
+from crash.verdict import Verdict, history, judge_files, newest_documents
 from disks import SmallDisk
 from harness import Home, Process, eventually
 
-from edi_checkpoint.document import Document
 from edi_checkpoint.paths import locate
 
 SECONDS = int(os.environ.get("SECONDS") or 600)
@@ -133,13 +132,7 @@ class Soak:
             self.daemon = self._daemon()
         eventually(lambda: self.paths.outbox.exists() and not list(self.paths.outbox.iterdir()), 60)
         self.verdict.add(judge_files(self.paths))
-        newest: dict[str, Document] = {}
-        for _, document in documents(self.paths):
-            if isinstance(document, Document):
-                before = newest.setdefault(document.header.session_id, document)
-                if document.header.sequence > before.header.sequence:
-                    newest[document.header.session_id] = document
-        held = history(self.paths)
+        held, newest = history(self.paths), newest_documents(self.paths)
         for session_id, safe in self.safe.items():
             numbers = [entry["values"]["n"] for entry in held[session_id] if entry["op"] == "update"]
             once = numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -99,6 +99,25 @@ def documents(paths: Paths) -> Iterator[tuple[Path, Document | EdiCheckpointErro
             yield path, error
 
 
+def newest_documents(paths: Paths) -> dict[str, Document]:
+    """Return of each session the valid document of the highest sequence."""
+    newest: dict[str, Document] = {}
+    for _, document in documents(paths):
+        if isinstance(document, Document):
+            before = newest.setdefault(document.header.session_id, document)
+            if document.header.sequence > before.header.sequence:
+                newest[document.header.session_id] = document
+    return newest
+
+
+def folded(entries: Iterable[dict]) -> dict[str, object]:
+    """Return the state that a history leads to; no entry of the crash tests removes a key."""
+    state: dict[str, object] = {}
+    for entry in entries:
+        state = entry["values"] if entry["op"] in ("base", "rollback") else {**state, **entry["values"]}
+    return state
+
+
 def judge_files(paths: Paths) -> Verdict:
     """Judge what is visible: documents are whole, what they name is there bit for bit, none is there twice."""
     verdict = Verdict()
@@ -122,17 +141,9 @@ def judge_files(paths: Paths) -> Verdict:
 
 def judge_states(paths: Paths, held: History, sessions: Collection[str]) -> Verdict:
     """Judge the newest documents of sessions that have come to rest: each is what its history, folded anew, gives."""
-    verdict = Verdict()
-    newest: dict[str, Document] = {}
-    for _, document in documents(paths):
-        if isinstance(document, Document):
-            before = newest.setdefault(document.header.session_id, document)
-            if document.header.sequence > before.header.sequence:
-                newest[document.header.session_id] = document
+    verdict, newest = Verdict(), newest_documents(paths)
     for session_id in sessions:
-        state: dict[str, object] = {}
-        for entry in held[session_id]:
-            state = entry["values"] if entry["op"] in ("base", "rollback") else {**state, **entry["values"]}
+        state = folded(held[session_id])
         values = newest[session_id].values if session_id in newest else {}
         found = {key: msgspec.json.decode(text) for key, text in values.items()}
         verdict.find(f"{session_id}: its newest document is not what its history says", lost=found != state)
