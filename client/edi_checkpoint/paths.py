@@ -86,6 +86,11 @@ class Paths:
         return self.sessions / "trash"
 
     @property
+    def importing(self) -> Path:
+        """Where sessions that are imported wait to be taken."""
+        return self.sessions / ".importing"
+
+    @property
     def lock(self) -> Path:
         """The lock of the one daemon of this sessions folder."""
         return self.sessions / ".daemon.lock"

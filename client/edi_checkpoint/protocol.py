@@ -271,6 +271,14 @@ class Restore(Struct, tag="restore", frozen=True):
     session_id: Text
 
 
+class Import(Struct, tag="import", frozen=True):
+    """Asks that a session be taken that the process `pid` has verified and staged in the sessions folder."""
+
+    request: Number
+    session_id: Text
+    pid: Number
+
+
 class Purge(Struct, tag="purge", frozen=True):
     """Asks that sessions leave no trace: these, or (`everything`) all there are, with all that was kept of any.
 
@@ -297,7 +305,7 @@ Query: TypeAlias = (
     | GetWhy
 )
 Explained: TypeAlias = GetCleanup | GetWhy
-Order: TypeAlias = Prune | Restore | Purge  # about the files of whole sessions; it may be sent twice
+Order: TypeAlias = Prune | Restore | Import | Purge  # about the files of whole sessions; it may be sent twice
 Question: TypeAlias = Query | Order
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Question
 
@@ -484,6 +492,13 @@ class Restored(Struct, tag="restored", frozen=True):
     session_id: str
 
 
+class Imported(Struct, tag="imported", frozen=True):
+    """The answer to `Import`: the session is there."""
+
+    request: Number
+    session_id: str
+
+
 class Purged(Struct, tag="purged", frozen=True):
     """The answer to `Purge`, when it has ended; `kept` says, a sentence each, what could not be removed and why."""
 
@@ -522,6 +537,7 @@ Answer: TypeAlias = (
     | Cleanup
     | Why
     | Restored
+    | Imported
     | Purged
 )
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error

@@ -77,6 +77,11 @@ class Attachments:
         finally:
             self._again = None
 
+    def brought(self, size_bytes: int) -> None:
+        """Count a file in that was moved here."""
+        with self._lock:
+            self._used_bytes += size_bytes
+
     def delete(self, filed: Filed) -> bool:
         """Delete a file, unless it was published again since it was listed; return whether it was there.
 

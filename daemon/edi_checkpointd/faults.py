@@ -59,4 +59,7 @@ class CrashPoint(Enum):
     FOLDER_UNMARKED = "journal notes that a removed folder's states are to be saved again, the folder not marked"
     JOURNAL_SET_ASIDE = "damaged journal moved, no new one made"
     LEAVING = "at SIGTERM all that was unsaved is in files, journal has not noted it"
+    IMPORT_DECIDED = "an imported session's folder has its name, nothing of it is in its place"
+    IMPORT_ATTACHED = "an imported session's attachments in their places, none of its documents"
+    IMPORT_CUT = "one document of an imported session in its place, the others not"
     RECOVERED = "sessions recovered, socket not bound"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.paths import sync_folder as sync_folder
@@ -63,6 +65,30 @@ def _appear(path: Path, parts: Sequence[bytes]) -> int:
         raise
     reached(CrashPoint.RENAMED)
     return size
+
+
+@contextlib.contextmanager
+def appearing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """Open a file (mode 0600) that gets the name `path`, durably, when the block ends well; else nothing is left of it.
+
+    Raises FileExistsError unless `replace`, before anything is written.
+    """
+    if not replace and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def _write_all(fd: int, parts: Sequence[bytes]) -> int:

@@ -33,6 +33,7 @@ from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting, purged_error
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.importing import Importing
 from edi_checkpointd.inventory import document
 from edi_checkpointd.journal import JournalDamaged, JournalRefused
 from edi_checkpointd.keeping import Keeping, Outcome
@@ -127,6 +128,10 @@ class Intake:
         self._explain = explain
         self.attendance.left = keeping.soon
         self._saving.grew = keeping.grew
+
+    def take_imports(self, importing: Importing) -> None:
+        """Take what brings imported sessions in."""
+        self._importing = importing
 
     def forget_by(self, forgetting: Forgetting) -> None:
         """Take what forgets sessions."""
@@ -372,6 +377,9 @@ class Intake:
                 case protocol.Restore(request, session_id):
                     self._keeping.restore(session_id)
                     self._send(routing_id, protocol.Restored(request, session_id))
+                case protocol.Import(request, session_id, pid):
+                    self._importing.take(session_id, pid)
+                    self._send(routing_id, protocol.Imported(request, session_id))
                 case protocol.GetCleanup(request) | protocol.GetWhy(request):
                     in_memory, jumped = frozenset(self._ledger.sessions), self._keeping.jumped()
                     self._finish_drains(None)

@@ -38,6 +38,7 @@ from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting
 from edi_checkpointd.fs import Reserve, sweep_temporaries
 from edi_checkpointd.heartbeat import Heartbeat, Pulse
+from edi_checkpointd.importing import Importing
 from edi_checkpointd.intake import Intake
 from edi_checkpointd.inventory import Inventory
 from edi_checkpointd.journal import Journal, JournalDamaged, Reader, named_damage
@@ -178,6 +179,8 @@ def _serve(
         aside=intake.aside, post=intake.post, open_session=attendance.open,
     )  # fmt: skip
     intake.keep(keeping, explain)
+    importing = Importing(paths, catalog, attachments, ledger)
+    intake.take_imports(importing)
     absence = Absence(
         paths, catalog, ledger, attendance, saving, stats, clock, forget=forgetting.forget, jumped=keeping.jumped
     )
@@ -186,6 +189,7 @@ def _serve(
         with named_damage(paths.journal):
             forgetting.finish_cut_short()
             keeping.settle()
+            importing.settle()
             absence.look()
             recovered = _recover(paths, journal, intake, attendance)
     except JournalDamaged as error:

@@ -80,6 +80,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             forgetting,
             inspection,
             keeping,
+            transfer,
             watching,
         )
         from edi_checkpointd.cli.app import run

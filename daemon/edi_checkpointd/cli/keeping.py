@@ -102,7 +102,7 @@ def prune(
              edi-checkpoint prune --apply
     """
     if apply:
-        found = decode_plan(_order(protocol.Cleanup, protocol.Prune))
+        found = decode_plan(order(protocol.Cleanup, protocol.Prune))
     else:
         with open_source() as source:
             found = source.pruning()
@@ -151,7 +151,7 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
     if not trashed:
         raise NotFound("the trash is empty", hint="`edi-checkpoint sessions` lists what there is")
     session_id = select.session(session, trashed)
-    _order(protocol.Restored, lambda request: protocol.Restore(request, session_id))
+    order(protocol.Restored, lambda request: protocol.Restore(request, session_id))
     with open_source() as source:
         (row,) = (info for info in source.sessions() if info.session_id == session_id)
     if json:
@@ -208,14 +208,14 @@ def du(*, json: AsJson = False) -> int:
     return Exit.DONE
 
 
-def _order(kind: type[Answered], order: Callable[[int], protocol.Order]) -> Answered:
+def order(kind: type[Answered], question: Callable[[int], protocol.Order]) -> Answered:
     """Have a daemon do something, one that is started if none runs. Raises `DaemonUnavailable` and what it refuses."""
     from edi_checkpoint.client import connect
 
     with connect(app=PROGRAM) as client:
         if not client.connected:
             raise DaemonUnavailable("no daemon answers, and this needs one")
-        answer = client.ask(order, ORDER_TIMEOUT_S)
+        answer = client.ask(question, ORDER_TIMEOUT_S)
     if not isinstance(answer, kind):
         raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
     return answer

@@ -1,0 +1,180 @@
+"""The commands that carry a session away as one file, and bring it in from one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import EdiCheckpointError, SessionExists
+from edi_checkpoint.names import attachment_name, autosave_name, check_session_id, parse_checkpoint_name
+from edi_checkpoint.paths import Paths, ensure_private, locate
+from edi_checkpointd.cli import Exit, documents
+from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source, tell
+from edi_checkpointd.cli.keeping import order
+from edi_checkpointd.cli.screen import size
+from edi_checkpointd.cli.source import Source
+
+if TYPE_CHECKING:
+    from edi_checkpointd.archive import Member
+
+_EXISTS = "--force replaces it"
+
+
+class FileExists(EdiCheckpointError):
+    """Something stands where the file would be written."""
+
+    code = "file_exists"
+    default_hint = _EXISTS
+
+
+@app.command(sort_key=22, usage="Usage: edi-checkpoint export SESSION FILE [--plain] [--force] [--json]")
+def export(
+    session: SessionArgument,
+    file: Annotated[Path, Parameter(help="The file to write, a zip.")],
+    /,
+    *,
+    plain: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="What EDI's own class reads: no masks, none of our keys."),
+    ] = False,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Replace a file that is there.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Write a session into one file: its checkpoints with labels and pins, its current state, its masks.
+
+    `edi-checkpoint import` brings it in again, elsewhere or after a purge. The history of single changes stays here.
+
+    Example: edi-checkpoint export lighthouse lighthouse.zip
+    """
+    from edi_checkpointd import archive
+    from edi_checkpointd.fs import appearing
+
+    with open_source() as source:
+        session_id = chosen(source, session)
+        found = list(_documents(source, session_id))
+        checkpoints = sum(parse_checkpoint_name(member.name) is not None for member in found)
+        left_out = 0
+        try:
+            with appearing(file.absolute(), replace=force) as opened:
+                if plain:
+                    left_out = archive.write_plain(opened, found)
+                else:
+                    members = [*found, *_attachments(source, session_id, found)]
+                    archive.write(opened, session_id, _software(), datetime.now(UTC), members)
+        except FileExistsError:
+            raise FileExists(f"{file} is there already") from None
+    written = file.stat().st_size
+    if left_out:
+        tell(f"{left_out} arrays and bytes are null in it: EDI's own class knows none")
+    if json:
+        documents.write(
+            {
+                "session_id": session_id, "file": str(file), "checkpoints": checkpoints, "bytes": written,
+                "left_out": left_out,
+            }
+        )  # fmt: skip
+    else:
+        print(f"session {session_id} is in {file}: {checkpoints} checkpoints, {size(written)}")
+    return Exit.DONE
+
+
+def _documents(source: Source, session_id: str) -> Iterator[Member]:
+    """Yield a session's checkpoints, and its current state as an auto-save. Raises `DocumentDamaged`."""
+    from edi_checkpoint.document import parse_autosave
+    from edi_checkpoint.fragments import fragment
+    from edi_checkpoint.layout import autosave_document
+    from edi_checkpoint.listing import header_of
+    from edi_checkpointd.archive import Member, parse
+
+    folder = locate().sessions
+    for info in source.checkpoints(session_id):
+        try:
+            member = Member(info.name, (folder / info.name).read_bytes())
+        except FileNotFoundError:
+            continue  # it went the way of its kind meanwhile
+        parse(member)
+        yield member
+    now, name = source.state(session_id), autosave_name(session_id)
+    try:
+        data = (folder / name).read_bytes()
+        if parse_autosave(data, name).header.sequence >= now.sequence:
+            yield Member(name, data)
+            return
+    except (FileNotFoundError, EdiCheckpointError):
+        pass  # what there is of the current state is in `now`
+    fragments = {key: fragment(text) for key, text in now.state.items()}
+    header = header_of(session_id, fragments, now.sequence, now.time_us, now.parent_session)
+    yield Member(name, b"".join(autosave_document(header, fragments)))
+
+
+def _attachments(source: Source, session_id: str, found: list[Member]) -> Iterator[Member]:
+    """Yield what the documents name, each once. Raises `AttachmentMissing`, `AttachmentDamaged`."""
+    from edi_checkpointd.archive import Member, attachments_named, parse
+
+    named = {reference.sha256: reference for member in found for reference in attachments_named(parse(member))}
+    for digest in sorted(named):
+        name = attachment_name(digest, named[digest].type).partition("/")[2]
+        yield Member(name, source.attachment(session_id, named[digest]))
+
+
+@app.command(name="import", sort_key=23, usage="Usage: edi-checkpoint import FILE [--as ID] [--json]")
+def import_(
+    file: Annotated[Path, Parameter(help="What `export` wrote.")],
+    /,
+    *,
+    new: Annotated[str | None, Parameter("--as", help="The session's id here; by default the one it had.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Bring a session in from a file that `export` wrote. All of it is verified first; nothing is ever overwritten.
+
+    Example: edi-checkpoint import lighthouse.zip --as lighthouse-again
+    """
+    from edi_checkpoint.opening import open_regular
+    from edi_checkpointd.archive import Archive
+    from edi_checkpointd.cli.inspection import Bar
+
+    paths = locate()
+    with open_regular(file, follow=True) as raw, open(raw.fileno(), "rb", closefd=False) as opened:
+        archive = Archive(opened)
+        with Bar("verifying") as bar:
+            archive.verify(bar)
+        session_id = check_session_id(archive.manifest.session_id if new is None else new)
+        with open_source() as source:
+            if source.knows(session_id) or any(row.session_id == session_id for row in source.trashed()):
+                raise SessionExists(f"session {session_id} exists already", hint="--as ID gives this one another id")
+        _bring_in(paths, session_id, archive.members(session_id))
+    checkpoints = sum(
+        parse_checkpoint_name(entry.name.partition("/")[2]) is not None for entry in archive.manifest.entries
+    )
+    size_bytes = sum(entry.bytes for entry in archive.manifest.entries)
+    if json:
+        documents.write({"session_id": session_id, "file": str(file), "checkpoints": checkpoints, "bytes": size_bytes})
+    else:
+        print(f"session {session_id} is there: {checkpoints} checkpoints, {size(size_bytes)}")
+    return Exit.DONE
+
+
+def _bring_in(paths: Paths, session_id: str, members: Iterator[Member]) -> None:
+    """Stage a session's files, and have a daemon take them. Raises `DaemonUnavailable`, `SessionExists`, OSError."""
+    from edi_checkpointd.importing import stage, staging
+
+    folder = staging(paths, session_id, os.getpid())
+    ensure_private(paths.sessions)
+    try:
+        stage(folder, ((member.name, member.data) for member in members))
+        order(protocol.Imported, lambda request: protocol.Import(request, session_id, os.getpid()))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _software() -> str:
+    from importlib.metadata import version
+
+    return f"edi-checkpoint {version('edi-checkpoint')}"
