@@ -90,6 +90,16 @@ def attachment_name(sha256: str, kind: str) -> str:
     return f"{sha256[:2]}/{sha256}.{kind}"
 
 
+def staged_name(session_id: str, pid: int) -> str:
+    """Return the name of the folder in which the process `pid` stages a session that it imports."""
+    return f".{session_id}.{pid}"
+
+
+def staged_session(name: str) -> str:
+    """Return the session that a folder of imports is of, staged or decided."""
+    return name[1:].rpartition(".")[0] if name.startswith(".") else name
+
+
 def parse_attachment_name(name: str) -> str | None:
     """Return the digest that the file name `name` of an attachment gives, None if it is no such name."""
     match = _ATTACHMENT.fullmatch(name)

@@ -1,7 +1,7 @@
 """Erasure: the files that hold or name sessions, known by their names, and their removal.
 
     documents   in the sessions folder: checkpoints, auto-saves, temporaries of them
-    trashed     all that lies in the trash of a session
+    trashed     all that lies in the trash of a session, or is staged to be imported
     set_aside   in both folders of what was damaged: documents, segments, refused frames, whole journals
     the log     lines that name a session
 
@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from edi_checkpoint.names import is_session_id, parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.names import is_session_id, parse_autosave_name, parse_checkpoint_name, staged_session
 from edi_checkpoint.paths import Paths
 from edi_checkpointd import logs
 from edi_checkpointd.fs import sync_folder
@@ -58,9 +58,12 @@ def documents(paths: Paths, wanted: Wanted) -> Iterator[Path]:
 
 
 def trashed(paths: Paths, wanted: Wanted) -> Iterator[Path]:
-    """Yield the files that lie in the trash of sessions wanted."""
+    """Yield the files that lie in the trash of sessions wanted, and those that a dead import of one left staged."""
     for path in _entries(paths.trash):
         if wanted(path.name):
+            yield from _below(path)
+    for path in _entries(paths.importing):
+        if wanted(staged_session(path.name)):
             yield from _below(path)
 
 

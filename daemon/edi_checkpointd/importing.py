@@ -24,6 +24,7 @@ from edi_checkpoint.names import (
     parse_attachment_name,
     parse_autosave_name,
     parse_checkpoint_name,
+    staged_name,
 )
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.spool import list_streams
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def staging(paths: Paths, session_id: str, pid: int) -> Path:
     """Return the folder in which the process `pid` stages a session."""
-    return paths.importing / f".{session_id}.{pid}"
+    return paths.importing / staged_name(session_id, pid)
 
 
 def stage(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:

@@ -88,6 +88,7 @@ CASES: dict[Enum, Case] = {
         steps.waits, before=steps.damages_journal, journal_lost=True, after=steps.nothing_damaged_is_destroyed
     ),
     CrashPoint.FOLDER_UNMARKED: Case(steps.waits, before=steps.loses_folder, after=steps.is_saved_again),
+    **{point: Case(steps.imports, after=steps.imported_whole) for point in CrashPoint if "IMPORT" in point.name},
     CrashPoint.LEAVING: Case(steps.is_ended),
     CrashPoint.RECOVERED: Case(steps.waits, before=steps.publishes),
     ClientPoint.AUTOSTART_CLAIMED: Case(
@@ -112,5 +113,6 @@ ONCE = {  # in the life of a process, as its case leads there
     CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED,
     CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
     ClientPoint.AUTOSTART_CLAIMED, ClientPoint.LOCK_UNNAMED, ClientPoint.LOCK_NAMED, ClientPoint.SEGMENT_MADE,
+    CrashPoint.IMPORT_DECIDED, CrashPoint.IMPORT_ATTACHED,
     CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.LAST_MARK_PUBLISHED,
 }  # fmt: skip

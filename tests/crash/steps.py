@@ -9,12 +9,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
+import msgspec
 from crash.stage import Stage
 from harness import Refused, eventually
 
-from edi_checkpoint.names import attachment_name
+from edi_checkpoint.fragments import fragment
+from edi_checkpoint.layout import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document
+from edi_checkpoint.names import attachment_name, checkpoint_name
 from edi_checkpoint.paths import ensure_private
+from edi_checkpoint.references import Reference, form_of
+from edi_checkpointd.archive import Member, write
 
 SECRET = "the old lighthouse keeper"  # typed into a session that is purged
 
@@ -240,6 +247,40 @@ def loses_folder(stage: Stage) -> None:
 
 def is_saved_again(stage: Stage) -> None:
     eventually(lambda: (stage.paths.sessions / "s1.json").exists() and stage.paths.marker.exists())
+
+
+def imports(stage: Stage) -> None:
+    """A session is brought in from a file; the daemon dies while it takes it."""
+    file = stage.home.folder / "imported.zip"
+    with file.open("w+b") as opened:
+        write(opened, "imported", "crash test", datetime.now(UTC), imported_files())
+    command = [sys.executable, "-m", "edi_checkpointd.cli", "import", str(file)]
+    importing = stage.home.start(command)
+    eventually(lambda: stage.dead or importing.popen.poll() is not None)
+    importing.kill()
+
+
+def imported_files() -> list[Member]:
+    content = b"bytes of an imported session"
+    reference = Reference(sha256(content).hexdigest(), "raw", None, (len(content),), len(content))
+    fragments = {"n": fragment(b"1"), "raw": fragment(msgspec.json.encode(form_of(reference)))}
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    members = [Member(f"{reference.sha256}.raw", content)]
+    for sequence in (1, 2, 3):
+        stamp = when + timedelta(minutes=sequence)
+        header = Header(session_id="imported", timestamp=stamp, kind=Kind.MANUAL, sequence=sequence)
+        name = checkpoint_name("imported", stamp)
+        members.append(Member(name, b"".join(checkpoint_document(header, fragments))))
+    header = Header(session_id="imported", timestamp=when, kind=AUTOSAVE, sequence=3)
+    return [*members, Member("imported.json", b"".join(autosave_document(header, fragments)))]
+
+
+def imported_whole(stage: Stage) -> None:
+    """What was decided is done by the next start: all is in its place, and nothing is left of the way there."""
+    for name, data in imported_files():
+        folder = stage.paths.sessions if name.endswith(".json") else stage.paths.attachments / name[:2]
+        assert (folder / name).read_bytes() == data, name
+    assert list(stage.paths.importing.iterdir()) == []
 
 
 # -- of a publisher that is to die -------------------------------------------------------------------------------------
