@@ -112,6 +112,11 @@ def plant_a_link(home: Home) -> None:
     (home.sessions / "s3.json").symlink_to(newest(home))
 
 
+def plant_a_link_at_the_reserve(home: Home) -> None:
+    (home.state / "reserve").unlink(missing_ok=True)
+    (home.state / "reserve").symlink_to("/etc/passwd")
+
+
 def lose_the_lock_file(home: Home) -> None:
     (lock,) = (home.state / "outbox" / "other").glob("*.lock")
     lock.write_bytes(b"{}")
@@ -139,7 +144,7 @@ DAMAGES: list[tuple[Code, Callable[[Home], object]]] = [
     (Code.JOURNAL_DAMAGED, lambda home: in_journal(home, "INSERT INTO snapshots VALUES (1, 2, 0, x'c1')")),
     (Code.ENTRIES_MISSING, lambda home: in_journal(home, "DELETE FROM frames WHERE id = 2")),
     (Code.JOURNAL_GONE, lose_the_journal),
-    (Code.LINK, lambda home: (home.sessions / ".edi-checkpoint").symlink_to("/etc/passwd")),
+    (Code.LINK, plant_a_link_at_the_reserve),
     (Code.MODE, lambda home: newest(home).chmod(0o644)),
     (Code.MODE, lambda home: (home.state / "journal.sqlite").chmod(0o640)),
     (Code.MODE, lambda home: (home.state / "outbox").chmod(0o755)),

@@ -138,7 +138,7 @@ def import_(
     """
     from edi_checkpoint.opening import open_regular
     from edi_checkpointd.archive import Archive
-    from edi_checkpointd.cli.inspection import Bar
+    from edi_checkpointd.cli.progress import Bar
 
     paths = locate()
     with open_regular(file, follow=True) as raw, open(raw.fileno(), "rb", closefd=False) as opened:
