@@ -37,6 +37,7 @@ from edi_checkpointd.saving import Saving
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.2  # while a reader keeps the WAL from being cut off
+ASKED_MAX = 100  # pieces of work that wait
 STREAMS_REMEMBERED = 1024  # whose writers were shut out, and may not have heard of it
 _NOTE_MAX_BYTES = 64 << 20
 
@@ -152,6 +153,8 @@ class Forgetting:
             if asked.work == work:
                 asked.tells.append(tell)
                 return
+        if len(self._asked) >= ASKED_MAX:
+            raise EdiCheckpointError(f"{ASKED_MAX} purges wait already", hint="ask again in a while")
         self._asked.append(_Asked(work, [tell]))
         self._post(lambda: None)  # there is something to do between two turns
 
@@ -179,7 +182,7 @@ class Forgetting:
         """Raise what a writer is told who is shut out, or comes while the session is being purged."""
         if self.has_shut_out(stream_id):
             raise purged_error()
-        if self._asked and session_id in self._asked[0].work.sessions:
+        if any(session_id in asked.work.sessions for asked in self._asked):
             raise SessionBusy(
                 "this session is being purged", pid=os.getpid(), since=self._begun.isoformat(timespec="seconds"),
                 hint="open it again in a moment: it begins anew",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,11 @@ from pathlib import Path
 import pytest
 from harness import Home, Publisher, Refused, eventually
 
+from edi_checkpointd.faults import CrashPoint
+
+STEPS = [point for point in CrashPoint if "FORG" in point.name or point is CrashPoint.WAL_EMPTIED]
+if os.environ.get("EDI_TEST_FULL") != "1":  # of one session they are all in tests/crash
+    STEPS = [CrashPoint.ROWS_FORGOTTEN]
 SECRET = "the old lighthouse keeper"  # typed by a person, in every session that is to be forgotten
 
 
@@ -175,6 +181,8 @@ def full(home: Home) -> None:
         f'{{"session_id": "doomed-old", "state_info": {{"naive_prompt": "{SECRET}"}}}}'
     )
     shutil.copy(home.state / "journal.sqlite", home.state / "damaged" / "journal.sqlite")
+    for path in (*home.sessions.rglob("*"), *home.state.rglob("*")):  # as the software would have made them
+        path.chmod(0o700 if path.is_dir() else 0o600)
     alone = home.publisher("doomed-alone")
     alone.do(f"session.update(naive_prompt='{SECRET}', raw=b'{SECRET}')")
     alone.kill()
@@ -198,6 +206,22 @@ def test_after_purging_everything_no_byte_tells_of_any_session(home: Home) -> No
     assert found(home, SECRET, "doomed") == []
     assert [path for path in home.sessions.rglob("*") if path.is_file() and path.name[0] != "."] == []
     stop(home)
+    assert found(home, SECRET, "doomed") == []
+    assert home.json("sessions")["sessions"] == []
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("point", STEPS, ids=[point.name for point in STEPS])
+def test_a_purge_of_everything_ends_the_same_when_it_is_killed_at(point: CrashPoint, home: Home) -> None:
+    full(home)
+    asker = home.publisher()
+    dying = home.start_dying(point.name, 2 if point is CrashPoint.ROWS_FORGOTTEN else 1)
+    dying.wait_line("ready ")
+    asker.sees("client.connected")
+    asker.send("client.ask(lambda n: edi_checkpoint.protocol.Purge(n, (), True), 20)")
+    assert dying.wait() == -signal.SIGKILL
+    asker.kill()
+    home.daemon()
     assert found(home, SECRET, "doomed") == []
     assert home.json("sessions")["sessions"] == []
 

@@ -37,6 +37,9 @@ _KINDS = {
 }
 
 
+_COUNTED = {"checkpoints": "checkpoint", "entries": "entry", "attachments": "attachment"}
+
+
 class Receipt(NamedTuple):
     """What a purge has removed, as a look before it and one behind it tell; what is left, and what could not go."""
 
@@ -83,8 +86,8 @@ def purge(
     own: they stay, with the texts that they took over and the name of where
     they came from. `edi-checkpoint sessions --tree` shows them; purge them too.
 
-    Out of reach: copies and backups, the pictures themselves, the system's
-    journal, what the disk keeps in blocks that are free.
+    Out of reach: copies, backups and exports, the pictures themselves, the
+    system's journal, what the disk keeps in blocks that are free.
 
     Exit code 5 while somebody writes to it, 1 if something could not be removed.
 
@@ -213,13 +216,13 @@ def _show(screen: Screen, sessions: Sequence[str], before: Held, *, everything: 
         tell("a damaged journal was set aside whole: it goes, with what it holds of other sessions")
 
 
+def _counted(count: int, one: str) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one.removesuffix('y') + 'ie' if one[-1] == 'y' else one}s"
+
+
 def _tell(screen: Screen, receipt: Receipt) -> None:
     removed = receipt.removed
-    counts = [
-        f"{removed['checkpoints']} checkpoints",
-        f"{removed['entries']} entries",
-        f"{removed['attachments']} attachments",
-    ]
+    counts = [_counted(removed[what], one) for what, one in _COUNTED.items()]
     screen.line(f"purged: {', '.join(counts)}, {size(removed['bytes'])} in all")
     others = Counter(one.session_id for one in receipt.left if one.session_id is not None)
     for session_id, count in sorted(others.items()):
