@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.errors import EdiCheckpointError, NotFound, SessionBusy, SessionPurged
+from edi_checkpoint.errors import EdiCheckpointError, NotFound, SessionBusy, SessionIdError, SessionPurged
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
@@ -162,9 +162,12 @@ class Forgetting:
         """At a start: forget what a crash has kept from being forgotten; returns when that is done."""
         sweep_temporaries(self._paths.state, lambda name: name == self._paths.forgetting.name)
         try:
-            with open_regular(self._paths.forgetting) as file:
-                work = msgspec.json.decode(file.read(_NOTE_MAX_BYTES), type=Work)
+            work = self._noted()
         except FileNotFoundError:
+            return
+        except (msgspec.MsgspecError, SessionIdError) as error:
+            log.error("a purge was cut short and cannot be gone on with, ask for it again: %s", error)  # noqa: TRY400
+            self._paths.forgetting.unlink()
             return
         log.info("forgetting sessions=%d, which was cut short", len(work.sessions))
         self._ask(work, lambda _: None)
@@ -175,6 +178,13 @@ class Forgetting:
                 self.step()
         except OSError as error:
             log.warning("sessions are forgotten later: %s", error)
+
+    def _noted(self) -> Work:
+        with open_regular(self._paths.forgetting) as file:
+            work = msgspec.json.decode(file.read(_NOTE_MAX_BYTES), type=Work)
+        for session_id in work.sessions:
+            check_session_id(session_id)
+        return work
 
     # -- what those who serve ask ------------------------------------------------------------------------------------
 

@@ -226,6 +226,23 @@ def test_a_purge_of_everything_ends_the_same_when_it_is_killed_at(point: CrashPo
     assert home.json("sessions")["sessions"] == []
 
 
+@pytest.mark.parametrize("note", [b"{", b'{"sessions": ["../sessions/kept"], "purge": true}', b'{"sessions": 1}', b""])
+def test_a_note_of_a_purge_that_is_none_removes_nothing_and_keeps_no_daemon_from_starting(
+    note: bytes, home: Home
+) -> None:
+    home.daemon()
+    writer = home.publisher("kept")
+    writer.do("session.update(n=1)")
+    writer.do("session.checkpoint('one')")
+    writer.do("client.close()")
+    stop(home)
+    (home.state / "forgetting.json").write_bytes(note)
+    daemon = home.daemon()
+    assert any("ask for it again" in line for line in daemon.stderr)
+    assert home.json("show", "kept")["state_info"] == {"n": 1}
+    assert not (home.state / "forgetting.json").exists()
+
+
 def test_purging_asks_first_and_says_what_it_does_not_do(home: Home) -> None:
     home.daemon()
     writer = home.publisher("doomed-session")
