@@ -4,18 +4,23 @@ The marker in the sessions folder tells which. It lies there: whoever deleted th
 does), so they are not made again; without a writer such a session is shown no more, and after the trash time the
 journal forgets it. It is gone too: the folder was removed, and the current states are saved again.
 
+A session whose documents were damaged, and set aside for that, counts as an accident too.
+
 A wish is kept by what the journal notes as saved, an accident by taking that back (`Journal.unsave`) before the marker
 is made: a crash in between is an accident once more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.trash import holds
 from edi_checkpointd.attendance import Attendance
@@ -56,6 +61,7 @@ class Absence:
         `forget` has sessions forgotten that nobody writes; `jumped` tells of a wall clock not to be believed for now.
         """
         self._marker = paths.marker
+        self._damaged = paths.damaged_documents
         self._outbox = paths.outbox
         self._trash = paths.trash
         self._catalog = catalog
@@ -90,28 +96,41 @@ class Absence:
             self._look_at_s = self._clock.monotonic_s() + LOOK_EVERY_S
         absent = [row for row in rows if row.saved and not self._has_files(row.session_id)]
         if lost:
+            if absent:
+                self._stats.folder_lost(len(absent))
             self._take_back(absent)
-        else:
-            self._note(rows, absent)
+            reached(CrashPoint.FOLDER_UNMARKED)
+            write_atomic(self._marker, [MARKER])
+            return
+        noted = self._ledger.journal.read.gone()
+        damaged = self._set_aside() if any(row.key not in noted for row in absent) else set()
+        self._take_back([row for row in absent if row.session_id in damaged and row.key not in noted])
+        self._note(rows, [row for row in absent if row.session_id not in damaged or row.key in noted], noted)
 
     def _has_files(self, session_id: str) -> bool:
         return self._catalog.has(session_id) or holds(self._trash, session_id)
 
+    def _set_aside(self) -> set[str]:
+        """Return the sessions of which a document was found damaged, and moved."""
+        found = set()
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._damaged) as entries:
+            for entry in entries:
+                name = entry.name.rstrip("0123456789").removesuffix(".")  # of several of one name
+                named = parse_checkpoint_name(name)
+                found.add(named.session_id if named else parse_autosave_name(name) or "")
+        return found
+
     def _take_back(self, absent: list[SessionRow]) -> None:
-        """The folder was removed: have the states saved again, and mark it."""
+        """Have the states saved again of sessions whose files were lost."""
         if absent:
-            log.error("sessions folder without files and marker; states are saved again sessions=%d", len(absent))
-            self._stats.folder_lost(len(absent))
+            log.error("files lost, current states are saved again sessions=%d", len(absent))
             self._ledger.journal.unsave([row.key for row in absent])
             self._ledger.attachments.count()
             self._lost.extend(row.session_id for row in absent)
-        reached(CrashPoint.FOLDER_UNMARKED)
-        write_atomic(self._marker, [MARKER])
 
-    def _note(self, rows: list[SessionRow], absent: list[SessionRow]) -> None:
-        """Note since when sessions are absent that nobody writes, and which are so no more."""
+    def _note(self, rows: list[SessionRow], absent: list[SessionRow], noted: Mapping[int, int]) -> None:
+        """Note since when sessions are absent that nobody writes, and which are not any more; `noted` is known."""
         journal, now = self._ledger.journal, self._clock.now()
-        noted = journal.read.gone()
         left = [row for row in absent if not self._attended(row.session_id)]
         new = [row for row in left if row.key not in noted]
         if new:
@@ -140,7 +159,7 @@ class Absence:
             if self._attendance.leaving < AT_ONCE:
                 session = self._attendance.open(self._lost[0])
                 if session.state.changed:
-                    self._saving.save_again(session, "the sessions folder was removed")
+                    self._saving.save_again(session, "its files were lost")
                 self._lost.popleft()
                 return True
             return False  # those under way come to their ends first

@@ -62,7 +62,6 @@ class Watch:
         self._touched = touched
         self._misplaced = misplaced
         self._configured = configured
-        self._observer = Observer()
         self._points: set[str] = set()  # what is of interest in the folders above
         self._lock = threading.Lock()  # of what follows: what was seen and is not told of
         self._names: set[str] = set()
@@ -117,8 +116,10 @@ class Watch:
     # -- told: in the watch's own ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        observer = None
         try:
-            self._observer.start()
+            observer = self._observer = Observer()
+            observer.start()
             self._seen_above_all()  # what happened since the start
             self._tell()
             while self._wait():
@@ -126,9 +127,9 @@ class Watch:
         except OSError as error:  # of inotify's limits, or of descriptors
             log.warning("folders are not watched, changes by others are seen within a minute: %s", error)
         finally:
-            if self._observer.is_alive():
-                self._observer.stop()
-                self._observer.join()
+            if observer is not None and observer.is_alive():
+                observer.stop()
+                observer.join()
 
     def _seen_above_all(self) -> None:
         with self._lock:

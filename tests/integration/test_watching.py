@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -181,6 +182,23 @@ def test_what_the_user_deletes_while_no_daemon_runs_is_not_made_again(home: Home
     assert listed(home) == ["ended"]
 
 
+def test_what_the_journal_has_beyond_deleted_files_is_kept_there_and_makes_no_files(home: Home) -> None:
+    first = home.daemon(*QUIET)
+    publisher = home.publisher("s1")
+    publish_and_save(publisher, 1)
+    first.kill(15)
+    second = home.daemon("--autosave-every-s", "3600", "--checkpoint-every-s", "3600")
+    publisher.do("session.update(n=2)")
+    publisher.do("session.flush(timeout_s=20)")
+    second.kill()
+    publisher.kill()
+    clear(home)
+    home.daemon(*QUIET)
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    assert list(home.sessions.glob("*.json")) == []
+    assert home.publisher("s1").do("dict(session)") == {"n": 2}
+
+
 def test_a_session_that_publishes_while_its_files_were_deleted_without_a_daemon_is_there_again(home: Home) -> None:
     daemon = home.daemon(*QUIET)
     live = home.publisher("live")
@@ -234,6 +252,20 @@ def test_a_folder_that_was_removed_while_no_daemon_ran_is_an_accident(home: Home
     assert listed(home) == ["a", "b"]
     home.daemon(*QUIET)
     eventually(lambda: [saved(home, one)["n"] for one in "ab" if (home.sessions / f"{one}.json").exists()] == [2, 2])
+
+
+def test_a_session_whose_documents_were_damaged_is_not_taken_for_deleted(home: Home) -> None:
+    daemon = home.daemon(*QUIET)
+    leave_session(home, "s1")
+    daemon.kill(15)
+    for path in home.sessions.glob("*.json"):
+        path.write_bytes(path.read_bytes()[:100])
+    repair = home.start([sys.executable, "-m", "edi_checkpointd", "check", "--repair"])
+    assert repair.wait() == 6
+    home.daemon(*QUIET)
+    eventually(lambda: (home.sessions / "s1.json").exists())
+    assert saved(home, "s1")["n"] == 2
+    assert listed(home) == ["s1"]
 
 
 def test_a_deleted_session_is_forgotten_after_the_trash_time(home: Home) -> None:
