@@ -109,6 +109,8 @@ class Feed:
 
     def answers(self) -> Iterator[tuple[bytes, Events]]:
         """Yield what is to be sent now; whoever is told has to ask again."""
+        if not self._id:
+            return
         answered = False
         for subscriber, wish in list(self._waiting.items()):
             if wish.feed == self._id and wish.after >= self._number:
@@ -119,7 +121,7 @@ class Feed:
         now_s = self._clock.monotonic_s()
         if self._waiting or answered:
             self._lapse_at_s = now_s + LAPSE_S
-        elif self._id and now_s >= self._lapse_at_s:
+        elif now_s >= self._lapse_at_s:
             self._id, self._number = "", 0
             self._held.clear()
 

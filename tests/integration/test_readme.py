@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from harness import Home
 
+from edi_checkpointd.cli import _load, app
+
 README = Path(__file__).parents[2] / "README.md"
 BIN = Path(sys.executable).parent
 HEADLESS = """
@@ -67,6 +69,12 @@ def test_the_python_of_the_readme_compiles() -> None:
     assert len(blocks()) >= 5
     for text in blocks():
         compile(text, "README.md", "exec")
+
+
+def test_each_command_is_in_the_readme() -> None:
+    _load()
+    table = README.read_text().partition("## The commands")[2].partition("\n## ")[0]
+    assert not [name for name in app.app if not name.startswith("-") and not re.search(rf"`[^`]*\b{name}\b", table)]
 
 
 def test_a_session_is_killed_and_resumed_as_the_readme_shows_it(reader: Home) -> None:
