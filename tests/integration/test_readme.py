@@ -39,7 +39,7 @@ def steady(text: str) -> list[str]:
     whether the daemon had the last entry from the socket or from the outbox.
     """
     text = re.sub(r" \d+ entr(y|ies) came from the outbox of a writer that had died\.", "", text)
-    text = re.sub(r"\d+(?=( seconds?)? ago| s\b)|\d{4}-\d\d-\d\d|\d\d:\d\d(:\d\d)?|(?<=process )\d+", "#", text)
+    text = re.sub(r"\d+ seconds?(?= ago)|\d+(?= s\b)|\d{4}-\d\d-\d\d|\d\d:\d\d(:\d\d)?|(?<=process )\d+", "#", text)
     return [re.sub(r" +", " ", line).rstrip() for line in text.strip().splitlines()]
 
 

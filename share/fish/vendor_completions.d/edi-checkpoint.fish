@@ -6,7 +6,7 @@ function __fish_edi-checkpoint_using_command
     set -l cmd (commandline -opc)
     set -l subcommands
     set -l options_with_values '--as --at --condition --extract --keys --limit --other --sequence --since'
-    set -l all_commands 'attachments config demo diff dismiss doctor du fork history label log note pin prune purge restore rollback sessions show status unpin verify watch why'
+    set -l all_commands 'attachments config demo diff dismiss doctor du export fork history import label log note pin prune purge restore rollback sessions show status unpin verify watch why'
     set -l skip_next 0
     # Extract command words (only real subcommand names) from command line
     set -e cmd[1]
@@ -65,6 +65,8 @@ complete -c edi-checkpoint -n __fish_use_subcommand -a 'why' -d 'Say of a checkp
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'prune' -d 'Show what the rules keep and delete, each with its reason; nothing is deleted w…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'restore' -d 'Bring a session back from the trash, whole; its age counts anew.'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'du' -d 'Show how much lies on disk: by session, largest first, and in all by kind, each…'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'export' -d 'Write a session into one file: its checkpoints with labels and pins, its curren…'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'import' -d 'Bring a session in from a file that `export` wrote. All of it is verified first…'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'watch' -d 'Show what happens, as it happens: changes, checkpoints, conditions, going back,…'
 # Root-level options
 complete -c edi-checkpoint -n __fish_use_subcommand -l help -d 'Display this message and exit.'
@@ -119,6 +121,14 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -s h -d '
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l version -d 'Display application version.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l json -d 'Print one JSON document, with times in UTC.'
 
+# Options for: export
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l help -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -s h -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l version -d 'Display application version.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l plain -d 'What EDI'\''s own class reads: no masks, none of our keys.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l force -d 'Replace a file that is there.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l json -d 'Print one JSON document, with times in UTC.'
+
 # Options for: fork
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -s h -d 'Display this message and exit.'
@@ -133,6 +143,13 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -s h
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l version -d 'Display application version.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l since -r -d 'The sequence to begin with.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l json -d 'Print one JSON document, with times in UTC.'
+
+# Options for: import
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l help -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -s h -d 'Display this message and exit.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l version -d 'Display application version.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l as -r -d 'The session'\''s id here; by default the one it had.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: label
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l help -d 'Display this message and exit.'
