@@ -56,6 +56,7 @@ REFUSED_KEPT = 100  # refused frames kept in damaged/
 REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
 _REFUSED_PAUSE_S = 1.0
+_UPKEEP_EVERY_S = 0.1  # also while frames always wait: else no row is trimmed and no outbox unlinked for so long
 
 
 class Intake:
@@ -89,6 +90,7 @@ class Intake:
         self._more_upkeep = True  # a start leaves some
         self.idle_exit_s = idle_exit_s
         self._busy_at_s = clock.monotonic_s()
+        self._upkeep_at_s = 0.0
         self.upkeep: Callable[[], bool] = lambda: False  # a slice of it, when no frame waits; whether there is more
         self.rescan: Callable[[], None] = lambda: None  # called now and then while something is published
         self.liveness = Liveness(paths.outbox, watch_fd=self._listener.watch, forget_fd=self._listener.forget)
@@ -192,8 +194,9 @@ class Intake:
         self._make_calls(readable)
         self._see_out(readable)
         self._forget()
-        if not later and not self._listener.waiting:
-            self._use_the_pause()
+        frames_wait = bool(later) or self._listener.waiting
+        if not frames_wait or self._clock.monotonic_s() >= self._upkeep_at_s:
+            self._keep_up()
         for routing_id, events in self._feed.answers():
             self._send(routing_id, events)
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing
@@ -542,8 +545,9 @@ class Intake:
             except OSError as error:
                 self._disk_refuses(error)
 
-    def _use_the_pause(self) -> None:
-        """No frame waits: do a slice of upkeep."""
+    def _keep_up(self) -> None:
+        """Do a slice of upkeep: in a pause, or because there was none for long."""
+        self._upkeep_at_s = self._clock.monotonic_s() + _UPKEEP_EVERY_S
         if self._clock.monotonic_s() < self._refused_until_s:
             self._more_upkeep = False
             return

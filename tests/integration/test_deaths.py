@@ -228,3 +228,16 @@ def test_a_death_has_one_auto_save_written(home: Home) -> None:
     assert row(home, "s1")["condition"] == "interrupted"  # answered after what was told of the auto-save
     daemon.kill(signal.SIGTERM)
     assert [line for line in daemon.stderr if line.startswith("reached ")] == ["reached AUTOSAVE_WRITTEN"]
+
+
+def test_an_outbox_is_unlinked_though_frames_of_others_always_wait(home: Home) -> None:
+    home.daemon("--transition-keys", "attempt")
+    flooding = [home.publisher(f"flood-{number}") for number in range(3)]
+    for publisher in flooding:
+        publisher.send("publish(10**7)")
+    publisher = home.publisher("s1")
+    publisher.do("publish(20)")
+    publisher.kill()
+    eventually(lambda: not (home.state / "outbox" / "s1").exists())
+    for publisher in flooding:
+        publisher.kill()
