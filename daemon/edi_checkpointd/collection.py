@@ -24,7 +24,7 @@ from edi_checkpoint.opening import NotRegular, open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.references import MARK, digests_in
 from edi_checkpointd.attachments import Attachments, Filed, listed
-from edi_checkpointd.clock import Clock
+from edi_checkpointd.clock import Clock, Jumps
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import sync_folder
 from edi_checkpointd.journal import Reader
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 GRACE_S = 86400.0  # for whoever brings documents back, imports or forks: their attachments come first
 CANDIDATES_MAX = 100_000  # in one look, some 30 MB; the rest waits for the next
 JOURNAL_ROWS = 1000  # looked at in one step
-CLOCK_JUMP_S = 86400.0
 CLOCK_SLACK_S = 60.0
 READ_BYTES = 1 << 20
 OVERLAP = 66  # of two parts of a file: a digest and its quotes, which are longer than the mark
@@ -54,7 +53,7 @@ class Collector:
         self.every_s = every_s
         self._submit = submit
         self._stamp = attachments.folder / _STAMP
-        self._offset_s = self._wall_minus_monotonic_s()
+        self._jumps = Jumps(clock)
         self._look: Look | None = None
         self._steps: Generator[None] | None = None
 
@@ -63,8 +62,8 @@ class Collector:
         now_s = self._clock.now().timestamp()
         if self._look is not None or not self._attachments.folder.exists():
             return
-        if abs(self._wall_minus_monotonic_s() - self._offset_s) > CLOCK_JUMP_S:
-            log.warning("attachments not looked through: the wall clock was stepped by more than a day")
+        if self._jumps.lately():
+            log.warning("attachments not looked through: the wall clock jumped by more than a day")
             return
         with contextlib.suppress(FileNotFoundError):
             if 0 <= now_s - self._stamp.stat().st_mtime < self.every_s:
@@ -105,9 +104,6 @@ class Collector:
         """Take note of what is written into a document: a look under way may have passed that already."""
         if self._look is not None:
             self._look.keep(set[str]().union(*map(digests_in, texts)))
-
-    def _wall_minus_monotonic_s(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic_s()
 
 
 class Look:

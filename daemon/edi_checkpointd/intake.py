@@ -384,7 +384,7 @@ class Intake:
                     self._importing.take(session_id, pid)
                     self._send(routing_id, protocol.Imported(request, session_id))
                 case protocol.GetCleanup(request) | protocol.GetWhy(request):
-                    in_memory, jumped = frozenset(self._ledger.sessions), self._keeping.jumped()
+                    in_memory, jumped = frozenset(self._ledger.sessions), self._keeping.jumps.lately()
                     self._finish_drains(None)
                     self._answer_later(routing_id, request, lambda: self._explain(message, in_memory, jumped))
                 case protocol.Purge():

@@ -22,7 +22,7 @@ from edi_checkpoint.names import check_session_id
 from edi_checkpoint.troubles import Trouble
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.cleanup import Cleanup, Leaving, Thinned
-from edi_checkpointd.clock import Clock, from_us, to_us
+from edi_checkpointd.clock import Clock, Jumps, from_us, to_us
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.saving import TRIM_ROWS
 from edi_checkpointd.scheduler import Scheduler
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 3600.0  # after a look that could not do what was due
 FURTHEST_S = 86400.0  # a date further away is looked at again on the way
-JUMP_S = 86400.0  # a wall clock that jumped by more is not believed for as long
 ANNOUNCED = "cleanup_announced_us"
 
 Outcome = Cleanup | EdiCheckpointError
@@ -70,8 +69,7 @@ class Keeping:
         self._aside = aside
         self._post = post
         self._open_session = open_session
-        self._offset_s = self._wall_minus_monotonic_s()
-        self._doubted_until_s = 0.0
+        self.jumps = Jumps(clock)
         self._spare_bytes = ledger.config.sessions_max_bytes
         self._looking = False
         self._asked: list[Callable[[Outcome], None]] = []
@@ -111,19 +109,8 @@ class Keeping:
         """Have a clean-up planned, and carry it out."""
         if not self._looking:
             self._looking = True
-            in_memory, jumped = frozenset(self._ledger.sessions), self.jumped()
+            in_memory, jumped = frozenset(self._ledger.sessions), self.jumps.lately()
             self._aside(lambda: self._plan(in_memory, jumped), self._planned)
-
-    def jumped(self) -> bool:
-        """Whether the wall clock jumped within a day, by more than a day."""
-        offset_s, now_s = self._wall_minus_monotonic_s(), self._clock.monotonic_s()
-        if abs(offset_s - self._offset_s) > JUMP_S:
-            self._doubted_until_s = now_s + JUMP_S
-        self._offset_s = offset_s
-        return now_s < self._doubted_until_s
-
-    def _wall_minus_monotonic_s(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic_s()
 
     # -- what --------------------------------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ def _serve(
     importing = Importing(paths, catalog, attachments, ledger)
     intake.take_imports(importing)
     absence = Absence(
-        paths, catalog, ledger, attendance, saving, stats, clock, forget=forgetting.forget, jumped=keeping.jumped
+        paths, catalog, ledger, attendance, saving, stats, clock, forget=forgetting.forget, jumped=keeping.jumps.lately
     )
     intake.upkeep = absence.step
     try:

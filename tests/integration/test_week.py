@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpoint.protocol import Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack
 from edi_checkpoint.sizes import sizes_of
+from edi_checkpoint.trash import listed
 from edi_checkpointd import inventory
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer, Written
@@ -51,9 +52,10 @@ class HandClock:
 
     def __init__(self) -> None:
         self.wall = datetime.now(UTC)
+        self.stepped = timedelta()  # by how much it was set, which no time has passed for
 
     def now(self) -> datetime:
-        return self.wall
+        return self.wall + self.stepped
 
     def monotonic_s(self) -> float:
         return self.wall.timestamp()
@@ -139,35 +141,37 @@ def session_of(number: int) -> list[Entry]:
     return [*entries, Mark(0, "shutdown", "it was left")]
 
 
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path / "h")})
+    for folder in (paths.sessions, paths.state):
+        ensure_private(folder)
+    with closing(Journal(paths.journal)) as journal:
+        made = Daemon(paths, journal, HandClock())
+        yield made
+        made.checkpointer.close()
+        made.scheduler.close()
+
+
 def documents(paths: Paths) -> set[str]:
     return {path.name for path in paths.sessions.rglob("*.json")}
 
 
 def test_a_week_stays_within_its_bounds_and_the_log_explains_every_deletion(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    daemon: Daemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    paths, clock = locate({"EDI_CHECKPOINT_HOME": str(tmp_path / "h")}), HandClock()
-    for folder in (paths.sessions, paths.state):
-        ensure_private(folder)
+    paths, clock, journal = daemon.paths, daemon.clock, daemon.journal
     ever: set[str] = set()
-    opened: set[str] = set()
-    with closing(Journal(paths.journal)) as journal:
-        daemon = Daemon(paths, journal, clock)
-        for number in range(DAYS * A_DAY):
-            begun = clock.wall
-            session_id = f"session-{number:03}"
-            daemon.work(session_id, session_of(number))
-            opened.add(session_id)
-            ever |= documents(paths)
-            daemon.look()
-            sizes = sizes_of(paths, daemon.catalog, {})
-            assert sizes["documents"].bytes + sizes["trash"].bytes <= CONFIG.sessions_max_bytes
-            assert journal.bytes <= CONFIG.history_max_bytes
-            clock.wall = begun + timedelta(days=1 / A_DAY)
-        daemon.checkpointer.close()
-        daemon.scheduler.close()
-        rows = {row.session_id for row in journal.read.sessions()}
+    for number in range(DAYS * A_DAY):
+        begun = clock.wall
+        daemon.work(f"session-{number:03}", session_of(number))
+        ever |= documents(paths)
+        daemon.look()
+        sizes = sizes_of(paths, daemon.catalog, {})
+        assert sizes["documents"].bytes + sizes["trash"].bytes <= CONFIG.sessions_max_bytes
+        assert journal.bytes <= CONFIG.history_max_bytes
+        clock.wall = begun + timedelta(days=1 / A_DAY)
     told = "\n".join(record.getMessage() for record in caplog.records)
     rules = dict(re.findall(r"checkpoint deleted name=(\S+) rule=(\w+)", told))
     emptied = dict(re.findall(r"session deleted from the trash session=(\S+) rule=(\w+)", told))
@@ -179,8 +183,37 @@ def test_a_week_stays_within_its_bounds_and_the_log_explains_every_deletion(
     assert {"keep_per_session", "sessions_max_bytes"} <= set(rules.values())
     assert set(emptied.values()) & {"trash_days", "sessions_max_bytes"}
     moved = dict(re.findall(r"session moved into the trash session=(\S+) rule=(\w+)", told))
-    assert set(moved.values()) == {"keep_closed_days"} or "keep_sessions" in moved.values()
-    assert rows == opened - emptied.keys()
+    assert set(moved.values()) <= {"keep_closed_days", "keep_sessions"}
+    rows = {row.session_id: row for row in journal.read.sessions()}
+    assert rows.keys() == {f"session-{number:03}" for number in range(DAYS * A_DAY)} - emptied.keys()
+    thinned = set(re.findall(r"history trimmed session=(\S+) rule=", told)) & rows.keys() - moved.keys()
+    assert thinned
     for session_id in rows:
         folder = paths.sessions if session_id not in moved else paths.trash / session_id
         assert (folder / f"{session_id}.json").exists()
+    for session_id in thinned:  # the newest state is all there
+        state = daemon.ledger.open(session_id)[0].state
+        assert state.sequence == len(session_of(0))
+        assert {key: value.text for key, value in state.fragments.items()}["n"] == b"%d" % int(session_id[-3:])
+
+
+def test_by_a_clock_that_looks_wrong_nothing_goes_by_age(daemon: Daemon) -> None:
+    clock = daemon.clock
+    daemon.journal.remember("cleanup_announced_us", 0)
+    daemon.work("left", session_of(1))
+    steps = [  # by how much it is set, and how much time passes
+        (timedelta(days=400), timedelta()),
+        (timedelta(), timedelta(hours=23)),
+        (timedelta(days=-402), timedelta(hours=1)),  # before the newest entry
+        (timedelta(days=2), timedelta(days=3)),  # right again, three days later: but it has just been set
+        (timedelta(), timedelta(hours=23)),
+    ]
+    for step, passes in steps:
+        clock.stepped += step
+        clock.wall += passes
+        daemon.look()
+        assert daemon.catalog.sessions() == ["left"]
+    clock.wall += timedelta(hours=2)
+    daemon.look()
+    assert daemon.catalog.sessions() == []
+    assert [one.session_id for one in listed(daemon.paths.trash)] == ["left"]
