@@ -24,6 +24,7 @@ from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.records import scan, whole
 from edi_checkpoint.status import Told
 from edi_checkpoint.wakeup import Wakeup
+from edi_checkpointd import descriptors
 from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock
@@ -38,7 +39,7 @@ from edi_checkpointd.inventory import document
 from edi_checkpointd.journal import JournalDamaged, JournalRefused
 from edi_checkpointd.keeping import Keeping, Outcome
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.listener import Listener
+from edi_checkpointd.listener import Listener, Peer
 from edi_checkpointd.liveness import PROBE_S, Liveness
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
@@ -53,6 +54,7 @@ DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
 RESCAN_S = 60.0  # how late is seen, at most, what was missed of others' doings in the sessions folder, while it matters
 REFUSED_KEPT = 100  # refused frames kept in damaged/
+QUESTIONS_MAX = 256  # of one connection that wait for their answers
 REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
 _GUARD_S = 1.0  # how late a step of the wall clock may be noticed while timers run
 _REFUSED_PAUSE_S = 1.0
@@ -226,15 +228,22 @@ class Intake:
         return None if self.idle_exit_s is None else int(self.idle_exit_s * 1000) + 1
 
     def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
-        """Accept the entries that wait, within bounds; return the other messages, for after the commit."""
+        """Accept the entries that wait, within bounds; return the other messages, for after the commit.
+
+        Of several who send each has its turn, no more: what one floods us with costs the others one frame.
+        """
         later: list[tuple[bytes, protocol.ClientMessage]] = []
         size = 0
+        served: set[bytes] = set()
+        all_served = False  # several send, and one has come twice: libzmq takes from each in turn
         until_s = self._clock.monotonic_s() + DRAIN_S
-        while size < DRAIN_BYTES and self._clock.monotonic_s() < until_s:
+        while size < DRAIN_BYTES and not all_served and self._clock.monotonic_s() < until_s:
             received = self._listener.receive()
             if received is None:
                 break
             routing_id, data = received
+            all_served = routing_id in served and len(served) > 1
+            served.add(routing_id)
             try:
                 if isinstance(data, ProtocolError):
                     raise data
@@ -294,7 +303,9 @@ class Intake:
     def _refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
         """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
         _, last = whole(records)
-        log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
+        if count := self._stats.worth_a_line("entries"):
+            session_id = stream.session.session_id
+            log.warning("entries refused session=%s upto=%d count=%d: %s", session_id, last, count, error)
         with contextlib.suppress(OSError):
             ensure_private(self._paths.damaged)
             name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"
@@ -427,6 +438,8 @@ class Intake:
         if Path(message.sessions_dir) != self._paths.sessions:
             raise WrongFolder(f"this daemon serves {self._paths.sessions}, not {message.sessions_dir}")
         self._listener.peers[routing_id].welcomed = True
+        if (shortage := descriptors.short()) and self._stats.worth_a_line("descriptors_short"):
+            log.warning("%s: without any left the daemon ends, and is started anew", shortage)
         self._send(routing_id, protocol.Welcome(self._version, os.getpid(), self._ledger.journal.id))
 
     def _attached(self, stream_id: str) -> Stream:
@@ -457,6 +470,12 @@ class Intake:
         return True
 
     def _answer_later(self, routing_id: bytes, request: int, ask: Callable[[], protocol.Answer]) -> None:
+        if (peer := self._listener.peers.get(routing_id)) is None:
+            return
+        if peer.asked >= QUESTIONS_MAX:
+            raise ProtocolError(f"{QUESTIONS_MAX} questions wait for their answers", hint="ask again when one has come")
+        peer.asked += 1
+
         def work() -> None:
             try:
                 answer: protocol.DaemonMessage = ask()
@@ -466,9 +485,13 @@ class Intake:
                     self.end_by(error)
             except OSError as error:
                 answer = _error(EdiCheckpointError(str(error)), request)
-            self.post(lambda: self._send(routing_id, answer))
+            self.post(lambda: self._answered(peer, routing_id, answer))
 
         self._readers.submit(work)
+
+    def _answered(self, peer: Peer, routing_id: bytes, answer: protocol.DaemonMessage) -> None:
+        peer.asked -= 1
+        self._send(routing_id, answer)
 
     def aside(self, work: Callable[[], T], then: Callable[[T | EdiCheckpointError], None]) -> None:
         """Have `work` done where questions are answered, and its outcome told here."""
@@ -504,7 +527,8 @@ class Intake:
         request: int = 0,
     ) -> None:
         """Say what was refused: a message, or the question of one that could not be read otherwise."""
-        log.warning("refused code=%s: %s", error.code, error)
+        if count := self._stats.worth_a_line(error.code):
+            log.warning("refused code=%s count=%d: %s", error.code, count, error)
         self._fault(error, getattr(message, "session_id", None))
         request = getattr(message, "request", request)
         self._send(routing_id, _error(error, request, getattr(message, "stream", "")))

@@ -21,10 +21,13 @@ _FAREWELL_MS = 200
 
 @dataclass(slots=True)
 class Peer:
-    """One connection: its process (None where the kernel cannot tell), and whether it has said hello."""
+    """One connection: its process (None where the kernel cannot tell), whether it has said hello, how many of its
+    questions wait.
+    """
 
     pid: int | None
     welcomed: bool = False
+    asked: int = 0
 
 
 class Listener:

@@ -43,12 +43,15 @@ def acquire(path: Path, socket: str, version: str) -> int:
             holder = read_holder(path)
             who = f"process {holder.pid} since {holder.started}" if holder else "another process"
             raise DaemonRuns(f"{path.parent} is served by {who}")
-        if path.exists() and os.fstat(fd).st_ino == path.stat().st_ino:
+        if os.fstat(fd).st_nlink > 1:
+            path.unlink()  # a second name of another file, which is not ours to write into
+        elif path.exists() and os.fstat(fd).st_ino == path.stat().st_ino:
             break
         os.close(fd)
     holder = Holder(os.getpid(), socket, version, datetime.now(UTC).isoformat(timespec="seconds"))
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, msgspec.json.encode(holder) + b"\n", 0)
+    line = msgspec.json.encode(holder) + b"\n"
+    os.pwrite(fd, line, 0)  # before it is cut: on a full disk the block that it has is all there is
+    os.ftruncate(fd, len(line))
     return fd
 
 

@@ -6,7 +6,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpoint.status import Told
 from edi_checkpoint.trash import holds
 from edi_checkpoint.troubles import met
-from edi_checkpointd import activation, inventory
+from edi_checkpointd import activation, descriptors, inventory
 from edi_checkpointd.absence import Absence
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.attendance import Attendance
@@ -72,7 +71,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     os.umask(0o077)
     faulthandler.enable()  # a manager ends a hung daemon by SIGABRT: this says where it hung
     notifier = Notifier(os.environ)
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for folder in (paths.sessions, paths.state, paths.runtime):
         ensure_private(folder)
@@ -298,12 +297,6 @@ def _run_guarded(
         failures.append(error)
     finally:
         ended()
-
-
-def _raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one: a ROUTER that runs out of descriptors aborts the process."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _version() -> str:

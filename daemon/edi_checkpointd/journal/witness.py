@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from edi_checkpoint.opening import read_regular
+
 _LAYOUT = struct.Struct("<16sQ")
 
 
@@ -26,7 +28,7 @@ def witness_path(journal: Path) -> Path:
 def noted(journal: Path) -> Noted | None:
     """Return what the witness of the journal at this path says, None when it says nothing."""
     try:
-        found = witness_path(journal).read_bytes()
+        found = read_regular(witness_path(journal))
     except FileNotFoundError:
         return None
     if len(found) < _LAYOUT.size:
@@ -44,9 +46,11 @@ class Witness:
 
     def __init__(self, journal: Path, journal_id: str) -> None:
         """Open the witness of the journal at this path; `rows` is what it says of the journal of that id."""
-        self._fd = os.open(witness_path(journal), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path, found = witness_path(journal), noted(journal)
+        if path.exists() and path.stat().st_nlink > 1:
+            path.unlink()  # a second name of another file, which is not ours to write into
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._journal = bytes.fromhex(journal_id)
-        found = noted(journal)
         self.rows = found.rows if found and found.journal == journal_id else 0
 
     def note(self, rows: int) -> None:
