@@ -211,21 +211,6 @@ def test_a_journal_damaged_under_the_daemon_costs_its_next_one_nothing_that_was_
     assert home.json("status")["safe"] is True
 
 
-def test_a_journal_of_a_newer_version_is_left_alone_and_publishing_goes_on(home: Home) -> None:
-    daemon, publisher = busy_home(home)
-    daemon.kill()
-    carry_over(home.state)
-    with contextlib.closing(sqlite3.connect(home.state / JOURNAL)) as database:
-        database.execute("PRAGMA user_version=99")
-    before = (home.state / JOURNAL).read_bytes()
-    refused = home.start(daemon.popen.args, lines_from="stderr")
-    assert refused.wait() == 1
-    assert "journal format 99" in refused.stderr[0]
-    publisher.do("publish(10)")
-    assert publisher.do("session.durable.spooled == session.durable.published")
-    assert (home.state / JOURNAL).read_bytes() == before
-
-
 @pytest.mark.parametrize("damage", [zero_header, cut_the_log])
 def test_a_daemon_that_met_a_damaged_journal_starts_anew_without_complaint(home: Home, damage: Damage) -> None:
     daemon, publisher = busy_home(home)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import apsw
 
-from edi_checkpoint.errors import EdiCheckpointError, FolderError, ProtocolError, VersionMismatch
+from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, VersionMismatch
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.records import Record, scan_all
 from edi_checkpointd.state import Snapshot
@@ -208,11 +208,11 @@ def check_head(path: Path) -> int | None:
     """Return the format that a file's head gives, None where there is nothing yet; the file is only read.
 
     Raises `JournalDamaged` for what SQLite would take for an empty database, and write over: some bytes of something
-    else. Raises `VersionMismatch` for a newer journal, which SQLite would carry the WAL of into its file, and
-    `FolderError` for a link, which SQLite would follow.
+    else; and for a link, which SQLite would follow. Raises `VersionMismatch` for a newer journal, which SQLite would
+    carry the WAL of into its file.
     """
     if path.is_symlink():
-        raise FolderError(f"{path} is a link", hint="move what it leads to into its place")
+        raise JournalDamaged(f"{path}: a link, which is not followed")
     try:
         with open_regular(path) as file:
             head = file.read(_HEAD_BYTES)
