@@ -86,7 +86,7 @@ def test_steps_of_the_clock_change_neither_order_nor_timers_nor_what_is_kept(hom
     ):  # fmt: skip
         clock.step(offset_s)
         timers_fire(home, publisher)
-        names.append(publisher.do("session.checkpoint(pin=True)")["name"])
+        names.append(publisher.do("session.checkpoint(pin=True, timeout_s=20)")["name"])
     assert names == sorted(set(names))
     assert [path.name for path in home.checkpoints("s1") if path.name in names] == names
     listed = publisher.do("session.checkpoints()")
@@ -102,7 +102,9 @@ def test_steps_of_the_clock_change_neither_order_nor_timers_nor_what_is_kept(hom
 def test_checkpoints_of_one_microsecond_have_names_that_rise(home: Home, clock: Clock) -> None:
     clock.stand_at("2026-11-23 07:12:32")
     _, publisher = started(home, clock)
-    names = [publisher.do(f"[session.update(n={number}), session.checkpoint().name][1]") for number in range(4)]
+    names = [
+        publisher.do(f"[session.update(n={number}), session.checkpoint(timeout_s=20).name][1]") for number in range(4)
+    ]
     assert names == [f"s1_checkpoint_20261123_061232_00000{number}.json" for number in range(4)]
 
 

@@ -71,7 +71,7 @@ def test_a_disk_that_fills_to_its_last_block_costs_nothing_and_all_resumes_by_it
     daemon = placed(home, disk.folder).daemon(*FLAGS)
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.checkpoint('before')")
+    publisher.do("session.checkpoint('before', timeout_s=20)")
     before = documents(home)
     publisher.send("publish(3000)")
     disk.fill()
@@ -104,7 +104,7 @@ def test_a_stopped_daemon_starts_on_a_disk_that_is_full_by_what_it_held_back(
     daemon = placed(home, disk.folder).daemon(*FLAGS)
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.flush('checkpointed')")
+    publisher.do("session.flush('checkpointed', timeout_s=20)")
     eventually((home.state / "reserve").exists)
     daemon.popen.terminate()
     assert daemon.wait() == 0
@@ -125,7 +125,7 @@ def test_a_disk_without_inodes_stops_new_files_and_nothing_else(
     daemon = placed(home, disk.folder).daemon(*FLAGS)
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.checkpoint('before')")
+    publisher.do("session.checkpoint('before', timeout_s=20)")
     before = documents(home)
     names = [disk.folder / f"{number}" for number in range(100)]
     with pytest.raises(OSError, match="No space left"):
@@ -134,7 +134,7 @@ def test_a_disk_without_inodes_stops_new_files_and_nothing_else(
     publisher.do("publish(20)")
     publisher.do("session.flush()")  # what is open is written on
     with pytest.raises(Refused, match="CheckpointFailed"):
-        publisher.do("session.checkpoint('meanwhile')")
+        publisher.do("session.checkpoint('meanwhile', timeout_s=20)")
     with pytest.raises(Refused, match="No space left"):
         publisher.do("client.session('another')")
     found = home.json("status")
@@ -157,7 +157,7 @@ def test_a_journal_that_cannot_be_written_acknowledges_nothing_until_it_can(
     daemon.wait_line("ready ")
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
     fails.write_text(str(number))
     acknowledged = publisher.do("session.durable")["journaled"]
     publisher.do("publish(500, pause_s=0.001)")
@@ -185,7 +185,7 @@ def test_an_outbox_that_cannot_be_written_waits_in_memory_and_reaches_the_daemon
     publisher.do("publish(20)")
     fails.write_text(str(errno.EIO))
     publisher.do("publish(20)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
     told = publisher.do("session.durable")
     assert (told["published"], told["spooled"], told["journaled"]) == (40, 20, 40)
     daemon.kill(signal.SIGSTOP)
@@ -207,20 +207,20 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_files_before_stay(
     daemon.wait_line("ready ")
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.checkpoint('before')")
+    publisher.do("session.checkpoint('before', timeout_s=20)")
     before, saved = documents(home), (home.sessions / "s1.json")
     eventually(saved.exists)
     fails.write_text(str(number))
     publisher.do("publish(20)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
     with pytest.raises(Refused, match="CheckpointFailed"):
-        publisher.do("session.checkpoint('meanwhile')")
+        publisher.do("session.checkpoint('meanwhile', timeout_s=20)")
     assert documents(home) == before
     assert parse_autosave(saved.read_bytes(), saved.name).values["n"] == b"20"
     found = home.json("status")
     assert (found["safe"], found["unacknowledged"], codes(found)) == (True, 0, ["checkpoints_failing"])
     fails.unlink()
-    name = publisher.do("session.checkpoint('after')")["name"]
+    name = publisher.do("session.checkpoint('after', timeout_s=20)")["name"]
     assert parse_checkpoint((home.sessions / name).read_bytes(), name).values["n"] == b"40"
     assert_all_is_there(home, publisher)
     assert len(complaints(daemon)) <= LOG_LINES_MAX
@@ -232,8 +232,8 @@ def test_a_disk_that_turns_read_only_under_all_who_write_loses_nothing_that_was_
     daemon = placed(home, turning_disk.folder).daemon(*FLAGS)
     publisher = home.publisher("s1")
     publisher.do("publish(200, pause_s=0.001)")
-    publisher.do("session.checkpoint('before')")
-    publisher.do("session.flush()")
+    publisher.do("session.checkpoint('before', timeout_s=20)")
+    publisher.do("session.flush(timeout_s=20)")
     before = documents(home)
     turning_disk.turn()
     publisher.do("publish(200, pause_s=0.001)")

@@ -132,7 +132,7 @@ def test_forged_streams_sessions_numbers_and_records_change_nothing_of_others(ho
     forger, *_ = peers
     victim = home.publisher("s1")
     victim.do("publish(20)")
-    victim.do("session.flush()")
+    victim.do("session.flush(timeout_s=20)")
     stream = victim.do("session.stream")
     assert isinstance(stream, str)
     entry = encode_entry(Update(1, {"n": b"666"}))
@@ -153,7 +153,7 @@ def test_records_that_are_none_use_up_their_streams_numbers_and_nothing_else(hom
     peer, *_ = peers
     own = home.publisher("s1")
     own.do("publish(3)")
-    own.do("session.flush()")
+    own.do("session.flush(timeout_s=20)")
     stream = own.do("session.stream")
     assert isinstance(stream, str)
     own.go_deaf()  # its outbox is there and locked; the peer speaks in its place, as a client gone mad might
@@ -255,8 +255,8 @@ def test_what_links_planted_at_our_names_lead_to_is_never_written(home: Home, ki
     home.daemon(*QUIET, "--autosave-every-s", "0.1")
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.checkpoint()")
-    publisher.do("session.flush('checkpointed')")
+    publisher.do("session.checkpoint(timeout_s=20)")
+    publisher.do("session.flush('checkpointed', timeout_s=20)")
     assert json.loads((home.sessions / "s1.json").read_bytes())["n"] == 20
     assert precious.read_text() == "of somebody else"
 

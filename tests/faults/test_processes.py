@@ -50,7 +50,7 @@ def test_of_daemons_started_at_once_one_serves_and_the_others_name_it(home: Home
             assert "is served by" in other.stderr[0]
     publisher = home.publisher("s1")
     publisher.do("session.update(n=1)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
 
 
 def test_five_hundred_connects_at_once_are_all_welcomed(home: Home) -> None:
@@ -85,7 +85,7 @@ def test_a_daemon_without_descriptors_is_followed_by_another_and_nothing_is_lost
     daemon = few_descriptors(home, 60)
     publisher = home.publisher("s1")
     publisher.do("publish(20)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
     silent = []
     while daemon.popen.poll() is None and len(silent) < 200:  # libzmq ends the process when it cannot accept
         silent.append(socket.socket(socket.AF_UNIX))
@@ -111,7 +111,7 @@ def test_an_intake_that_hangs_holds_no_publisher_and_is_named_until_it_goes_on(h
     daemon.wait_line("ready ")
     publisher = home.publisher("s1")
     publisher.do("publish(10)")
-    publisher.do("session.flush()")
+    publisher.do("session.flush(timeout_s=20)")
     brake.touch()
     publisher.do("publish(500)")
     told = publisher.do("session.durable")
