@@ -93,7 +93,7 @@ class Intake:
         self.idle_exit_s = idle_exit_s
         self._busy_at_s = clock.monotonic_s()
         self._upkeep_at_s = 0.0
-        self.upkeep: Callable[[], bool] = lambda: False  # a slice of it, when no frame waits; whether there is more
+        self.upkeep: Callable[[], bool] = lambda: False  # a slice of it; whether there is more
         self.rescan: Callable[[], None] = lambda: None  # called now and then while something is published
         self.liveness = Liveness(paths.outbox, watch_fd=self._listener.watch, forget_fd=self._listener.forget)
 

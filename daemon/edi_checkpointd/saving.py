@@ -250,7 +250,7 @@ class Saving:
         self._untrimmed = [other for other in self._untrimmed if other is not session]
         self._checkpointer.forget([session_id])
 
-    # -- when no frame waits -----------------------------------------------------------------------------------------
+    # -- upkeep, a slice at a time ------------------------------------------------------------------------------------
 
     def tidy(self) -> bool:
         """Do one slice of upkeep; return whether there is more to do at once. Raises `JournalRefused`."""
