@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.errors import SessionBusy
 from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.trash import holds
@@ -62,7 +63,6 @@ class Absence:
         """
         self._marker = paths.marker
         self._damaged = paths.damaged_documents
-        self._outbox = paths.outbox
         self._trash = paths.trash
         self._catalog = catalog
         self._ledger = ledger
@@ -95,16 +95,17 @@ class Absence:
         else:
             self._look_at_s = self._clock.monotonic_s() + LOOK_EVERY_S
         absent = [row for row in rows if row.saved and not self._has_files(row.session_id)]
+        noted = self._ledger.journal.read.gone()
+        new = [row for row in absent if row.key not in noted]  # what was wished for once, no accident takes back
         if lost:
-            if absent:
-                self._stats.folder_lost(len(absent))
-            self._take_back(absent)
+            if new:
+                self._stats.folder_lost(len(new))
+            self._take_back(new)
             reached(CrashPoint.FOLDER_UNMARKED)
             write_atomic(self._marker, [MARKER])
             return
-        noted = self._ledger.journal.read.gone()
-        damaged = self._set_aside() if any(row.key not in noted for row in absent) else set()
-        self._take_back([row for row in absent if row.session_id in damaged and row.key not in noted])
+        damaged = self._set_aside() if new else set()
+        self._take_back([row for row in new if row.session_id in damaged])
         self._note(rows, [row for row in absent if row.session_id not in damaged or row.key in noted], noted)
 
     def _has_files(self, session_id: str) -> bool:
@@ -144,14 +145,18 @@ class Absence:
             self._forget_expired([row.session_id for row in left if noted.get(row.key, before_us + 1) <= before_us])
 
     def _forget_expired(self, session_ids: list[str]) -> None:
-        if session_ids:
+        if not session_ids:
+            return
+        try:
             self._forget(session_ids)
+        except SessionBusy:  # somebody has come this very moment
+            return
         for session_id in session_ids:
             log.info("session forgotten session=%s rule=trash_days: its files were deleted", session_id)
 
     def _attended(self, session_id: str) -> bool:
         """Whether somebody writes to a session, or has left what is not seen to yet."""
-        return session_id in self._ledger.sessions or (self._outbox / session_id).exists()
+        return session_id in self._ledger.sessions or bool(self._attendance.outboxes_of(session_id))
 
     def step(self) -> bool:
         """Do one slice of what is to be done; return whether there is more to do at once. Raises `JournalRefused`."""
