@@ -112,7 +112,7 @@ def install(paths: Paths, environ: Mapping[str, str], say: Say, *, now: bool) ->
     if (used := manager.ask("show", "--property=FragmentPath", "--value", SERVICE)) != str(manager.folder / SERVICE):
         raise EdiCheckpointError(f"systemd uses {used or 'no unit'} instead", hint=f"remove it, or {manager.folder}")
     if SOCKET in changed and (ran or listened):
-        manager.ask("stop", SERVICE, SOCKET)  # a socket does not begin to listen while its service runs
+        _stop(manager)  # a socket does not begin to listen while its service runs
     for failed in (name for name in units if manager.state(name) == "failed"):
         manager.ask("reset-failed", failed)
     if now and not ran:
@@ -148,10 +148,11 @@ def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
             raise UnitRefused(f"the units may be in use: {error}", hint=hint) from error
     there = [folder / name for name in (SERVICE, SOCKET) if (folder / name).exists()]
     if there:
-        manager.ask("--quiet", "disable", "--now", *(path.name for path in there))
-        for path in there:
+        manager.ask("--quiet", "disable", *(path.name for path in there))
+        for path in there:  # before the service is stopped: no client has it started again
             path.unlink()
             say("removed", path)
+        _stop(manager)
         manager.ask("daemon-reload")
     else:
         say("nothing", "no service is installed")
@@ -163,6 +164,18 @@ def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
         if path.exists():
             say("stays", f"{path}  ({what})")
     say("to note", "`edi-checkpoint purge --all` deletes what is remembered; a client still starts a daemon on demand")
+
+
+def _stop(manager: Manager) -> None:
+    """Stop the socket, and only then the service: else a client that comes between has both started again."""
+    for name in (SOCKET, SERVICE):
+        match manager.state(name):
+            case "inactive":  # it may be unknown by now, and what is unknown cannot be stopped
+                pass
+            case "failed":
+                manager.ask("reset-failed", name)
+            case _:
+                manager.ask("stop", name)
 
 
 def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:

@@ -117,6 +117,9 @@ def install_writes_and_enables_the_units_and_a_second_time_changes_nothing() -> 
     assert f"wrote      {UNITS / SERVICE}" in daemon_command("install")
     assert systemctl("is-enabled", SOCKET) == "enabled"
     assert told("ActiveState") == "inactive"
+    assert f"removed    {UNITS / SERVICE}" in daemon_command("uninstall")
+    assert not list(UNITS.glob("edi-checkpointd*"))
+    assert "wrote" in daemon_command("install")
     said = daemon_command("install")
     assert "unchanged" in said
     assert "wrote" not in said
