@@ -49,6 +49,14 @@ def session_of(name: str) -> str | None:
     return None
 
 
+def owner(paths: Paths, path: Path) -> str | None:
+    """Return the session that a file in our folders is of: by its folder where sessions have their own, or its name."""
+    for place in (paths.outbox, paths.trash, paths.importing):
+        if place in path.parents and path.parent != place:
+            return staged_session(path.relative_to(place).parts[0])
+    return session_of(path.name)
+
+
 def documents(paths: Paths, wanted: Wanted) -> Iterator[Path]:
     """Yield the documents of sessions wanted that lie in the sessions folder."""
     for path in _entries(paths.sessions):
@@ -84,11 +92,10 @@ def set_aside(paths: Paths, wanted: Wanted) -> Iterator[Path]:
 
 
 def named(paths: Paths) -> set[str]:
-    """Return the sessions that documents, outboxes, the trash and what was set aside are named for."""
-    folders = [path.name for place in (paths.outbox, paths.trash) for path in _entries(place) if path.is_dir()]
-    aside = [path for place in (paths.damaged_documents, paths.damaged) for path in _below(place)]
-    files = [session_of(path.name) for path in (*_entries(paths.sessions), *aside)]
-    return {name for name in (*folders, *files) if name and is_session_id(name)}
+    """Return the sessions that there are files of: documents, outboxes, in the trash, staged, and set aside."""
+    places = (paths.outbox, paths.trash, paths.importing, paths.damaged_documents, paths.damaged)
+    files = [*_entries(paths.sessions), *(path for place in places for path in _below(place))]
+    return {name for path in files if (name := owner(paths, path)) and is_session_id(name)}
 
 
 def remove(found: Iterable[Path]) -> list[str]:

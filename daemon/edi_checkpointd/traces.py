@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edi_checkpoint.names import parse_checkpoint_name
-from edi_checkpoint.opening import open_regular
+from edi_checkpoint.opening import open_regular, read_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpointd import erasure
 from edi_checkpointd.attachments import listed
@@ -92,9 +92,9 @@ def held(paths: Paths, reader: Reader | None, sessions: Collection[str], *, ever
 def left(paths: Paths, reader: Reader | None, sessions: Collection[str], streams: Collection[str]) -> Iterator[Left]:
     """Yield each file in which `sessions` are found, by their ids or by `streams` that they had."""
     wanted = sessions.__contains__
-    for path, inside in _all_files(paths):
-        named = next((part for part in inside.parts if wanted(part) or wanted(erasure.session_of(part) or "")), None)
-        if named is not None:
+    for path in _all_files(paths):
+        owner = erasure.owner(paths, path)
+        if wanted(owner or ""):
             yield Left(path, "is named for it")
         elif path.is_relative_to(paths.attachments):
             continue  # named by their digests, and pictures inside
@@ -102,11 +102,10 @@ def left(paths: Paths, reader: Reader | None, sessions: Collection[str], streams
             if _has_streams(path, streams):
                 yield Left(path, "has what it published")
         elif path.name.startswith(paths.log.name):
-            if any(erasure.line_names(line, wanted) for line in _read(path).splitlines()):
+            if any(erasure.line_names(line, wanted) for line in _lines(path)):
                 yield Left(path, "has lines that name it")
         elif _names(path, sessions):
-            in_folder = path.is_relative_to(paths.outbox) or path.is_relative_to(paths.trash)
-            yield Left(path, "names it", path.parent.name if in_folder else erasure.session_of(path.name))
+            yield Left(path, "names it", owner)
     for row in reader.sessions() if reader else ():
         if wanted(row.session_id):
             yield Left(paths.journal, "has a row of it")
@@ -114,13 +113,12 @@ def left(paths: Paths, reader: Reader | None, sessions: Collection[str], streams
             yield Left(paths.journal, "names it as where another came from", row.session_id)
 
 
-def _all_files(paths: Paths) -> Iterator[tuple[Path, Path]]:
-    """Yield all files that lie in our folders, each with its path below the folder."""
+def _all_files(paths: Paths) -> Iterator[Path]:
+    """Yield all files that lie in our folders, each once."""
     places = {paths.sessions, paths.state, paths.runtime}
     for root in sorted(place for place in places if not places & set(place.parents)):
         for folder, _, names in os.walk(root):
-            for name in sorted(names):
-                yield (path := Path(folder) / name), path.relative_to(root)
+            yield from (Path(folder) / name for name in sorted(names))
 
 
 def _names(path: Path, sessions: Collection[str]) -> bool:
@@ -152,5 +150,8 @@ def _parts(path: Path) -> Iterator[bytes]:
         return
 
 
-def _read(path: Path) -> bytes:
-    return b"".join(part[_OVERLAP * (at > 0) :] for at, part in enumerate(_parts(path)))
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return read_regular(path).splitlines()
+    except OSError:
+        return []

@@ -219,7 +219,7 @@ def test_a_purge_of_everything_ends_the_same_when_it_is_killed_at(point: CrashPo
     dying.wait_line("ready ")
     asker.sees("client.connected")
     asker.send("client.ask(lambda n: edi_checkpoint.protocol.Purge(n, (), True), 20)")
-    assert dying.wait() == -signal.SIGKILL
+    assert dying.wait() == -signal.SIGKILL, "\n".join(dying.stderr[-25:])
     asker.kill()
     home.daemon()
     assert found(home, SECRET, "doomed") == []
