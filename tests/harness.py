@@ -256,6 +256,10 @@ class Home:
         assert reading.returncode == 0, reading.stderr[-2000:]
         return json.loads(reading.stdout)
 
+    def counted(self, session_id: str) -> list[int]:
+        """The values of `n` in a session's entries as the journal holds them, see `journaled`."""
+        return [entry["values"]["n"] for entry in self.journaled(session_id)[session_id] if "n" in entry["values"]]
+
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run `edi-checkpoint` and return its stdout."""
         done = subprocess.run(

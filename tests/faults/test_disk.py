@@ -39,10 +39,6 @@ def fill_memory(publisher: Publisher) -> None:
         publisher.do("[session.update(n=session['n'] + 1, padding='x' * 400_000) for _ in range(1000)]")
 
 
-def counted(home: Home) -> list[int]:
-    return [entry["values"]["n"] for entry in home.journaled("s1")["s1"] if "n" in entry["values"]]
-
-
 def codes(status: dict) -> list[str]:
     return [trouble["code"] for trouble in status["degraded"]]
 
@@ -56,7 +52,7 @@ def assert_all_is_there(home: Home, publisher: Publisher) -> None:
     publisher.do("session.flush(timeout_s=20)", timeout_s=30)
     publisher.do("session.flush('checkpointed', timeout_s=20)", timeout_s=30)
     last = publisher.do("session['n']")
-    assert counted(home) == list(range(1, last + 1))
+    assert home.counted("s1") == list(range(1, last + 1))
     found = home.json("status")
     assert (found["safe"], found["unacknowledged"], found["degraded"]) == (True, 0, [])
     saved = home.sessions / "s1.json"
@@ -88,7 +84,7 @@ def test_a_disk_that_fills_to_its_last_block_costs_nothing_and_all_resumes_by_it
     assert documents(home) == before
     daemon.kill()  # who meets a full disk at the start serves on it as well
     acknowledged = publisher.do("session.durable")["journaled"]
-    assert len(counted(home)) >= acknowledged - 1  # one of them is the mark
+    assert len(home.counted("s1")) >= acknowledged - 1  # one of them is the mark
     daemon = home.daemon(*FLAGS)
     daemon.wait_line(lambda line: "the disk refuses" in line)
     disk.empty()
@@ -194,7 +190,7 @@ def test_an_outbox_that_cannot_be_written_waits_in_memory_and_reaches_the_daemon
     daemon.kill(signal.SIGCONT)
     fails.unlink()
     publisher.do("session.flush(timeout_s=20)", timeout_s=30)
-    assert counted(home) == list(range(1, publisher.do("session['n']") + 1))
+    assert home.counted("s1") == list(range(1, publisher.do("session['n']") + 1))
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, *([errno.EIO] if FULL else [])], ids=errno.errorcode.get)
@@ -250,7 +246,7 @@ def test_a_disk_that_turns_read_only_under_all_who_write_loses_nothing_that_was_
     assert "Read-only file system" in second.stderr[0]
     turning_disk.mount_anew()
     daemon = home.daemon(*FLAGS)
-    assert counted(home) == list(range(1, 201))
+    assert home.counted("s1") == list(range(1, 201))
     assert documents(home).items() >= before.items()
 
 

@@ -303,7 +303,7 @@ def test_a_flood_beside_it_costs_a_well_behaved_client_little(home: Home) -> Non
     assert noise.popen.stdin is not None
     alone: list[float] = []
     beside: list[float] = []
-    for _ in range(20 if FULL else 6):
+    for _ in range(20 if FULL else 3):
         alone += publisher.do(acknowledged)
         flooder.send(publishing)
         noise.popen.stdin.write(f"{FLOOD_S}\n".encode())

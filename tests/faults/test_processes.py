@@ -35,13 +35,9 @@ sys.stdin.read()
 """
 
 
-def counted(home: Home) -> list[int]:
-    return [entry["values"]["n"] for entry in home.journaled("s1")["s1"] if "n" in entry["values"]]
-
-
 def test_of_daemons_started_at_once_one_serves_and_the_others_name_it(home: Home) -> None:
-    started = [home.start([sys.executable, "-m", "edi_checkpointd", "run"], lines_from="stderr") for _ in range(4)]
-    eventually(lambda: sum(one.popen.poll() is not None for one in started) == 3, 20)
+    started = [home.start([sys.executable, "-m", "edi_checkpointd", "run"], lines_from="stderr") for _ in range(3)]
+    eventually(lambda: sum(one.popen.poll() is not None for one in started) == 2, 20)
     (first,) = [one for one in started if one.popen.poll() is None]
     first.wait_line("ready ")
     for other in started:
@@ -100,7 +96,7 @@ def test_a_daemon_without_descriptors_is_followed_by_another_and_nothing_is_lost
         one.close()
     home.daemon(*QUIET)
     publisher.do("session.flush(timeout_s=20)", timeout_s=30)
-    assert counted(home) == list(range(1, 41))
+    assert home.counted("s1") == list(range(1, 41))
     assert publisher.stderr == []
 
 
@@ -120,7 +116,7 @@ def test_an_intake_that_hangs_holds_no_publisher_and_is_named_until_it_goes_on(h
     assert (found["safe"], [trouble["code"] for trouble in found["degraded"]]) == (False, ["daemon_hangs"])
     brake.unlink()
     publisher.do("session.flush(timeout_s=20)", timeout_s=30)
-    assert counted(home) == list(range(1, 511))
+    assert home.counted("s1") == list(range(1, 511))
     assert daemon.popen.poll() is None
 
 
@@ -143,5 +139,5 @@ def test_a_client_that_stands_still_keeps_its_session_and_goes_on_where_it_was(h
     stopped.kill(signal.SIGCONT)
     assert stopped.answer() == 2000
     stopped.do("session.flush(timeout_s=20)", timeout_s=30)
-    assert counted(home) == list(range(1, 2001))
+    assert home.counted("s1") == list(range(1, 2001))
     assert not [line for line in daemon.stderr if "interrupted" in line]
