@@ -179,6 +179,10 @@ class Checkpointer:
         found = [info for info in self._catalog.checkpoints(session_id) if 0 < info.sequence < sequence]
         return found[-1] if found else None
 
+    def met_damaged(self, name: str) -> None:
+        """Set a document aside that somebody could not read; any thread may tell of it."""
+        self._submit(self._set_aside_if_damaged, name)
+
     def collect(self) -> None:
         """Look for attachments that nothing names any more, if it is time to."""
         self._submit(self._collector.look_if_due)
@@ -403,6 +407,19 @@ class Checkpointer:
                 with contextlib.suppress(FileNotFoundError, DocumentDamaged):
                     document = parse_checkpoint((self._folder / info.name).read_bytes(), info.name)
                     yield {key: fragment(text) for key, text in document.values.items()}
+
+    def _set_aside_if_damaged(self, name: str) -> None:
+        """Move a document into `damaged/`, unless it is whole: it may have been written anew since it was met."""
+        path = self._folder / name
+        parse = parse_checkpoint if parse_checkpoint_name(name) else parse_autosave
+        try:
+            parse(read_regular(path), name)
+        except DocumentDamaged as error:
+            ensure_private(self._damaged)
+            log.warning("document set aside file=%s: %s", set_aside(path, self._damaged), error)
+            self._catalog.remove(name)
+        except (EdiCheckpointError, OSError) as error:
+            log.warning("document left as it is name=%s: %s", name, error)
 
     def _told(self, written: Written) -> None:
         try:

@@ -7,7 +7,7 @@ command answers itself by it when no daemon runs, and then adds what waits in th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -47,8 +47,12 @@ class Requests:
     `drained`: a daemon answers, and has taken in what lay in the outboxes asked about; else they are read too.
     """
 
-    def __init__(self, paths: Paths, catalog: Catalog, reader: Reader | None, *, drained: bool = False) -> None:
-        """Answer from these parts; the catalog is loaded."""
+    def __init__(
+        self, paths: Paths, catalog: Catalog, reader: Reader | None, *, drained: bool = False,
+        met_damaged: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        """Answer from these parts; the catalog is loaded. `met_damaged` is told the names of documents that are."""
+        self._met_damaged = met_damaged
         self._paths = paths
         self.catalog = catalog
         self.reader = reader
@@ -210,6 +214,9 @@ class Requests:
             return parse_checkpoint(read_regular(self._paths.sessions / name), name)
         except FileNotFoundError:
             raise NotFound(f"{name} is gone") from None
+        except DocumentDamaged:
+            self._met_damaged(name)
+            raise
 
     def _current(self, session_id: str) -> Current:
         row = self.reader.session(session_id) if self.reader else None
@@ -233,9 +240,13 @@ class Requests:
         for sequence, name in sorted(candidates, reverse=True):
             if sequence <= than and (own_only or sequence > 0):
                 break
-            with contextlib.suppress(OSError, DocumentDamaged):
-                data = read_regular(self._paths.sessions / name)
-                return parse_autosave(data, name) if name == autosave_name(session_id) else parse_checkpoint(data, name)
+            parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint
+            try:
+                return parse(read_regular(self._paths.sessions / name), name)
+            except DocumentDamaged:
+                self._met_damaged(name)
+            except OSError:
+                continue
         return None
 
     def _with_outboxes(self, session_id: str, found: Current) -> Current:

@@ -144,7 +144,8 @@ def _serve(
         if isinstance(query, protocol.GetState) and query.checkpoint is not None:
             checkpointer.in_use.note(query.checkpoint)
         with contextlib.closing(Reader.open(paths.journal)) as reader:
-            return Requests(paths, catalog, reader, drained=drained).answer(query)
+            requests = Requests(paths, catalog, reader, drained=drained, met_damaged=checkpointer.met_damaged)
+            return requests.answer(query)
 
     def take_inventory(in_memory: frozenset[str], jumped: bool) -> Inventory:
         with contextlib.closing(Reader.open(paths.journal)) as reader:

@@ -455,3 +455,18 @@ def test_a_torn_end_of_a_dead_publishers_outbox_costs_only_what_was_never_publis
     eventually(lambda: not (home.state / "outbox" / "s1").exists())
     entries = home.journaled("s1")["s1"]
     assert [entry["values"]["n"] for entry in entries] == list(range(1, 101))
+
+
+def test_a_damaged_checkpoint_that_is_read_from_a_running_daemon_is_set_aside_and_told_of(home: Home) -> None:
+    home.daemon()
+    publisher = home.publisher("s1")
+    for number in range(3):
+        publisher.do(f"session.update(n={number})")
+        publisher.do("session.checkpoint()")
+    first, bad, newest = home.checkpoints("s1")
+    bad.write_bytes(bad.read_bytes().replace(b'"n": 1', b'"n": 7'))
+    assert home.json("show", "s1", "@2", expect=6)["error"]["code"] == "document_damaged"
+    eventually(lambda: (home.sessions / "damaged" / bad.name).exists() and not bad.exists())
+    assert [row["name"] for row in home.json("log", "s1")["checkpoints"]] == [first.name, newest.name]
+    assert home.json("show", "s1", "@2")["state_info"] == {"n": 0}
+    assert [one["code"] for one in home.json("status")["degraded"]] == ["documents_damaged"]

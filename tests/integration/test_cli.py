@@ -450,16 +450,19 @@ def test_a_relative_home_is_a_usage_error(home: Home) -> None:
 
 
 @pytest.mark.leaves("document_damaged")
-def test_a_damaged_checkpoint_exits_6(published: Home) -> None:
+def test_a_damaged_checkpoint_exits_6_and_is_no_more_once_a_daemon_has_set_it_aside(published: Home) -> None:
     name = document(published, "log", "session_12345")["checkpoints"][0]["name"]
     path = published.sessions / name
     path.write_bytes(path.read_bytes().replace(b"roof.jpg", b"ruin.jpg"))
-    for _ in range(2):
-        found = document(published, "show", "session_12345", name)
-        assert (found["exit"], found["error"]["code"]) == (6, "document_damaged")
-        assert name in found["error"]["message"]
-        if published.daemon_pid:
-            stop(published)
+    found = document(published, "show", "session_12345", name)
+    assert (found["exit"], found["error"]["code"]) == (6, "document_damaged")
+    assert name in found["error"]["message"]
+    if published.daemon_pid:
+        eventually(lambda: (published.sessions / "damaged" / name).exists())
+    again = document(published, "show", "session_12345", name)
+    assert (again["exit"], again["error"]["code"]) == (
+        (3, "not_found") if published.daemon_pid else (6, "document_damaged")
+    )
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(shared: Home) -> None:
