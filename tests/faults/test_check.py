@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -67,10 +67,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kept(filled: Path, tmp_path: Path) -> Home:
+def kept(filled: Path, tmp_path: Path) -> Iterator[Home]:
     """A copy of it."""
     shutil.copytree(filled, tmp_path / "h", ignore=shutil.ignore_patterns("*.sock"))
-    return Home(tmp_path / "h")
+    home = Home(tmp_path / "h")
+    home.left_damaged.update(Code)
+    yield home
+    home.close()
 
 
 def flip(path: Path, at: int) -> None:
