@@ -114,5 +114,6 @@ ONCE = {  # in the life of a process, as its case leads there
     CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
     ClientPoint.AUTOSTART_CLAIMED, ClientPoint.LOCK_UNNAMED, ClientPoint.LOCK_NAMED, ClientPoint.SEGMENT_MADE,
     CrashPoint.IMPORT_DECIDED, CrashPoint.IMPORT_ATTACHED,
-    CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.LAST_MARK_PUBLISHED,
+    CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.COMPACTION_WRITTEN,
+    ClientPoint.COMPACTION_RENAMED, ClientPoint.LAST_MARK_PUBLISHED,
 }  # fmt: skip
