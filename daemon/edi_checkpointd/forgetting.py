@@ -83,12 +83,12 @@ class Forgetting:
         clock: Clock,
         *,
         post: Callable[[Callable[[], None]], None],
-        shut_out: Callable[[str], None],
+        shut_out: Callable[[str, EdiCheckpointError], None],
     ) -> None:
         """Take the parts.
 
-        `post` has a call made in the intake thread, `shut_out` tells the client of a stream that its session is purged,
-        and takes nothing more from it.
+        `post` has a call made in the intake thread, `shut_out` tells the client of a stream why
+        nothing more is taken from it.
         """
         self._paths = paths
         self._catalog = catalog
@@ -268,7 +268,7 @@ class Forgetting:
         streams = self._attendance.forget(session_id)
         session = self._ledger.sessions.get(session_id)
         for stream_id in streams | set(session.streams if session else ()):
-            self._shut_out(stream_id)
+            self._shut_out(stream_id, purged_error())
             self._streams[stream_id] = None
         while len(self._streams) > STREAMS_REMEMBERED:
             del self._streams[next(iter(self._streams))]

@@ -6,14 +6,13 @@ Used by the intake thread alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
 _FAREWELL_MS = 200
@@ -36,7 +35,7 @@ class Listener:
     def __init__(self) -> None:
         """Open the socket, unbound. No heartbeats: locks and pidfds tell deaths."""
         self.peers: dict[bytes, Peer] = {}
-        self.attached: Collection[bytes] = ()  # connections that are never forgotten
+        self.routes: dict[str, bytes] = {}  # stream to connection; those of a stream are never forgotten
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in (
@@ -121,7 +120,7 @@ class Listener:
         if uid.isdigit() and int(uid) != os.geteuid():
             raise ProtocolError(f"uid {uid} is not {os.geteuid()}", hint="each user runs a daemon of their own")
         if len(self.peers) >= PEERS_MAX:
-            attached = set(self.attached)
+            attached = set(self.routes.values())
             for idle in [known for known in self.peers if known not in attached][: PEERS_MAX // 4]:
                 del self.peers[idle]
         self.peers[routing_id] = Peer(int(pid) if pid.isdigit() and pid != "0" else None)
@@ -140,7 +139,27 @@ class Listener:
             return False
         return True
 
+    def notify(self, stream_id: str, message: protocol.DaemonMessage) -> None:
+        """Send a message to the client of a stream, if one is connected."""
+        routing_id = self.routes.get(stream_id)
+        if routing_id is not None and not self.send(routing_id, message):
+            self.routes.pop(stream_id, None)
+
+    def shut_out(self, stream_id: str, error: EdiCheckpointError) -> None:
+        """Tell a writer why nothing more is taken from it."""
+        self.notify(stream_id, refusal(error, stream=stream_id))
+        self.routes.pop(stream_id, None)
+
     def close(self) -> None:
         """Close the socket; what was sent last is given a moment to leave."""
         self._socket.close(linger=_FAREWELL_MS)
         self._context.term()
+
+
+def refusal(error: EdiCheckpointError, request: int = 0, stream: str = "") -> protocol.Error:
+    """Return the message that tells a client of an error: of a question, of a stream, or of itself."""
+    return protocol.Error(
+        error.code, str(error), error.hint, request=request, stream=stream,
+        number=getattr(error, "number", 0), pid=getattr(error, "pid", 0), since=getattr(error, "since", ""),
+        branch=getattr(error, "branch", None) or "",
+    )  # fmt: skip

@@ -32,6 +32,7 @@ from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.config import Config
+from edi_checkpointd.conversation import Conversation
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting
@@ -129,7 +130,7 @@ def _serve(
     scheduler = Scheduler(clock)
     feed = Feed(clock)
     idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
-    intake = Intake(paths, version, clock, scheduler, stats, pulse, feed, idle_exit_s=idle_exit_s)
+    intake = Intake(paths, clock, scheduler, stats, pulse, feed, idle_exit_s=idle_exit_s)
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
     trash = Trash(paths, catalog, clock)
     ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog, trash))
@@ -137,7 +138,7 @@ def _serve(
         paths, catalog, attachments, config, clock, lambda result: intake.post(lambda: saving.written(result))
     )
     saving = Saving(
-        ledger, scheduler, checkpointer, reserve, config, clock, feed, post=intake.post, notify=intake.notify
+        ledger, scheduler, checkpointer, reserve, config, clock, feed, post=intake.post, notify=intake.listener.notify
     )
 
     def answer(query: protocol.Query, drained: bool) -> protocol.Answer:
@@ -168,19 +169,23 @@ def _serve(
             found = Requests(paths, catalog, None).status(told, clock.now())
         return protocol.Status(request, msgspec.json.encode(found))
 
-    attendance = intake.serve(ledger, saving, answer, status)
+    attendance = intake.attend(ledger, saving)
     forgetting = Forgetting(
-        paths, catalog, ledger, saving, checkpointer, attendance, clock, post=intake.post, shut_out=intake.shut_out
-    )
-    intake.forget_by(forgetting)
+        paths, catalog, ledger, saving, checkpointer, attendance, clock,
+        post=intake.post, shut_out=intake.listener.shut_out,
+    )  # fmt: skip
     keeping = Keeping(
         ledger, trash, checkpointer, scheduler, clock,
         plan=lambda in_memory, jumped: take_inventory(in_memory, jumped).cleanup,
-        aside=intake.aside, post=intake.post, open_session=attendance.open,
+        aside=intake.answering.aside, post=intake.post, open_session=attendance.open,
     )  # fmt: skip
-    intake.keep(keeping, explain)
     importing = Importing(paths, catalog, attachments, ledger)
-    intake.take_imports(importing)
+    conversation = Conversation(
+        paths, version, intake.listener, intake.answering, stats, feed, ledger, saving, attendance,
+        forgetting=forgetting, keeping=keeping, importing=importing, answer=answer, status=status, explain=explain,
+        stepped=lambda: scheduler.stepped, disk_refuses=intake.disk_refuses,
+    )  # fmt: skip
+    intake.serve(conversation, keeping, forgetting)
     absence = Absence(
         paths, catalog, ledger, attendance, saving, stats, clock, forget=forgetting.forget, jumped=keeping.jumps.lately
     )

@@ -15,9 +15,9 @@ def test_a_look_that_comes_due_while_the_daemon_ends_is_left_to_the_next_one(tmp
     clock = SystemClock()
     scheduler = Scheduler(clock)
     paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path)})
-    intake = Intake(paths, "1", clock, scheduler, Stats(clock, "1"), Pulse(), Feed(clock))
+    intake = Intake(paths, clock, scheduler, Stats(clock, "1"), Pulse(), Feed(clock))
     done: list[object] = []
-    intake.post(lambda: intake.aside(lambda: "planned", done.append))
+    intake.post(lambda: intake.answering.aside(lambda: "planned", done.append))
     intake.close()
     scheduler.close()
     assert done == []
