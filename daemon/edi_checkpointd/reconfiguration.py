@@ -10,14 +10,8 @@ import logging
 from collections.abc import Callable
 
 from edi_checkpoint.errors import ConfigError
-from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.checkpointer import Checkpointer
+from edi_checkpointd.assembly import Daemon
 from edi_checkpointd.config import Config, changes
-from edi_checkpointd.intake import Intake
-from edi_checkpointd.keeping import Keeping
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.saving import Saving
-from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +19,10 @@ log = logging.getLogger(__name__)
 class Reconfiguration:
     """Loads the settings anew by `load`, and gives them to the parts that go by them."""
 
-    def __init__(
-        self,
-        load: Callable[[], Config],
-        stats: Stats,
-        intake: Intake,
-        ledger: Ledger,
-        saving: Saving,
-        checkpointer: Checkpointer,
-        attachments: Attachments,
-        keeping: Keeping,
-    ) -> None:
-        """Take the parts; they go by the settings that `load` gave at the start."""
+    def __init__(self, load: Callable[[], Config], daemon: Daemon) -> None:
+        """Take the parts of `daemon`; they go by the settings that `load` gave at the start."""
         self._load = load
-        self._stats = stats
-        self._intake = intake
-        self._ledger = ledger
-        self._saving = saving
-        self._checkpointer = checkpointer
-        self._attachments = attachments
-        self._keeping = keeping
+        self._daemon = daemon
 
     def reload(self) -> None:
         """Read the file; go by it if it is good, else say in log and status what is wrong with it."""
@@ -52,21 +30,21 @@ class Reconfiguration:
             config = self._load()
         except ConfigError as error:
             fault = error
-            self._intake.post(lambda: self._refuse(fault))
+            self._daemon.intake.post(lambda: self._refuse(fault))
         else:
-            self._intake.post(lambda: self._use(config))
+            self._daemon.intake.post(lambda: self._use(config))
 
     def _refuse(self, error: ConfigError) -> None:
-        self._stats.config_fault = error
+        self._daemon.stats.config_fault = error
         log.error("configuration refused, the one from before holds: %s; %s", error, error.hint)
 
     def _use(self, config: Config) -> None:
-        self._stats.config_fault = None
-        for sentence in changes(self._ledger.config, config):
+        self._daemon.stats.config_fault = None
+        for sentence in changes(self._daemon.ledger.config, config):
             log.info("setting changed: %s", sentence)
-        self._ledger.config = self._saving.config = config
-        self._checkpointer.use(config)
-        self._attachments.max_bytes = config.attachments_max_bytes
-        self._keeping.soon()
-        if self._intake.idle_exit_s is not None:
-            self._intake.idle_exit_s = config.idle_exit_s or None
+        self._daemon.ledger.config = self._daemon.saving.config = config
+        self._daemon.checkpointer.use(config)
+        self._daemon.attachments.max_bytes = config.attachments_max_bytes
+        self._daemon.keeping.soon()
+        if self._daemon.intake.idle_exit_s is not None:
+            self._daemon.intake.idle_exit_s = config.idle_exit_s or None
