@@ -58,7 +58,7 @@ def find(
         time = time.astimezone()  # as people mean it
     time_us = None if time is None else (time - _EPOCH) // timedelta(microseconds=1)
     try:
-        answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us), _ANSWER_S)
+        answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us, hold=True), _ANSWER_S)
     except DaemonUnavailable:
         if name is None:
             raise

@@ -194,13 +194,17 @@ class ListCheckpoints(Struct, tag="list_checkpoints", frozen=True):
 
 
 class GetState(Struct, tag="get_state", frozen=True):
-    """Asks for a state: of a checkpoint by name, at a sequence, at a time, or (none of them) the current one."""
+    """Asks for a state: of a checkpoint by name, at a sequence, at a time, or (none of them) the current one.
+
+    `hold`: something is about to be made of the checkpoint; no rule deletes it for a minute.
+    """
 
     request: Number
     session_id: Text
     checkpoint: Text | None = None
     sequence: Number | None = None
     time_us: int | None = None
+    hold: bool = False
 
 
 class GetHistory(Struct, tag="get_history", frozen=True):

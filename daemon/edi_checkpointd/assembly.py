@@ -147,7 +147,7 @@ class Daemon:
     # -- in the thread that answers ----------------------------------------------------------------------------------
 
     def _answer(self, query: protocol.Query, drained: bool) -> protocol.Answer:
-        if isinstance(query, protocol.GetState) and query.checkpoint is not None:
+        if isinstance(query, protocol.GetState) and query.hold and query.checkpoint is not None:
             self.checkpointer.in_use.note(query.checkpoint)
         with contextlib.closing(Reader.open(self._paths.journal)) as reader:
             requests = Requests(

@@ -83,6 +83,7 @@ class Conversation:
         self._stepped = stepped
         self._disk_refuses = disk_refuses
         self._send = listener.send
+        self._short: str | None = None  # of descriptors, when a client came last
 
     def hear(self, routing_id: bytes, message: protocol.ClientMessage) -> None:
         """Do what a message asks; whatever cannot be done is told to its sender. Raises `JournalDamaged`."""
@@ -168,8 +169,9 @@ class Conversation:
         if Path(message.sessions_dir) != self._paths.sessions:
             raise WrongFolder(f"this daemon serves {self._paths.sessions}, not {message.sessions_dir}")
         self._listener.peers[routing_id].welcomed = True
-        if (shortage := descriptors.short()) and self._stats.worth_a_line("descriptors_short"):
-            log.warning("%s: without any left the daemon ends, and is started anew", shortage)
+        before, self._short = self._short, descriptors.short()
+        if self._short and not before:
+            log.warning("%s: without any left the daemon ends, and is started anew", self._short)
         self._send(routing_id, protocol.Welcome(self._version, os.getpid(), self._ledger.journal.id))
 
     def _attached(self, stream_id: str) -> Stream:
@@ -218,8 +220,7 @@ class Conversation:
         request: int = 0,
     ) -> None:
         """Say what was refused: a message, or the question of one that could not be read otherwise."""
-        if count := self._stats.worth_a_line(error.code):
-            log.warning("refused code=%s count=%d: %s", error.code, count, error)
+        log.warning("refused code=%s: %s", error.code, error)
         self.fault(error, getattr(message, "session_id", None))
         request = getattr(message, "request", request)
         self._send(routing_id, refusal(error, request, getattr(message, "stream", "")))

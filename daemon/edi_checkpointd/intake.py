@@ -268,9 +268,7 @@ class Intake:
     def _refuse_entries(self, stream: Stream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
         """Keep the bytes of refused records, use up their numbers, and say so; what came with them goes on."""
         _, last = whole(records)
-        if count := self._stats.worth_a_line("entries"):
-            session_id = stream.session.session_id
-            log.warning("entries refused session=%s upto=%d count=%d: %s", session_id, last, count, error)
+        log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
         with contextlib.suppress(OSError):
             ensure_private(self._paths.damaged)
             name = f"frame-{next(self._refusals) % REFUSED_KEPT:03d}-{stream.session.session_id}.bin"

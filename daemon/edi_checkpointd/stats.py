@@ -19,7 +19,6 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.logs import LOG_BYTES
 
 TOLD_S = 3600.0  # how long is told of what is over: a step of the clock, a folder that was removed
-TELL_AGAIN_S = 10.0  # errors of one code are logged so often, with their number, however many there are
 
 
 class Stats:
@@ -34,22 +33,11 @@ class Stats:
         self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
         self._errors: Counter[str] = Counter()
         self._folder_lost: tuple[int, datetime, float] | None = None
-        self._untold: Counter[str] = Counter()
-        self._tell_at_s: dict[str, float] = {}
         self.config_fault: EdiCheckpointError | None = None  # why the file as it is now is not gone by
 
     def count(self, code: str) -> None:
         """Count an error that somebody was told."""
         self._errors[code] += 1
-
-    def worth_a_line(self, code: str) -> int:
-        """Return how many errors of this code the log has to tell of now; 0: one was told of a moment ago."""
-        self._untold[code] += 1
-        now_s = self._clock.monotonic_s()
-        if now_s < self._tell_at_s.get(code, now_s):
-            return 0
-        self._tell_at_s[code] = now_s + TELL_AGAIN_S
-        return self._untold.pop(code)
 
     def disk_refused(self, error: OSError) -> bool:
         """Note that a commit failed; it counts until one succeeds. Return whether the one before had succeeded."""

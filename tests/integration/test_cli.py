@@ -219,7 +219,7 @@ def test_log_lists_checkpoints_oldest_first(shared: Home) -> None:
     assert [row["sequence"] for row in rows] == sorted(row["sequence"] for row in rows)
     assert set(rows[0]) == {
         "name", "sequence", "timestamp", "kind", "reason", "stage", "label", "pinned", "size_bytes", "summary",
-        "note",
+        "note", "rule", "score",
     }  # fmt: skip
     assert (shared.sessions / rows[0]["name"]).stat().st_size == rows[0]["size_bytes"]
     assert {"before the sky"} == {row["label"] for row in rows} - {None}

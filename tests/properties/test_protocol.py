@@ -42,6 +42,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
             return st.integers(meta.ge, meta.le)
         if meta.pattern is not None:
             return st.from_regex(meta.pattern, fullmatch=True).filter(lambda text: "\n" not in text)
+        if kind is not str:
+            return values_of(kind)
         return st.text(max_size=60) | st.just("x" * meta.max_length)
     if get_origin(hint) in (Union, UnionType):
         return st.one_of([values_of(part) for part in get_args(hint)])

@@ -322,7 +322,7 @@ def test_what_is_known_already_changes_nothing(entries: list[Entry], more: int) 
         before, rows = stream.session.state, len(list(live.journal.read.frames(stream.session.key, after=0)))
         for first in range(1, len(entries) + 1):
             assert not live.ledger.accept(stream, packed(entries[first - 1 :], first))
-        assert live.ledger.commit() == ([], [])
+        assert live.ledger.commit() == ([], [], [])
         assert stream.session.state is before
         overlapping = [*entries[-1:], *[Update(0, {"n": b"1"})] * more]
         assert live.ledger.accept(stream, packed(overlapping, len(entries)))

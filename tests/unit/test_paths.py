@@ -84,6 +84,7 @@ def test_everything_below_the_four_places_has_its_fixed_name() -> None:
         "trash": "/x/sessions/trash",
         "lock": "/x/sessions/.daemon.lock",
         "marker": "/x/sessions/.edi-checkpoint",
+        "importing": "/x/sessions/.importing",
     }
 
 
