@@ -140,9 +140,10 @@ def newest_document(paths: Paths, session_id: str) -> FoundState:
     """Return the newest valid document of the session: the one of the highest sequence that its digests confirm.
 
     Of a session in the trash it is read there: the daemon brings it back when it is told that somebody writes to it.
+    One that is just being deleted does not come back: there is nothing of it.
     """
     found = _newest_in(paths.sessions, session_id)
-    if not found.found and trash.holds(paths.trash, session_id):
+    if not found.found and trash.look(paths.trash, session_id) is not None:
         return _newest_in(paths.trash / session_id, session_id)
     return found
 

@@ -31,7 +31,7 @@ from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.importing import Importing
 from edi_checkpointd.intake import Intake
 from edi_checkpointd.inventory import Inventory
-from edi_checkpointd.journal import JournalDamaged, Reader
+from edi_checkpointd.journal import JournalDamaged, Reader, named_damage
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import files_teller, open_journal
@@ -88,6 +88,7 @@ class Daemon:
             plan=lambda in_memory, jumped: self._take_inventory(in_memory, jumped).cleanup,
             aside=self.intake.answering.aside, post=self.intake.post, open_session=self._attendance.open,
         )  # fmt: skip
+        self.ledger.before_open = self.keeping.end
         self._importing = Importing(paths, self._catalog, self.attachments, self.ledger)
         conversation = Conversation(
             paths, version, self.intake.listener, self.intake.answering, self.stats, feed,
@@ -156,7 +157,7 @@ class Daemon:
             return requests.answer(query)
 
     def _take_inventory(self, in_memory: frozenset[str], jumped: bool) -> Inventory:
-        with contextlib.closing(Reader.open(self._paths.journal)) as reader:
+        with named_damage(self._paths.journal), contextlib.closing(Reader.open(self._paths.journal)) as reader:
             return inventory.take(
                 self._paths, self._catalog, reader, self.ledger.config, self._clock.now(),
                 in_memory=in_memory, doubted=jumped, exempt=self.checkpointer.in_use.names(),

@@ -221,9 +221,18 @@ class Keeping:
 
     def _forget(self, session_id: str) -> None:
         """Have the journal forget a slice of a condemned session; after the last one its documents go."""
+        if not self._trash.is_condemned(session_id):
+            return  # somebody has come to it meanwhile (`end`), or it was purged: what is there now is new
         if self._ledger.journal.forget(session_id):
             self._slices.appendleft(partial(self._forget, session_id))
         else:
+            self._trash.delete(session_id)
+
+    def end(self, session_id: str) -> None:
+        """End the deletion of a session that somebody comes to: its rows may not go under a writer. Raises OSError."""
+        if self._trash.is_condemned(session_id):
+            while self._ledger.journal.forget(session_id):
+                pass
             self._trash.delete(session_id)
 
     def _thin(self, thinned: Thinned) -> None:
@@ -231,7 +240,8 @@ class Keeping:
         journal = self._ledger.journal
         if thinned.rule == "history_max_bytes" and journal.bytes <= self._ledger.config.history_max_bytes:
             return
-        if thinned.session_id not in self._ledger.sessions:
+        known = journal.read.session(thinned.session_id) is not None  # else it was purged, and would be begun anew
+        if known and thinned.session_id not in self._ledger.sessions:
             session = self._open_session(thinned.session_id)
             self._ledger.snapshot(session)
             self._trim(session, to_us(self._clock.now()))

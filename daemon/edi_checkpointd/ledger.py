@@ -84,6 +84,7 @@ class Ledger:
         self._files_of = files_of
         self.sessions: dict[str, Session] = {}
         self.streams: dict[str, Stream] = {}
+        self.before_open: Callable[[str], None] = lambda _: None  # told of a session before its rows are read
         self._open = Transaction()
         self._accepted: list[_Accepted] = []
 
@@ -212,6 +213,7 @@ class Ledger:
         """Return a session, loaded, begun if there is none; and the wishes that a crash left unfulfilled."""
         if session_id in self.sessions:
             return self.sessions[session_id], []
+        self.before_open(session_id)
         read, now_us = self.journal.read, to_us(self._clock.now())
         row = read.session(session_id)
         last = read.last_sequence(row.key) if row else 0

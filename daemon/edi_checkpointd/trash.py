@@ -128,6 +128,10 @@ class Trash:
         log.info("session deleted from the trash session=%s rule=%s", session_id, rule)
         reached(CrashPoint.CONDEMNED)
 
+    def is_condemned(self, session_id: str) -> bool:
+        """Whether a session is just being deleted."""
+        return (self._trash / session_id / CONDEMNED).exists()
+
     def delete(self, session_id: str) -> None:
         """Delete the documents of a condemned session, and no other file. Raises OSError."""
         folder = self._trash / session_id

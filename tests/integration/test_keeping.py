@@ -144,6 +144,31 @@ def test_the_trash_is_emptied_for_good_by_its_own_rule_and_the_log_says_so(home:
     assert any("session deleted from the trash session=s1 rule=trash_days" in line for line in daemon.stderr)
 
 
+def test_whoever_comes_to_a_session_that_is_being_deleted_begins_it_anew(home: Home) -> None:
+    daemon = home.daemon(*AT_ONCE)
+    leave(home, "s1")
+    home.json("prune", "--apply")
+    daemon.kill()
+    home.start_dying("ROWS_FORGOTTEN", 1, *QUIET, "--trash-days", "0", "--checkpoint-every-s", "0.1").wait()
+    assert (home.sessions / "trash" / "s1" / ".condemned").exists()
+    publisher = home.publisher("s1")
+    assert publisher.do("dict(session)") == {}
+    publisher.do("session.update(m=1)")
+    publisher.kill()
+    daemon = home.daemon(*QUIET)  # what the publisher left is taken in before a slice of the deletion is done
+    at_rest(home, "s1")
+    other = home.publisher("other")
+    other.do("session.update(o=1)")
+    other.do("session.flush()")
+    eventually(lambda: not (home.sessions / "trash" / "s1").exists())
+    daemon.kill()
+    home.daemon(*QUIET)
+    assert home.json("show", "s1")["state_info"] == {"m": 1}
+    assert home.json("show", "other")["state_info"] == {"o": 1}
+    assert [entry["sequence"] for entry in home.history("s1")] == [1]
+    assert [entry["keys"] for entry in home.history("other")] == [["o"]]
+
+
 def test_the_first_clean_up_ever_is_announced_one_grace_earlier(home: Home) -> None:
     daemon = home.daemon(*AT_ONCE, "--checkpoint-every-s", "0.2")
     leave(home, "s1")

@@ -19,6 +19,7 @@ from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.protocol import Base, Rollback, decode_entry
 from edi_checkpoint.records import scan_all
+from edi_checkpoint.trash import CONDEMNED
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
 from edi_checkpointd.journal import JournalDamaged, Noted, Reader, SessionRow, begun, noted, witness_path
 
@@ -107,6 +108,9 @@ class _Forgetting(msgspec.Struct):
 
 
 def _is_being_forgotten(paths: Paths, session_id: str) -> bool:
+    """Whether the rows of a session are just being deleted, because of a purge or with the trash."""
+    if (paths.trash / session_id / CONDEMNED).exists():
+        return True
     with contextlib.suppress(OSError, msgspec.MsgspecError), open_regular(paths.forgetting) as file:
         return session_id in msgspec.json.decode(file.readall(), type=_Forgetting).sessions
     return False
