@@ -108,6 +108,7 @@ class Daemon:
         """End what was cut short, and bring into files what the journal has and the files have not; return of how many
         sessions. Raises `JournalDamaged`.
         """
+        self.attachments.count()
         self._forgetting.finish_cut_short()
         self.keeping.settle()
         self._importing.settle()

@@ -24,7 +24,7 @@ from edi_checkpoint.references import Attachment
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import sweep_temporaries, write_new
-from edi_checkpointd.journal import JournalDamaged, JournalRefused, Reader
+from edi_checkpointd.journal import JournalDamaged, Reader, named_damage
 
 TOUCH_AFTER_S = 3600.0  # a file whose content is published again counts as new to the collection, within so much
 
@@ -42,7 +42,7 @@ class Attachments:
     """The folder of attachments and the blobs of a journal. What they hold together is bounded by `max_bytes`."""
 
     def __init__(self, folder: Path, journal: Path, max_bytes: int, clock: Clock) -> None:
-        """Count what is there; temporaries that a crash left are swept. A file costs some 7 us of the start."""
+        """Sweep temporaries that a crash left. What is there counts from `count` on."""
         self.folder = folder
         self._journal = journal
         self.max_bytes = max_bytes
@@ -53,10 +53,9 @@ class Attachments:
         for shelf in _shelves(folder):
             sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
         self._used_bytes = 0
-        self.count()
 
     def count(self) -> None:
-        """Count what is there, in files and blobs."""
+        """Count what is there, in files and blobs; a file costs some 7 us. Raises `JournalDamaged`."""
         used_bytes = sum(filed.size_bytes for filed in listed(self.folder))
         with self._reading() as reader:
             used_bytes += sum(size for digest, kind, size in reader.blobs() if not self._filed(digest, kind, size))
@@ -157,7 +156,7 @@ class Attachments:
     # -- the files thread --------------------------------------------------------------------------------------------
 
     def store(self) -> Collection[str]:
-        """Make files of all blobs; return the digests of those, whose rows may go. Raises OSError."""
+        """Make files of all blobs; return the digests of those, whose rows may go. Raises OSError, `JournalDamaged`."""
         if not self._blobs_wait:
             return ()
         self._blobs_wait = False  # before looking: a commit from now on sets it again
@@ -176,10 +175,7 @@ class Attachments:
                     ((name, data) for digest, name in new if (data := reader.blob(digest)) is not None),
                     there=[name for _, name in there],
                 )
-        except JournalDamaged as error:  # the intake meets it too, and ends the daemon
-            self._blobs_wait = True
-            raise JournalRefused(str(error)) from error
-        except OSError:
+        except (OSError, JournalDamaged):
             self._blobs_wait = True
             raise
         reached(CrashPoint.ATTACHMENTS_FILED)
@@ -196,11 +192,8 @@ class Attachments:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Reader]:
-        reader = Reader.open(self._journal)
-        try:
+        with named_damage(self._journal), contextlib.closing(Reader.open(self._journal)) as reader:
             yield reader
-        finally:
-            reader.close()
 
 
 def listed(folder: Path) -> Iterator[Filed]:

@@ -20,7 +20,7 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve
-from edi_checkpointd.journal import Notes
+from edi_checkpointd.journal import JournalDamaged, Notes
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.policy import Amendment, Point, Wish, point_due_s, transition_wish
 from edi_checkpointd.scheduler import Scheduler
@@ -161,7 +161,12 @@ class Saving:
     # -- results -----------------------------------------------------------------------------------------------------
 
     def written(self, result: Written) -> None:
-        """Note what has come into a file, tell who waits for it, and go on with what is still unsaved."""
+        """Note what has come into a file, tell who waits for it, and go on with what is still unsaved.
+
+        Raises `JournalDamaged` that was met on the way: no file is written beside a journal that cannot be read.
+        """
+        if isinstance(result.error, JournalDamaged):
+            raise result.error
         self._filed.update(result.filed)
         session = self._ledger.sessions.get(result.session_id)
         if session is None:

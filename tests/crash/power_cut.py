@@ -217,6 +217,7 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
     catalog.load()
     config, clock = Config(), SystemClock()
     attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
+    attachments.count()
     ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog, Trash(paths, catalog, clock)))
     for row in journal.read.sessions():
         session, _ = ledger.open(row.session_id)

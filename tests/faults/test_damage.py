@@ -41,6 +41,17 @@ def overwrite_pages(state: Path) -> None:
         file.write(os.urandom(12_000))
 
 
+def overwrite_the_blobs(state: Path) -> None:
+    """Where attachments without files are listed, which a start looks at first."""
+    carry_over(state)
+    with contextlib.closing(sqlite3.connect(state / JOURNAL)) as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blobs'").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    with (state / JOURNAL).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
 def write_text(state: Path) -> None:
     carry_over(state)
     (state / JOURNAL).write_text("this is no database\n" * 1000)
@@ -72,7 +83,7 @@ def zero_the_logs_end(state: Path) -> None:
         file.write(bytes(size - size * 2 // 3))
 
 
-DAMAGED = [zero_header, truncate, overwrite_pages, write_text, cut_the_log, zero_the_logs_end]
+DAMAGED = [zero_header, truncate, overwrite_pages, overwrite_the_blobs, write_text, cut_the_log, zero_the_logs_end]
 DAMAGES = [*DAMAGED, delete_all, delete_but_the_log, delete_the_log]
 damaging = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 

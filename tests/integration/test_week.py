@@ -72,6 +72,7 @@ class Daemon:
         self.scheduler = Scheduler(clock)  # its timers are of this clock, and so go off when we look
         trash = Trash(paths, self.catalog, clock)
         attachments = Attachments(paths.attachments, paths.journal, CONFIG.attachments_max_bytes, clock)
+        attachments.count()
         self.ledger = Ledger(journal, attachments, CONFIG, clock, files_teller(paths, self.catalog, trash))
 
         def written(result: Written) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.values import encode
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.config import Config
-from edi_checkpointd.journal import Journal
+from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.ledger import Files, Ledger, Stream
 
 CONTENT = [bytes([number]) * (1000 + number) for number in range(6)]
@@ -70,6 +71,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     path, clock = tmp_path / "journal.sqlite", HandClock()
     with closing(Journal(path)) as journal:
         attachments = Attachments(tmp_path / "attachments", path, 10_000, clock)
+        attachments.count()
         ledger = Ledger(journal, attachments, Config(), clock, lambda *_: Files())
         yield Daemon(journal, attachments, ledger, ledger.attach(ledger.open("s")[0], "1" * 32), clock)
 
@@ -203,6 +205,20 @@ def test_a_disk_that_refuses_leaves_the_blobs_for_the_next_time(
     assert daemon.attachments.store() == [DIGESTS[0]]
 
 
+def test_blobs_that_cannot_be_read_are_damage_by_name_and_not_told_as_written(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.take(carrying(0))
+    assert daemon.journal.empty_wal()
+    with closing(apsw.Connection(str(tmp_path / "journal.sqlite"), flags=apsw.SQLITE_OPEN_READONLY)) as database:
+        page = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blobs'").get
+        size = database.pragma("page_size")
+    with (tmp_path / "journal.sqlite").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    for _ in range(2):  # not passed over the next time either
+        with pytest.raises(JournalDamaged, match=r"journal\.sqlite"):
+            daemon.attachments.store()
+
+
 def test_a_start_counts_what_is_there_once_and_sweeps_what_a_crash_left(daemon: Daemon, tmp_path: Path) -> None:
     daemon.take(carrying(0, 1))
     daemon.attachments.store()
@@ -212,6 +228,7 @@ def test_a_start_counts_what_is_there_once_and_sweeps_what_a_crash_left(daemon: 
     foreign = left_over.with_name(".mine.tmp")
     foreign.write_bytes(b"not ours")
     again = Attachments(daemon.attachments.folder, tmp_path / "journal.sqlite", 10_000, daemon.clock)
+    again.count()
     assert again.left_bytes == daemon.attachments.left_bytes == 10_000 - sum(map(len, CONTENT[:3]))
     assert (left_over.exists(), foreign.exists()) == (False, True)
     assert sorted(again.store()) == sorted(DIGESTS[:3])
