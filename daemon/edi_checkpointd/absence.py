@@ -162,9 +162,10 @@ class Absence:
         """Do one slice of what is to be done; return whether there is more to do at once. Raises `JournalRefused`."""
         if self._lost:
             if self._attendance.leaving < AT_ONCE:
-                session = self._attendance.open(self._lost[0])
-                if session.state.changed:
-                    self._saving.save_again(session, "its files were lost")
+                if self._ledger.journal.read.session(self._lost[0]) is not None:  # else it was purged meanwhile
+                    session = self._attendance.open(self._lost[0])
+                    if session.state.changed:
+                        self._saving.save_again(session, "its files were lost")
                 self._lost.popleft()
                 return True
             return False  # those under way come to their ends first

@@ -124,9 +124,11 @@ class Conversation:
                     self._finish_drains(None)
                     self._keeping.prune(lambda outcome: self._tell_pruned(routing_id, request, outcome))
                 case protocol.Restore(request, session_id):
+                    self._forgetting.check(session_id)
                     self._keeping.restore(session_id)
                     self._send(routing_id, protocol.Restored(request, session_id))
                 case protocol.Import(request, session_id, pid):
+                    self._forgetting.check(session_id)
                     self._importing.take(session_id, pid)
                     self._send(routing_id, protocol.Imported(request, session_id))
                 case protocol.GetCleanup(request) | protocol.GetWhy(request):

@@ -188,8 +188,8 @@ class Forgetting:
 
     # -- what those who serve ask ------------------------------------------------------------------------------------
 
-    def check(self, session_id: str, stream_id: str) -> None:
-        """Raise what a writer is told who is shut out, or comes while the session is being purged."""
+    def check(self, session_id: str, stream_id: str = "") -> None:
+        """Raise what is told to a writer who is shut out, and to whoever comes while the session is being purged."""
         if self.has_shut_out(stream_id):
             raise purged_error()
         if any(session_id in asked.work.sessions for asked in self._asked):

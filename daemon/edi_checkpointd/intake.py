@@ -162,6 +162,8 @@ class Intake:
         frames_wait = bool(later) or self.listener.waiting
         if not frames_wait or self._clock.monotonic_s() >= self._upkeep_at_s:
             self._keep_up()
+        else:
+            self._more_upkeep = True  # there may be: the next turn is not to wait for a message before it looks
         for routing_id, events in self._feed.answers():
             self.listener.send(routing_id, events)
         timers = bool(self._ledger.sessions) and not self._scheduler.idle  # those of sessions let go of do nothing

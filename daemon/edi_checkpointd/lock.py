@@ -50,8 +50,12 @@ def acquire(path: Path, socket: str, version: str) -> int:
         os.close(fd)
     holder = Holder(os.getpid(), socket, version, datetime.now(UTC).isoformat(timespec="seconds"))
     line = msgspec.json.encode(holder) + b"\n"
-    os.pwrite(fd, line, 0)  # before it is cut: on a full disk the block that it has is all there is
-    os.ftruncate(fd, len(line))
+    try:
+        os.pwrite(fd, line, 0)  # before it is cut: on a full disk the block that it has is all there is
+        os.ftruncate(fd, len(line))
+    except OSError:
+        os.close(fd)  # else it holds the lock against our next try
+        raise
     return fd
 
 
