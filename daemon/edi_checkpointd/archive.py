@@ -23,7 +23,7 @@ import msgspec
 
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
-from edi_checkpoint.errors import EdiCheckpointError
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
 from edi_checkpoint.fragments import Fragment, fragment
 from edi_checkpoint.layout import Kind, autosave_document, checkpoint_document
 from edi_checkpoint.names import (
@@ -193,7 +193,11 @@ class Archive:
         for entry in self.manifest.entries:
             member = self._read(entry)
             if entry.name.startswith(_DOCUMENTS):
-                named.update(reference.sha256 for reference in attachments_named(parse(member)))
+                try:
+                    document = parse(member)
+                except EdiCheckpointError as error:
+                    raise ArchiveRefused(error.message) from error
+                named.update(reference.sha256 for reference in attachments_named(document))
             done += entry.bytes
             progress(done, total)
         held = {entry.sha256 for entry in self.manifest.entries if entry.name.startswith(_ATTACHMENTS)}
@@ -211,15 +215,11 @@ class Archive:
 
 
 def parse(member: Member) -> Document:
-    """Return the document that a member is. Raises `ArchiveRefused`."""
-    try:
-        is_checkpoint = parse_checkpoint_name(member.name) is not None
-        document = (parse_checkpoint if is_checkpoint else parse_autosave)(member.data, member.name)
-    except EdiCheckpointError as error:
-        raise ArchiveRefused(error.message) from error
+    """Return the document that a member is. Raises `DocumentDamaged`, `VersionMismatch`."""
     named = parse_checkpoint_name(member.name)
+    document = (parse_checkpoint if named else parse_autosave)(member.data, member.name)
     if document.header.session_id != (named.session_id if named else parse_autosave_name(member.name)):
-        raise ArchiveRefused(f"{member.name}: it is of session {document.header.session_id}")
+        raise DocumentDamaged(f"{member.name}: it is of session {document.header.session_id}")
     return document
 
 

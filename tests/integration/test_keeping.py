@@ -68,17 +68,20 @@ def test_a_session_comes_back_from_the_trash_whole_and_is_not_cleaned_up_again_a
     daemon = home.daemon(*AT_ONCE)
     leave(home, "s1")
     state, log, before = home.json("show", "s1")["state_info"], home.json("log", "s1"), files(home, "s1")
+    archive = home.folder / "s1.zip"
+    home.json("export", "s1", str(archive))
     home.json("prune", "--apply")
     assert home.json("show", "s1", expect=3)["error"]["hint"].endswith("`edi-checkpoint restore s1` brings it back")
     daemon.kill()
     assert ids(home) == set()
     home.daemon(*QUIET, "--keep-closed-days", "0.5")  # it stays in the trash over a restart
     assert ids(home) == set()
+    assert home.json("import", str(archive), expect=1)["error"]["code"] == "session_exists"
     assert home.json("restore", "s1")["session"]["session_id"] == "s1"
     assert files(home, "s1") == before
     assert (home.json("show", "s1")["state_info"], home.json("log", "s1")) == (state, log)
     assert not (home.sessions / "trash" / "s1").exists()
-    assert home.json("restore", "s1", expect=3)["error"]["code"] == "not_found"
+    assert home.json("restore", "s1", expect=3)["error"]["message"] == "session s1 is not in the trash"
     at_rest(home, "s1")
     assert home.json("prune", "--apply")["sessions"]["trash"] == []
     assert [entry["sequence"] for entry in home.history("s1")] == [1, 2, 3, 4, 5]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -98,6 +100,20 @@ def test_nothing_is_overwritten_neither_a_session_nor_a_file(writer_gone: Home) 
     assert (refused["code"], "--as" in refused["hint"]) == ("session_exists", True)
     assert files(home) == before
     assert not list((home.sessions / ".importing").glob("*"))
+
+
+def test_a_damaged_checkpoint_is_not_exported_and_the_remedy_that_is_named_helps(writer_gone: Home) -> None:
+    home = writer_gone
+    file = home.folder / "s1.zip"
+    path = home.checkpoints("s1")[0]
+    path.write_bytes(path.read_bytes().replace(b'"a roof"', b'"a wolf"'))
+    refused = home.json("export", "s1", str(file), expect=6)["error"]
+    assert (refused["code"], path.name in refused["message"], file.exists()) == ("document_damaged", True, False)
+    for step in refused["hint"].split("`")[1].split("; "):
+        _, *arguments = step.split()
+        command = [sys.executable, "-m", "edi_checkpointd", *arguments]
+        subprocess.run(command, env=home.environment, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    assert home.json("export", "s1", str(file))["checkpoints"] == 3
 
 
 def test_plain_is_what_edis_own_class_reads(writer_gone: Home) -> None:

@@ -148,9 +148,11 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
     """
     with open_source() as source:
         trashed = [row.session_id for row in source.trashed()]
+        if session not in trashed and source.knows(session):
+            raise NotFound(f"session {session} is not in the trash", hint=f"`edi-checkpoint show {session}` shows it")
     if not trashed:
         raise NotFound("the trash is empty", hint="`edi-checkpoint sessions` lists what there is")
-    session_id = select.session(session, trashed)
+    session_id = select.session(session, trashed, hint="`edi-checkpoint sessions --condition trashed` lists what is")
     order(protocol.Restored, lambda request: protocol.Restore(request, session_id))
     with open_source() as source:
         (row,) = (info for info in source.sessions() if info.session_id == session_id)

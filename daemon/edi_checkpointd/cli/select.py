@@ -38,8 +38,11 @@ class Ambiguous(UsageError):
     default_hint = "give more of it"
 
 
-def session(text: str, ids: Sequence[str]) -> str:
-    """Return the one of `ids` (newest first) that `text` selects: an id, a unique prefix of one, or `latest`."""
+def session(text: str, ids: Sequence[str], *, hint: str = "`edi-checkpoint sessions` lists what there is") -> str:
+    """Return the one of `ids` (newest first) that `text` selects: an id, a unique prefix of one, or `latest`.
+
+    `hint` says where `ids` can be seen.
+    """
     _require_text(text, "session")
     if text in ids:
         return text
@@ -49,7 +52,7 @@ def session(text: str, ids: Sequence[str]) -> str:
         return ids[0]
     found = [session_id for session_id in ids if session_id.startswith(text)]
     if not found:
-        raise NotFound(f"no session {text}", hint="`edi-checkpoint sessions` lists what there is")
+        raise NotFound(f"no session {text}", hint=hint)
     return _only(found, text, "sessions")
 
 

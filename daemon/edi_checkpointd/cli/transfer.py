@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import EdiCheckpointError, SessionExists
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, SessionExists
 from edi_checkpoint.names import attachment_name, autosave_name, check_session_id, parse_checkpoint_name
 from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpointd.cli import Exit, documents
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edi_checkpointd.archive import Member
 
 _EXISTS = "--force replaces it"
+_DAMAGED = "`edi-checkpointd stop; edi-checkpointd check --repair` sets it aside; export the session then"
 
 
 class FileExists(EdiCheckpointError):
@@ -86,7 +87,10 @@ def export(
 
 
 def _documents(source: Source, session_id: str) -> Iterator[Member]:
-    """Yield a session's checkpoints, and its current state as an auto-save. Raises `DocumentDamaged`."""
+    """Yield a session's checkpoints, and its current state as an auto-save.
+
+    Raises `DocumentDamaged`, `VersionMismatch`.
+    """
     from edi_checkpoint.document import parse_autosave
     from edi_checkpoint.fragments import fragment
     from edi_checkpoint.layout import autosave_document
@@ -99,7 +103,10 @@ def _documents(source: Source, session_id: str) -> Iterator[Member]:
             member = Member(info.name, (folder / info.name).read_bytes())
         except FileNotFoundError:
             continue  # it went the way of its kind meanwhile
-        parse(member)
+        try:
+            parse(member)
+        except DocumentDamaged as error:
+            raise DocumentDamaged(error.message, hint=_DAMAGED) from error
         yield member
     now, name = source.state(session_id), autosave_name(session_id)
     try:
@@ -147,7 +154,7 @@ def import_(
             archive.verify(bar)
         session_id = check_session_id(archive.manifest.session_id if new is None else new)
         with open_source() as source:
-            if source.knows(session_id) or any(row.session_id == session_id for row in source.trashed()):
+            if any(row.session_id == session_id for row in source.trashed()) or source.knows(session_id):
                 raise SessionExists(f"session {session_id} exists already", hint="--as ID gives this one another id")
         _bring_in(paths, session_id, archive.members(session_id))
     checkpoints = sum(
