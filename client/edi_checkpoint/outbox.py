@@ -400,6 +400,8 @@ class Outbox:
                 os.close(fd)
         self._segments = []
         self._lock_fd = -1
+        self._backlog.clear()  # there is no file any more that it could go into
+        self._backlog_bytes = 0
         _open_outboxes.discard(self)
 
 

@@ -410,6 +410,17 @@ def test_a_full_backlog_publishes_nothing_more(tmp_path: Path) -> None:
         assert box.spooled == box.published == fits + 2
 
 
+def test_an_outbox_that_was_let_go_of_on_a_full_disk_is_let_go_of_again_without_harm(tmp_path: Path) -> None:
+    disk = Disk()
+    with small(disk):
+        box = Outbox(tmp_path, "s", app="edi")
+        disk.room = 0
+        publish(box, b"wait")
+        for spooled in (False, True):  # the link does both for a stream that is fenced, and again when it is closed
+            assert box.spool() is spooled
+            box.close()
+
+
 def test_on_a_full_file_the_records_wait_and_nothing_torn_stays(tmp_path: Path) -> None:
     """The kernel itself refuses here, in the middle of a record, by a limit on the file's size."""
     script = """
