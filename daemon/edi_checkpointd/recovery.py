@@ -44,7 +44,11 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     set_journal_aside(paths, fault)
     if take_back(paths.journal):
         log.warning("the journal as it was before it was brought to another format is taken again")
-        return open_journal(paths, pulse)
+        try:
+            return Journal(paths.journal, pulse), fault
+        except JournalDamaged as error:  # what is wrong with it was so before: once more would end as this did
+            fault = str(error)
+            set_journal_aside(paths, fault)
     return Journal(paths.journal, pulse), fault
 
 

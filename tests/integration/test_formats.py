@@ -13,8 +13,10 @@ import apsw
 import pytest
 from harness import Home
 
+from edi_checkpoint.paths import locate
 from edi_checkpointd.journal import Journal, JournalRefused, Reader, migration
 from edi_checkpointd.journal.tables import FORMAT
+from edi_checkpointd.recovery import open_journal
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = sorted(DATA.glob("journal_v*.sqlite"))
@@ -127,6 +129,21 @@ def test_a_new_journal_that_cannot_be_opened_gives_way_to_the_one_before(home: H
     assert len(home.history("first")) == 35
     assert (home.state / "damaged" / "journal.sqlite").exists()
     assert not (home.state / "journal.sqlite-old").exists()
+
+
+def test_an_older_journal_that_was_damaged_before_is_set_aside_once_and_a_new_one_made(tmp_path: Path) -> None:
+    paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path)})
+    paths.state.mkdir(parents=True)
+    shutil.copy(GOLDEN[-1], paths.journal)
+    with contextlib.closing(apsw.Connection(str(paths.journal))) as db:
+        db.execute("UPDATE meta SET value = 'no id of a journal' WHERE key = 'id'")  # SQLite finds nothing wrong
+    journal, fault = open_journal(paths)
+    assert fault is not None
+    assert "no id of a journal" in fault
+    assert journal.read.sessions() == []
+    journal.close()
+    assert not paths.journal.with_name("journal.sqlite-old").exists()
+    assert {path.name.rstrip(".1") for path in paths.damaged.iterdir()} <= {"journal.sqlite", "journal.sqlite-witness"}
 
 
 def test_nothing_that_an_older_format_had_deleted_is_left_in_free_pages(tmp_path: Path) -> None:
