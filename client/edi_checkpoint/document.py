@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -32,6 +32,7 @@ from edi_checkpoint.layout import (
 )
 from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.names import check_session_id, parse_autosave_name, parse_checkpoint_name, stamp_time
+from edi_checkpoint.protocol import KEEP_MAX, Number
 
 __all__ = [
     "AUTOMATIC",
@@ -61,6 +62,10 @@ _BLOCK: Final = b'\n  "_edi_checkpoint": '
 _BLOCK_INTEGRITY: Final = b'\n    "integrity": '
 
 T = TypeVar("T")
+
+SEQUENCE_MAX: Final = 1 << 62  # of a document: what follows it still fits into the journal
+_Sequence: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
+_Keep: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +145,9 @@ class _Block(msgspec.Struct):
 
     format: int
     kind: str
-    sequence: int
+    sequence: _Sequence
     client: dict[str, object]
-    streams: dict[str, int]
+    streams: dict[str, Number]
     summary: dict[str, object]
     previous: str | None
     label: str | None = None
@@ -151,7 +156,7 @@ class _Block(msgspec.Struct):
     timestamp: str = ""
     parent_session: str | None = None
     stage: str = "unknown"
-    keep: int | None = None
+    keep: _Keep | None = None
     files: dict[str, FileFacts] = {}
     rule: str | None = None
     integrity: dict[str, str] = {}

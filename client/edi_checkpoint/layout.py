@@ -74,7 +74,10 @@ class Header:
     def score(self) -> float | None:
         """The state's validation score, if it has one."""
         score = self.summary.get("score")
-        return float(score) if isinstance(score, int | float) else None
+        try:
+            return float(score) if isinstance(score, int | float) else None
+        except OverflowError:  # not as it is written here
+            return None
 
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:

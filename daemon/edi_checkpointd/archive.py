@@ -43,7 +43,9 @@ DOCUMENT_MAX_BYTES: Final = 256 << 20  # a state of 63 MiB, laid out
 TOTAL_MAX_BYTES: Final = 4 << 30
 RATIO_MAX: Final = 200  # of an entry to what it is packed into, beyond the first MiB: text packs to a tenth
 _DOCUMENTS, _ATTACHMENTS = "documents/", "attachments/"
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError,
+)  # fmt: skip
 
 
 class ArchiveRefused(EdiCheckpointError):

@@ -88,7 +88,7 @@ class Daemon:
             plan=lambda in_memory, jumped: self._take_inventory(in_memory, jumped).cleanup,
             aside=self.intake.answering.aside, post=self.intake.post, open_session=self._attendance.open,
         )  # fmt: skip
-        self.ledger.before_open = self.keeping.end
+        self.ledger.before_open = self.keeping.opening
         self._importing = Importing(paths, self._catalog, self.attachments, self.ledger)
         conversation = Conversation(
             paths, version, self.intake.listener, self.intake.answering, self.stats, feed,
@@ -113,7 +113,11 @@ class Daemon:
         self.keeping.settle()
         self._importing.settle()
         self._absence.look()
-        rows = [row for row in self._journal.read.sessions() if not holds(self._paths.trash, row.session_id)]
+        rows = [
+            row
+            for row in self._journal.read.sessions()
+            if self._catalog.has(row.session_id) or not holds(self._paths.trash, row.session_id)
+        ]  # one that has come back may have left a document in the trash
         behind = [row.session_id for row in rows if self._journal.read.last_sequence(row.key) > row.saved]
         self.intake.liveness.sweep()
         self._attendance.look_around()

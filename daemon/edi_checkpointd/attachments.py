@@ -123,7 +123,9 @@ class Attachments:
         new = {
             digest: attachment
             for digest, attachment in carried.items()
-            if digest not in taken and not self._published_again(digest, attachment) and not reader.has_blob(digest)
+            if digest not in taken
+            and not self.renewed(digest, attachment.type, len(attachment.data))
+            and not reader.has_blob(digest)
         }
         for digest, attachment in new.items():
             if len(attachment.data) > ATTACHMENT_MAX_BYTES:
@@ -137,13 +139,13 @@ class Attachments:
             )
         return new
 
-    def _published_again(self, digest: str, attachment: Attachment) -> bool:
+    def renewed(self, digest: str, kind: str, size_bytes: int) -> bool:
         """Return whether the file is there; then its age begins anew, so that a collection under way leaves it."""
-        path = self._path(digest, attachment.type)
+        path = self._path(digest, kind)
         with self._lock:
             try:
                 status = path.stat(follow_symlinks=False)
-                if status.st_size != len(attachment.data):
+                if status.st_size != size_bytes:
                     return False
                 if self._clock.now().timestamp() - status.st_mtime > TOUCH_AFTER_S:
                     os.utime(path, follow_symlinks=False)

@@ -108,10 +108,12 @@ class Importing:
         names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink())
         for name in names:
             if (digest := parse_attachment_name(name)) is not None:
-                target = self._paths.attachments / attachment_name(digest, name.partition(".")[2])
+                kind, size_bytes = name.partition(".")[2], (folder / name).stat().st_size
+                if self._attachments.renewed(digest, kind, size_bytes):
+                    continue  # another session's, or nobody's: a collection under way may be about to delete it
+                target = self._paths.attachments / attachment_name(digest, kind)
                 ensure_private(self._paths.attachments)
                 ensure_private(target.parent)
-                size_bytes = (folder / name).stat().st_size
                 if not move_files([name], folder, target.parent):
                     self._attachments.brought(size_bytes)
         reached(CrashPoint.IMPORT_ATTACHED)

@@ -72,6 +72,7 @@ class Keeping:
         self.jumps = Jumps(clock)
         self._spare_bytes = ledger.config.sessions_max_bytes
         self._looking = False
+        self._opened: set[str] = set()  # since the look began that is being carried out
         self._asked: list[Callable[[Outcome], None]] = []
         self._slices: deque[Callable[[], None]] = deque()
         self.troubles: tuple[Trouble, ...] = ()
@@ -109,6 +110,7 @@ class Keeping:
         """Have a clean-up planned, and carry it out."""
         if not self._looking:
             self._looking = True
+            self._opened.clear()
             in_memory, jumped = frozenset(self._ledger.sessions), self.jumps.lately()
             self._aside(lambda: self._plan(in_memory, jumped), self._planned)
 
@@ -211,25 +213,35 @@ class Keeping:
         return bool(self._slices)
 
     def _take(self, leaving: Leaving) -> None:
-        if leaving.session_id not in self._ledger.sessions:
+        if leaving.session_id not in self._opened and leaving.session_id not in self._ledger.sessions:
             self._trash.take(leaving.session_id, leaving.rule)
 
     def _delete(self, leaving: Leaving) -> None:
-        if self._trash.look(leaving.session_id):
-            self._trash.condemn(leaving.session_id, leaving.rule)
-            self._forget(leaving.session_id)
+        session_id, rule = leaving.session_id, leaving.rule
+        if not self._trash.look(session_id):
+            return
+        if session_id in self._ledger.sessions or self._trash.has_come_back(session_id):
+            log.info("documents left in the trash deleted session=%s rule=%s", session_id, rule)
+            self._trash.delete(session_id)
+            return
+        self._trash.condemn(session_id, rule)
+        self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
         """Have the journal forget a slice of a condemned session; after the last one its documents go."""
         if not self._trash.is_condemned(session_id):
-            return  # somebody has come to it meanwhile (`end`), or it was purged: what is there now is new
+            return  # somebody has come to it meanwhile (`opening`), or it was purged: what is there now is new
         if self._ledger.journal.forget(session_id):
             self._slices.appendleft(partial(self._forget, session_id))
         else:
             self._trash.delete(session_id)
 
-    def end(self, session_id: str) -> None:
-        """End the deletion of a session that somebody comes to: its rows may not go under a writer. Raises OSError."""
+    def opening(self, session_id: str) -> None:
+        """Take note that somebody comes to a session: a plan made before does not take it. Its deletion, if that is
+        under way, is ended first: its rows may not go under a writer. Raises OSError.
+        """
+        if self._looking:
+            self._opened.add(session_id)
         if self._trash.is_condemned(session_id):
             while self._ledger.journal.forget(session_id):
                 pass

@@ -132,14 +132,19 @@ class Trash:
         """Whether a session is just being deleted."""
         return (self._trash / session_id / CONDEMNED).exists()
 
+    def has_come_back(self, session_id: str) -> bool:
+        """Whether documents of a session lie in the sessions folder: in the trash is only what could not come back."""
+        return self._catalog.has(session_id)
+
     def delete(self, session_id: str) -> None:
-        """Delete the documents of a condemned session, and no other file. Raises OSError."""
+        """Delete a session's documents in the trash, and no other file. Raises OSError."""
         folder = self._trash / session_id
         for path in sorted(folder.iterdir()):
             if _is_of(session_id, path.name):
                 path.unlink(missing_ok=True)
                 log.info("document deleted with its session name=%s", path.name)
-        (folder / CONDEMNED).unlink(missing_ok=True)
+        for note in (NOTE, CONDEMNED):
+            (folder / note).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's files lie there
             folder.rmdir()
 

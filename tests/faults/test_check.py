@@ -254,6 +254,22 @@ def test_what_a_crash_leaves_behind_is_no_damage(kept: Home) -> None:
     assert (code, told["result"]) == (0, "clean")
 
 
+def test_a_session_of_which_the_trash_was_emptied_half_is_no_damage(kept: Home) -> None:
+    gone = kept.sessions / "trash" / "s1"
+    gone.mkdir(mode=0o700, parents=True)
+    gone.parent.chmod(0o700)
+    for path in kept.sessions.glob("s1*.json"):
+        path.rename(gone / path.name)
+    (gone / ".condemned").write_bytes(b"")
+    (gone / ".condemned").chmod(0o600)
+    in_journal(
+        kept, "DELETE FROM frames WHERE session = (SELECT key FROM sessions WHERE session_id = 's1') AND first = 1"
+    )
+    assert (checked(kept)[0], codes(checked(kept)[1])) == (0, set())
+    (gone / ".condemned").unlink()
+    assert codes(checked(kept)[1]) == {"entries_missing"}
+
+
 def test_verify_reads_what_is_kept_of_one_session_or_of_all_with_and_without_a_daemon(kept: Home) -> None:
     told = kept.json("verify")
     assert (told["result"], told["findings"]) == ("clean", [])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
+import struct
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import sha256
 
 import pytest
@@ -16,7 +19,7 @@ from harness import Home, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.document import parse_autosave, parse_checkpoint
+from edi_checkpoint.document import Header, Kind, checkpoint_document, fragment, parse_autosave, parse_checkpoint
 from edi_checkpoint.names import parse_checkpoint_name
 from edi_checkpointd.archive import MANIFEST, Archive, ArchiveRefused
 
@@ -80,8 +83,11 @@ def test_under_another_id_it_is_the_same_beside_the_first(writer_gone: Home) -> 
     home = writer_gone
     file = home.folder / "s1.zip"
     home.json("export", "s1", str(file))
+    (attachment,) = (home.sessions / "attachments").glob("*/*.raw")
+    os.utime(attachment, (0, 0))
     home.json("import", str(file), "--as", "again")
     assert kept(home, "again") == kept(home, "s1")
+    assert attachment.stat().st_mtime > 0  # as if new: a collection under way leaves it
     assert home.json("show", "again")["state_info"] == home.json("show", "s1")["state_info"]
     assert home.publisher("again").do("session['n']") == 3
     assert home.publisher("s1").do("session['n']") == 3
@@ -198,6 +204,13 @@ def bomb(members: dict[str, bytes], manifest: dict) -> None:
     named("documents/s1_checkpoint_20260101_000000_000000.json", bytes(50 << 20))(members, manifest)
 
 
+def endless(members: dict[str, bytes], manifest: dict) -> None:
+    """A checkpoint whose digests are right, and whose sequence ends the journal."""
+    header = Header(session_id="s1", timestamp=datetime.now(UTC), kind=Kind.MANUAL, sequence=2**63 - 1)
+    data = b"".join(checkpoint_document(header, {"n": fragment(b"1")}))
+    named("documents/s1_checkpoint_20260101_000000_000000.json", data)(members, manifest)
+
+
 TRICKS = {
     "absolute": named("/etc/passwd"),
     "upwards": named("documents/../../s1.json"),
@@ -215,6 +228,7 @@ TRICKS = {
     "without_attachment": without_attachment,
     "other_session": other_session,
     "bomb": bomb,
+    "endless": endless,
     "hostile_id": lambda _, manifest: manifest.update(session_id="../s1"),
     "newer": lambda _, manifest: manifest.update(format=2),
     "no_entries": lambda _, manifest: manifest.pop("entries"),
@@ -242,6 +256,22 @@ def test_links_and_two_of_one_name_are_refused(good: bytes) -> None:
             linked.writestr(info, packed.read(info.filename))
     with pytest.raises(ArchiveRefused, match="no regular file"):
         look(link.getvalue())
+
+
+def test_an_entry_beyond_all_files_is_refused() -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as packed:
+        packed.writestr(MANIFEST, b"{}")
+    data = made.getvalue()
+    at, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    offset = struct.pack("<HHQ", 1, 8, 2**64 - 1)  # where it begins, in an extra field
+    entry = bytearray(data[at:end])
+    struct.pack_into("<H", entry, 30, len(offset))
+    struct.pack_into("<L", entry, 42, 0xFFFFFFFF)
+    tail = bytearray(data[end:])
+    struct.pack_into("<L", tail, 12, len(entry) + len(offset))
+    with pytest.raises(ArchiveRefused):
+        look(data[:at] + bytes(entry) + offset + bytes(tail))
 
 
 @given(st.data())

@@ -27,6 +27,7 @@ from edi_checkpointd import inventory
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.checkpointer import Checkpointer, Written
 from edi_checkpointd.cleanup import Cleanup
+from edi_checkpointd.clock import to_us
 from edi_checkpointd.config import Config
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve
@@ -89,6 +90,7 @@ class Daemon:
             open_session=lambda session_id: self.ledger.open(session_id)[0],
         )  # fmt: skip
         self.saving.grew = self.keeping.grew
+        self.ledger.before_open = self.keeping.opening
 
     def plan(self, in_memory: frozenset[str], jumped: bool) -> Cleanup:
         now = self.clock.now()
@@ -218,3 +220,46 @@ def test_by_a_clock_that_looks_wrong_nothing_goes_by_age(daemon: Daemon) -> None
     daemon.look()
     assert daemon.catalog.sessions() == []
     assert [one.session_id for one in listed(daemon.paths.trash)] == ["left"]
+
+
+def state_of(daemon: Daemon, session_id: str) -> dict[str, bytes]:
+    session, _ = daemon.ledger.open(session_id)
+    return {key: value.text for key, value in session.state.fragments.items()}
+
+
+def trashed(daemon: Daemon, *session_ids: str) -> None:
+    """Sessions that were left, and lie in the trash by now."""
+    daemon.journal.remember("cleanup_announced_us", 0)
+    for session_id in session_ids:
+        daemon.work(session_id, session_of(1))
+    daemon.clock.wall += timedelta(days=CONFIG.keep_closed_days)
+    daemon.look()
+    assert {one.session_id for one in listed(daemon.paths.trash)} == set(session_ids)
+
+
+def test_what_could_not_come_back_from_the_trash_takes_nothing_of_its_session_along(daemon: Daemon) -> None:
+    trashed(daemon, "s")
+    (daemon.paths.sessions / "s.json").write_bytes(b'{"session_id": "s", "by": "somebody else"}')
+    daemon.catalog.refresh()
+    before = state_of(daemon, "s")  # it comes back, but for its auto-save
+    daemon.journal.touch(daemon.ledger.sessions["s"].key, to_us(daemon.clock.now()))
+    daemon.ledger.evict(daemon.ledger.sessions["s"])
+    row = daemon.journal.read.session("s")
+    assert {path.name for path in (daemon.paths.trash / "s").iterdir()} == {".trashed", "s.json"}
+    daemon.clock.wall += timedelta(days=CONFIG.trash_days)
+    daemon.look()
+    assert not (daemon.paths.trash / "s").exists()
+    assert daemon.journal.read.session("s") == row
+    assert state_of(daemon, "s") == before
+
+
+def test_whoever_opens_a_session_between_a_plan_and_its_carrying_out_keeps_it(daemon: Daemon) -> None:
+    daemon.journal.remember("cleanup_announced_us", 0)
+    daemon.work("s", session_of(1))
+    daemon.clock.wall += timedelta(days=CONFIG.keep_closed_days)
+    daemon.keeping.look()
+    daemon.ledger.evict(daemon.ledger.open("s")[0])  # somebody was there, and has left
+    daemon.settle()
+    assert listed(daemon.paths.trash) == []
+    daemon.look()
+    assert [one.session_id for one in listed(daemon.paths.trash)] == ["s"]

@@ -47,7 +47,7 @@ HEADERS = st.builds(
     stage=st.text(max_size=20),
     parent_session=OPTIONAL_TEXT,
     kind=st.sampled_from(Kind),
-    sequence=st.integers(0, 2**63 - 1),
+    sequence=st.integers(0, 2**62),
     previous=OPTIONAL_TEXT,
     label=OPTIONAL_TEXT,
     pinned=st.booleans(),

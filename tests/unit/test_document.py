@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -310,6 +311,28 @@ def test_a_damaged_auto_save_is_named_with_its_fault(old: bytes, new: bytes, fau
     assert old in data
     with pytest.raises(DocumentDamaged, match=rf"{AUTOSAVE}: .*({fault})"):
         parse_autosave(data.replace(old, new, 1), AUTOSAVE)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"sequence": -1}, {"sequence": 2**62 + 1}, {"sequence": 2**70},
+        {"keep": 0}, {"keep": 2**70}, {"streams": {"a": 2**63}},
+    ],
+)  # fmt: skip
+def test_numbers_that_no_journal_takes_are_damage_however_right_the_digests_are(beyond: dict[str, Any]) -> None:
+    header = replace(HEADER, **beyond)
+    with pytest.raises(DocumentDamaged, match=NAME):
+        parse_checkpoint(checkpoint(header), NAME)
+    with pytest.raises(DocumentDamaged, match=NAME):
+        read_header(checkpoint(header), NAME)
+    with pytest.raises(DocumentDamaged, match=AUTOSAVE):
+        parse_autosave(autosave(header), AUTOSAVE)
+    assert parse_checkpoint(checkpoint(replace(HEADER, sequence=2**62, keep=1)), NAME).header.sequence == 2**62
+
+
+def test_a_score_that_no_float_holds_is_none() -> None:
+    assert parse_checkpoint(checkpoint(replace(HEADER, summary={"score": 10**400})), NAME).header.score is None
 
 
 @pytest.mark.parametrize("parse", [parse_checkpoint, parse_autosave])
