@@ -4,7 +4,7 @@ The marker in the sessions folder tells which. It lies there: whoever deleted th
 does), so they are not made again; without a writer such a session is shown no more, and after the trash time the
 journal forgets it. It is gone too: the folder was removed, and the current states are saved again.
 
-A session whose documents were damaged, and set aside for that, counts as an accident too.
+A session whose auto-save was damaged, and set aside for that, counts as an accident too.
 
 A wish is kept by what the journal notes as saved, an accident by taking that back (`Journal.unsave`) before the marker
 is made: a crash in between is an accident once more.
@@ -21,7 +21,7 @@ from datetime import timedelta
 
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.errors import SessionBusy
-from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.names import parse_autosave_name
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.trash import holds
 from edi_checkpointd.attendance import Attendance
@@ -112,13 +112,15 @@ class Absence:
         return self._catalog.has(session_id) or holds(self._trash, session_id)
 
     def _set_aside(self) -> set[str]:
-        """Return the sessions of which a document was found damaged, and moved."""
+        """Return the sessions of which the auto-save was found damaged, and moved.
+
+        A checkpoint there tells nothing: the auto-save beside it was whole, and somebody has deleted that.
+        """
         found = set()
         with contextlib.suppress(FileNotFoundError), os.scandir(self._damaged) as entries:
             for entry in entries:
                 name = entry.name.rstrip("0123456789").removesuffix(".")  # of several of one name
-                named = parse_checkpoint_name(name)
-                found.add(named.session_id if named else parse_autosave_name(name) or "")
+                found.add(parse_autosave_name(name) or "")
         return found
 
     def _take_back(self, absent: list[SessionRow]) -> None:

@@ -273,6 +273,20 @@ def test_a_session_whose_documents_were_damaged_is_not_taken_for_deleted(home: H
     assert listed(home) == ["s1"]
 
 
+@pytest.mark.leaves("document_damaged")
+def test_what_the_user_deletes_stays_deleted_though_a_checkpoint_of_it_was_damaged_once(home: Home) -> None:
+    home.daemon(*QUIET)
+    leave_session(home, "s1")
+    path = home.checkpoints("s1")[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    assert home.json("show", "s1", path.name, expect=6)["error"]["code"] == "document_damaged"
+    eventually(lambda: (home.sessions / "damaged" / path.name).exists())
+    for one in home.sessions.glob("s1*.json"):
+        one.unlink()
+    eventually(lambda: listed(home) == [])
+    assert list(home.sessions.glob("s1*.json")) == []
+
+
 def test_a_deleted_session_is_forgotten_after_the_trash_time(home: Home) -> None:
     daemon = home.daemon(*QUIET)
     leave_session(home, "ended")
