@@ -1,4 +1,4 @@
-"""Starts the daemon when a client finds none; at most one try in 10 s by all clients together.
+"""Starts the daemon when a client finds none; at most one try in 10 s by all clients together, unless it left in order.
 
 By the user's service manager where our unit is installed, else by this interpreter, detached. Never by a name looked
 up in PATH. What a daemon would inherit is cut off on both sides: here descriptors, environment, folder, session; by
@@ -7,6 +7,7 @@ up in PATH. What a daemon would inherit is cut off on both sides: here descripto
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -24,6 +25,7 @@ from edi_checkpoint.paths import Paths, locate
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 10.0
+_STAMP = ".autostart"
 _TRIED, _FAILED = b"1", b"0"  # what the stamp file says of the last try
 _KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
 SYSTEMCTL = Path("/usr/bin/systemctl")
@@ -70,7 +72,7 @@ def start_daemon(paths: Paths, timeout_s: float) -> bool:
     if os.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0":
         return False
     try:
-        fd = os.open(paths.state / ".autostart", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(paths.state / _STAMP, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if (last := _claim(fd)) is not None:
                 return last != _FAILED
@@ -84,6 +86,12 @@ def start_daemon(paths: Paths, timeout_s: float) -> bool:
     except OSError as error:
         log.warning("the daemon could not be started: %s", error)
         return False
+
+
+def start_freely(paths: Paths) -> None:
+    """Let the next client start a daemon at once: the one before left in order, so the pause has nothing to guard."""
+    with contextlib.suppress(OSError):
+        (paths.state / _STAMP).unlink()
 
 
 def _claim(fd: int) -> bytes | None:

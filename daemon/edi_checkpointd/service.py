@@ -16,6 +16,7 @@ from importlib.metadata import version as installed_version
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from edi_checkpoint.autostart import start_freely
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
 from edi_checkpointd import activation, descriptors
 from edi_checkpointd.assembly import Daemon
@@ -61,6 +62,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
         if listening_fd is None:  # one that failed leaves it: clients take that for a death, and start another
             with contextlib.suppress(OSError):
                 paths.socket.unlink()
+        start_freely(paths)
     finally:
         lock.release()
         notifier.close()

@@ -200,7 +200,7 @@ def test_clients_that_come_at_the_moment_an_idle_daemon_leaves_lose_nothing(home
     log = home.state / "daemon.log"
     for number in range(1, rounds + 1):
         eventually(lambda least=number: log.read_text().count(" leaving: ") >= least)
-        (home.state / ".autostart").unlink()  # as if ten seconds had passed
+        (home.state / ".autostart").unlink(missing_ok=True)  # as if it had left by now, or ten seconds had passed
         publisher.do("mine = edi_checkpoint.connect(); session = mine.session('s1')")
         assert publisher.do("session.get('n', 0)") == number - 1
         publisher.do(f"session.update(n={number})")
@@ -213,14 +213,13 @@ def test_clients_that_come_at_the_moment_an_idle_daemon_leaves_lose_nothing(home
     assert publisher.stderr == []
 
 
-def test_stop_ends_a_daemon_on_demand_and_the_next_client_starts_another(home: Home) -> None:
+def test_stop_ends_a_daemon_on_demand_and_the_next_client_starts_another_at_once(home: Home) -> None:
     publisher = home.publisher("s1", **AUTOSTART)
     publisher.do("session.update(n=1)")
     publisher.do("session.flush(timeout_s=20)")
     first = holder(home)["pid"]
     assert home.start([sys.executable, "-m", "edi_checkpointd", "stop"]).wait() == 0
     assert not is_running(first)
-    (home.state / ".autostart").unlink()  # as if ten seconds had passed
     publisher.do("session.update(n=2)")
     with pytest.raises(Refused, match="FlushTimeout"):
         publisher.do("session.flush(timeout_s=0.7)")
