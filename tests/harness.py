@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
+import commands
+
 from edi_checkpoint.paths import locate
 from edi_checkpointd.inspection import Report, Severity, check
 
@@ -262,10 +264,7 @@ class Home:
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run `edi-checkpoint` and return its stdout."""
-        done = subprocess.run(
-            [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
-            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = commands.run(arguments, self.environment)
         assert done.returncode == expect, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return done.stdout
 

@@ -76,7 +76,8 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="edi-checkpointd",
         description="The daemon of edi-checkpoint: takes state updates of EDI, makes them durable, writes checkpoints.",
-        epilog="Look at sessions with `edi-checkpoint`. Exit codes: 0 done, 1 failed, 2 usage, 5 another daemon runs.",
+        epilog="Look at sessions with `edi-checkpoint`. Exit codes: 0 done, 1 failed, 2 usage, 5 another daemon runs,"
+        " 6 damage found or repaired, 7 acknowledged entries lost.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.run_parser = commands.add_parser(

@@ -333,7 +333,7 @@ class Checkpointer:
 
     def _is_intact(self, name: str) -> bool:
         try:
-            parse_checkpoint((self._folder / name).read_bytes(), name)
+            parse_checkpoint(read_regular(self._folder / name), name)
         except (EdiCheckpointError, OSError) as error:
             log.warning("no checkpoint deleted, the newest cannot be used name=%s: %s", name, error)
             return False
@@ -405,7 +405,7 @@ class Checkpointer:
         for info in self._catalog.checkpoints(session_id):
             if info.kind == Kind.FOREIGN:
                 with contextlib.suppress(FileNotFoundError, DocumentDamaged):
-                    document = parse_checkpoint((self._folder / info.name).read_bytes(), info.name)
+                    document = parse_checkpoint(read_regular(self._folder / info.name), info.name)
                     yield {key: fragment(text) for key, text in document.values.items()}
 
     def _set_aside_if_damaged(self, name: str) -> None:

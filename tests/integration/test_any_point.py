@@ -12,7 +12,7 @@ from harness import Home, Publisher, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = 60 if os.environ.get("EDI_TEST_FULL") == "1" else 6
+EXAMPLES = 60 if os.environ.get("EDI_TEST_FULL") == "1" else 3
 FIELDS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), min_size=1, max_size=2)
 STEPS = st.lists(
     st.one_of(

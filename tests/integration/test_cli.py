@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import commands
 import pytest
 from harness import Home, eventually
 
@@ -78,7 +79,7 @@ def run(
 
 
 def document(home: Home, *arguments: str) -> dict:
-    done = run(home, *arguments, "--json")
+    done = commands.run([*arguments, "--json"], home.environment)
     found = json.loads(done.stdout)
     assert found["format"] == 1
     return {**found, "exit": done.returncode}

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, SessionExists
 from edi_checkpoint.names import attachment_name, autosave_name, check_session_id, parse_checkpoint_name
+from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpointd.cli import Exit, documents
 from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source, tell
@@ -100,7 +101,7 @@ def _documents(source: Source, session_id: str) -> Iterator[Member]:
     folder = locate().sessions
     for info in source.checkpoints(session_id):
         try:
-            member = Member(info.name, (folder / info.name).read_bytes())
+            member = Member(info.name, read_regular(folder / info.name))
         except FileNotFoundError:
             continue  # it went the way of its kind meanwhile
         try:
@@ -110,7 +111,7 @@ def _documents(source: Source, session_id: str) -> Iterator[Member]:
         yield member
     now, name = source.state(session_id), autosave_name(session_id)
     try:
-        data = (folder / name).read_bytes()
+        data = read_regular(folder / name)
         if parse_autosave(data, name).header.sequence >= now.sequence:
             yield Member(name, data)
             return
