@@ -23,7 +23,7 @@ run: $(VENV)/.made-daemon ## run the daemon in the foreground
 
 test: $(VENV)/.made-dev ## run the tests, on all cores
 	$(BIN)/python -m compileall -q client daemon tests
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist=worksteal  # they wait, too
 
 systemd-test: $(VENV)/.made-dev ## install and use the service on a real systemd, in a machine of its own (root)
 	$(BIN)/python tests/systemd/machine.py
