@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_a_dry_run_prints_both_units_with_this_interpreter_and_writes_nothing(ho
 
 
 @pytest.mark.skipif(RUNS_SYSTEMD, reason="this machine runs systemd")
+@pytest.mark.skipif(
+    Path(sys.prefix).is_relative_to(tempfile.gettempdir()), reason="these tests run from a temporary folder: told first"
+)
 def test_without_systemd_install_says_what_happens_instead_and_changes_nothing(home: Home) -> None:
     done = run(home, "install")
     assert done.returncode == 1
