@@ -223,6 +223,8 @@ def _counted(count: int, one: str) -> str:
 def _tell(screen: Screen, receipt: Receipt) -> None:
     removed = receipt.removed
     counts = [_counted(removed[what], one) for what, one in _COUNTED.items()]
+    if in_trash := removed.get("trash"):
+        counts.append(f"{_counted(in_trash, 'file')} in the trash")
     screen.line(f"purged: {', '.join(counts)}, {size(removed['bytes'])} in all")
     others = Counter(one.session_id for one in receipt.left if one.session_id is not None)
     for session_id, count in sorted(others.items()):
