@@ -80,7 +80,7 @@ def test_steps_of_the_clock_change_neither_order_nor_timers_nor_what_is_kept(hom
     daemon, publisher = started(home, clock)
     publisher.do("done = client.session('done')")
     publisher.do("done.update(n=1, raw=b'kept')")
-    publisher.do("done.checkpoint()")
+    publisher.do("done.checkpoint(timeout_s=20) and None")
     publisher.do("done.end()")
     summer_time_ends = datetime(2026, 10, 25, 1, 0, tzinfo=UTC) - datetime.now(UTC)
     names: list[str] = []
