@@ -39,14 +39,7 @@ class Answering:
         if peer.asked >= QUESTIONS_MAX:
             raise ProtocolError(f"{QUESTIONS_MAX} questions wait for their answers", hint="ask again when one has come")
         peer.asked += 1
-
-        def work() -> None:
-            outcome = _outcome(ask)
-            if isinstance(outcome, JournalDamaged):
-                self._damaged(outcome)
-            self._post(lambda: self._tell(peer, routing_id, request, outcome))
-
-        self._thread.submit(work)
+        self.aside(ask, lambda outcome: self._tell(peer, routing_id, request, outcome))
 
     def aside(self, work: Callable[[], T], then: Callable[[T | EdiCheckpointError], None]) -> None:
         """Have `work` done where questions are answered, and its outcome told in the intake thread."""
@@ -66,6 +59,8 @@ class Answering:
         self, peer: Peer, routing_id: bytes, request: int, outcome: protocol.DaemonMessage | EdiCheckpointError
     ) -> None:
         peer.asked -= 1
+        if isinstance(outcome, JournalDamaged):
+            self._damaged(outcome)
         self._listener.send(
             routing_id, refusal(outcome, request) if isinstance(outcome, EdiCheckpointError) else outcome
         )
