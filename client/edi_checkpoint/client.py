@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 
 import msgspec
@@ -47,6 +46,7 @@ from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session, ended_well
 from edi_checkpoint.spool import is_held
 from edi_checkpoint.stream import Stream
+from edi_checkpoint.version import installed_version
 
 log = logging.getLogger(__name__)
 logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Python prints warnings over EDI's screen
@@ -336,11 +336,3 @@ class Client:
     ) -> None:
         """Close; after an exception other than `sys.exit()` the sessions count as interrupted."""
         self._leave(cleanly=ended_well(error), timeout_s=2.0)
-
-
-def installed_version() -> str:
-    """Return the version of this package, `unknown` where it is not installed."""
-    try:
-        return version("edi-checkpoint")
-    except PackageNotFoundError:
-        return "unknown"

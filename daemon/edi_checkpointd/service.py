@@ -11,13 +11,12 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edi_checkpoint.autostart import start_freely
 from edi_checkpoint.paths import Paths, ensure_private, socket_path
+from edi_checkpoint.version import installed_version
 from edi_checkpointd import activation, descriptors
 from edi_checkpointd.assembly import Daemon
 from edi_checkpointd.config import Config
@@ -51,7 +50,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for folder in (paths.sessions, paths.state, paths.runtime):
         ensure_private(folder)
-    version = _version()
+    version = installed_version()
     socket = socket_path(paths)
     listening_fd = activation.take(os.environ, socket)
     lock = FolderLock(paths.lock, socket, version)
@@ -73,7 +72,9 @@ def settle(paths: Paths, config: Config) -> None:
 
     The caller holds the lock. Raises as `run` does.
     """
-    _begin(partial(_serve, paths, config, lambda: config, _version(), "", None, None, Notifier({}), listen=False))
+    _begin(
+        partial(_serve, paths, config, lambda: config, installed_version(), "", None, None, Notifier({}), listen=False)
+    )
 
 
 def _begin(serve: Callable[..., None]) -> None:
@@ -182,10 +183,3 @@ def _run_guarded(
         failures.append(error)
     finally:
         ended()
-
-
-def _version() -> str:
-    try:
-        return installed_version("edi-checkpoint")
-    except PackageNotFoundError:
-        return "unknown"

@@ -29,7 +29,7 @@ VERSION = "0.1.0"
 OLD_DAEMON = """
 import sys
 from edi_checkpointd import __main__, service
-service._version = lambda: "0.0.9"
+service.installed_version = lambda: "0.0.9"
 sys.exit(__main__.main(["run"]))
 """
 OLD_SQLITE = """

@@ -27,7 +27,7 @@ def doctor(*, json: AsJson = False) -> int:
 
     Example: edi-checkpoint doctor
     """
-    from edi_checkpoint.client import installed_version
+    from edi_checkpoint.version import installed_version
     from edi_checkpointd.cli.checks import examine
     from edi_checkpointd.cli.checks.setup import Setup
 

@@ -1,0 +1,13 @@
+"""Which version of edi-checkpoint runs."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed_version() -> str:
+    """Return the version of this package, `unknown` where it is not installed."""
+    try:
+        return version("edi-checkpoint")
+    except PackageNotFoundError:
+        return "unknown"
