@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench-quick pictures manual clean
+.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench bench-quick pictures manual clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -48,8 +48,11 @@ soak: $(VENV)/.made-dev ## ten minutes of work, kills and a full disk; SECONDS=6
 crash-selftest: $(VENV)/.made-dev ## take safeguards out one at a time, and see the crash tests miss them
 	PYTHONPATH=tests $(BIN)/python -m crash.selftest
 
+bench: $(VENV)/.made-bench ## measure all figures beside their floors and peers: eight minutes on an idle machine
+	$(BIN)/python bench/run.py
+
 bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
-	$(BIN)/python bench/quick.py
+	$(BIN)/python bench/run.py --quick
 
 pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
 	$(BIN)/python docs/pictures/make.py
@@ -82,3 +85,7 @@ $(VENV)/.made-daemon: pyproject.toml | $(VENV)/.made
 $(VENV)/.made-dev: pyproject.toml | $(VENV)/.made
 	$(PIP) '.[dev]'
 	touch $@ $(VENV)/.made-daemon
+
+$(VENV)/.made-bench: $(VENV)/.made-dev
+	$(PIP) '.[bench]'
+	touch $@

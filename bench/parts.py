@@ -9,10 +9,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import zmq
 from worker import Worker
@@ -107,6 +108,13 @@ class Home:
 
     def close(self) -> None:
         _end(self.daemon)
+
+
+def ask_all(workers: Sequence[Worker], command: str, **arguments: object) -> list[Any]:
+    """Have all workers do the same at the same time; return what each says."""
+    for worker in workers:
+        worker.begin(command, **arguments)
+    return [worker.result() for worker in workers]
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
