@@ -22,8 +22,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from machine import Neighbours
 from measure import ROUNDS, Row, Target, interleave, row, summary, table
-from parts import Home, Neighbours, Place
+from parts import Home, Place
 from PIL import Image
 
 from edi_checkpoint import StateManager, arrays, connect

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from statistics import median
 from typing import Literal, TypeVar
@@ -33,7 +35,7 @@ def interleave(cases: Mapping[str, Callable[[], T]], turns: int = ROUNDS) -> dic
 def quantile(samples: Sequence[float], share: float) -> float:
     """Return the sample that `share` of all samples are not above (nearest rank)."""
     ordered = sorted(samples)
-    return ordered[max(0, -(-len(ordered) * int(share * 1000) // 1000) - 1)]
+    return ordered[max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1)]
 
 
 def p50(samples: Sequence[float]) -> float:
@@ -42,6 +44,10 @@ def p50(samples: Sequence[float]) -> float:
 
 def p99(samples: Sequence[float]) -> float:
     return quantile(samples, 0.99)
+
+
+def p999(samples: Sequence[float]) -> float:
+    return quantile(samples, 0.999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,28 @@ def row(
     )
 
 
+def pooled(
+    name: str,
+    unit: str,
+    share: Callable[[Sequence[float]], float],
+    series: Mapping[str, Sequence[Sequence[float]]],
+    target: Target | None = None,
+) -> Row:
+    """Return the figure of a quantile so high that all rounds' samples have to tell it together."""
+    together = {case: [share(list(chain.from_iterable(rounds)))] for case, rounds in series.items()}
+    return row(name, unit, target=target, **together)
+
+
+def beside(
+    name: str, ours: Sequence[float], again: Sequence[float], peer: Sequence[float], target: Target | None = None
+) -> Row:
+    """Return how many times a peer's figure ours is, round by round; without a peer, that it was skipped."""
+    if not peer:
+        return Row(name, "x", None, target=target)
+    shares = [[one / other for one, other in zip(series, peer, strict=True)] for series in (ours, again)]
+    return row(name, "x", shares[0], again=shares[1], target=target)
+
+
 def _noise(ours: Sequence[float], again: Sequence[float]) -> float | None:
     """Return how far two measurements of the same thing typically lie apart in a round.
 
@@ -178,9 +206,25 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
+    """Write `latest.json`: an array, a row a line."""
     path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{_lines(rows)}\n")
+
+
+def keep(rows: Sequence[Row], machine: Mapping[str, object], folder: Path) -> Path:
+    """Write a result that is to be committed, as `<date>-<n>.json` of today; return its path."""
+    folder.mkdir(exist_ok=True)
+    today = datetime.now(UTC).date()
+    number = next(number for number in count(1) if not (folder / f"{today}-{number}.json").exists())
+    path = folder / f"{today}-{number}.json"
+    about = json.dumps({"date": str(today), **machine}, indent=2)
+    path.write_text(f'{{"machine": {about},\n"rows": {_lines(rows)}}}\n')
+    return path
+
+
+def _lines(rows: Sequence[Row]) -> str:
     lines = ",\n".join("  " + json.dumps(one.as_json()) for one in rows)
-    path.write_text(f"[\n{lines}\n]\n")
+    return f"[\n{lines}\n]"
 
 
 def _rounded(number: float | None) -> float | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ import zmq
 from worker import Worker
 
 READY_TIMEOUT_S = 20.0
-QUIET_SHARE = 0.1  # of the processors, used by others: more than that shows in the figures
+SLOW_DISK = Path(__file__).parents[1] / "tests" / "slow_disk.c"
 
 
 class Place:
@@ -38,14 +39,22 @@ class Place:
     ) -> None:
         self._stack.close()
 
-    def home(self, name: str, *, timed: bool = False) -> Home:
-        """Start a daemon in a new home; `timed` writes down how long its checkpoints take."""
-        home = Home(self.folder / name, timed=timed)
+    def home(
+        self, name: str, *, timed: bool = False, running: bool = True, under: Mapping[str, str] | None = None
+    ) -> Home:
+        """Make a new home and start its daemon, if it is to be `running`.
+
+        `timed` writes down how long its checkpoints take; `under` is added to the daemon's environment alone.
+        """
+        home = Home(self.folder / name)
         self._stack.callback(home.close)
+        if running:
+            home.start(timed=timed, under=under or {})
         return home
 
-    def worker(self, home: Home) -> Worker:
-        worker = Worker(home.environment)
+    def worker(self, home: Home, program: str = "worker.py", under: Mapping[str, str] | None = None) -> Worker:
+        """Start a process that is told what to do; `under` is added to its environment."""
+        worker = Worker({**home.environment, **(under or {})}, program)
         self._stack.callback(worker.close)
         return worker
 
@@ -62,12 +71,21 @@ class Place:
         threading.Thread(target=drain, daemon=True).start()
         return endpoint
 
-    def redis(self) -> str | None:
+    def slow_disk(self, ms: int) -> dict[str, str] | None:
+        """Return what makes each fsync of a program take `ms` longer: its environment; None without a compiler."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            return None
+        library = self.folder / "slow_disk.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SLOW_DISK, "-ldl"], check=True)
+        return {"LD_PRELOAD": str(library), "SLOW_MS": str(ms)}
+
+    def redis(self, name: str = "redis", under: Mapping[str, str] | None = None) -> str | None:
         """Start a Redis server that fsyncs before it answers; return its socket, None when it is not installed."""
         program = shutil.which("redis-server")
         if program is None:
             return None
-        folder = self.folder / "redis"
+        folder = self.folder / name
         folder.mkdir()
         path = folder / "sock"
         settings = {
@@ -75,17 +93,20 @@ class Place:
             "save": "", "auto-aof-rewrite-percentage": "0", "daemonize": "no", "logfile": str(folder / "log"),
         }  # fmt: skip
         options = [text for key, value in settings.items() for text in (f"--{key}", value)]
-        process = subprocess.Popen([program, *options])
+        process = subprocess.Popen([program, *options], env={**os.environ, **(under or {})})
         self._stack.callback(_end, process)
         _wait(path.exists, process, folder / "log")
         return str(path)
 
 
 class Home:
-    """One `EDI_CHECKPOINT_HOME` and the daemon that serves it."""
+    """One `EDI_CHECKPOINT_HOME` and the daemon that serves it, if one was started."""
 
-    def __init__(self, folder: Path, *, timed: bool) -> None:
+    daemon: subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path) -> None:
         folder.mkdir()
+        self._folder = folder
         self.sessions = folder / "sessions"
         self.environment = {
             **{key: text for key, text in os.environ.items() if not key.startswith("EDI_CHECKPOINT_")},
@@ -93,21 +114,42 @@ class Home:
             "EDI_CHECKPOINT_AUTOSTART": "0",
         }
         self._timings = folder / "timings"
+        self._stack = ExitStack()
+
+    def start(self, *, timed: bool, under: Mapping[str, str]) -> None:
+        """Start the daemon and wait until it is ready; see `Place.home`."""
         self._timings.touch()
-        log = folder / "daemon.log"  # a pipe that nobody reads would fill up, and the daemon wait for it
+        log = self._folder / "daemon.log"  # a pipe that nobody reads would fill up, and the daemon wait for it
         program = ["-m", "edi_checkpointd"]
         if timed:
             program = [str(Path(__file__).with_name("timed_daemon.py")), str(self._timings)]
         with log.open("wb") as stderr:
-            self.daemon = subprocess.Popen([sys.executable, *program, "run"], env=self.environment, stderr=stderr)
+            self.daemon = subprocess.Popen(
+                [sys.executable, *program, "run"], env={**self.environment, **under}, stderr=stderr
+            )
+        self._stack.callback(_end, self.daemon)
         _wait(lambda: b"ready " in log.read_bytes(), self.daemon, log)
 
     def last_timing(self) -> list[float]:
         """Return the milliseconds of the newest checkpoint, in all and by step (`timed_daemon.py`)."""
         return [float(text) for text in self._timings.read_text().splitlines()[-1].split()]
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have the daemon hang for a while."""
+        self.daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.daemon.send_signal(signal.SIGCONT)
+
+    def memory_kib(self, field: str) -> int:
+        """Return a line of the daemon's `/proc/<pid>/status`: `VmRSS` now, `VmHWM` the most it ever was."""
+        status = Path(f"/proc/{self.daemon.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0])
+
     def close(self) -> None:
-        _end(self.daemon)
+        self._stack.close()
 
 
 def ask_all(workers: Sequence[Worker], command: str, **arguments: object) -> list[Any]:
@@ -133,42 +175,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-class Neighbours:
-    """How much of the machine others have used since this was made: what the figures have to be read with."""
-
-    def __init__(self) -> None:
-        self._start_s = time.monotonic()
-        self._others_s = self._used_by_others_s()
-
-    @staticmethod
-    def _used_by_others_s() -> float | None:
-        """Return the processor time of all but this process and its ended children; None where nobody tells."""
-        try:
-            line = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-        except OSError:
-            return None
-        user, nice, system, _idle, _waiting, irq, softirq, stolen = (int(text) for text in line[1:9])
-        busy_s = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
-        return busy_s - sum(os.times()[:4])
-
-    def remark(self) -> str:
-        """Return a sentence for people; call it when all children have ended."""
-        now_s = self._used_by_others_s()
-        if now_s is None or self._others_s is None:
-            return f"load {os.getloadavg()[0]:.1f}"
-        share = (now_s - self._others_s) / (time.monotonic() - self._start_s) / (os.cpu_count() or 1)
-        advice = "; read the ratios, not the values, and measure again" if share > QUIET_SHARE else ""
-        return f"others used {100 * share:.0f}% of the processors meanwhile{advice}"
-
-
-def file_system(folder: Path) -> str:
-    """Return the type of the file system that `folder` lies on, as Linux tells it."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    found = [line.split()[1:3] for line in mounts]
-    holding = [(point, kind) for point, kind in found if folder.resolve().is_relative_to(point)]
-    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else "unknown"

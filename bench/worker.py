@@ -7,13 +7,11 @@ interpreter, between the same neighbours.
 from __future__ import annotations
 
 import json
-import os
 import select
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,8 @@ from typing import Any
 TIMEOUT_S = 60.0
 VALUE_BYTES = 100
 ACK_TIMEOUT_S = 10.0
+SETTLE_TIMEOUT_S = 40.0  # for a flood to drain
+RECORD_BYTES = 165  # of one of `records_of`, about
 
 
 def value_of(number: int) -> str:
@@ -50,49 +50,121 @@ def large_state(size_bytes: int) -> dict[str, object]:
     return state
 
 
+def text_of(size_bytes: int, number: int) -> str:
+    """Return a text of `size_bytes` of JSON, another for each number."""
+    return str(number).ljust(size_bytes - 2, "x")
+
+
+def records_of(size_bytes: int, number: int) -> list[dict[str, object]]:
+    """Return records as EDI's entities are, without mask and embedding, of about `size_bytes` of JSON."""
+    return [
+        {
+            "id": f"entity_{number}_{index}",
+            "label": "a clouded sky above the hills",
+            "confidence": 0.25 + index % 97 / 200,
+            "bbox": [index % 640, index % 480, index % 640 + 64, index % 480 + 48],
+            "color_dominant": "#87ceeb",
+            "area_percent": index % 100 / 7,
+        }
+        for index in range(size_bytes // RECORD_BYTES)
+    ]
+
+
 class Publisher:
     """What a worker can be told: each public method is a command."""
 
+    def __init__(self) -> None:
+        self._number = 0
+
     def attach(self, state_bytes: int = 0) -> dict[str, object]:
-        """Connect to the daemon of this environment and begin a session of `state_bytes`."""
+        """Connect to the daemon of this environment, if there is one, and begin a session of `state_bytes`."""
         from edi_checkpoint import connect
 
         self._client = connect(app="bench", autostart=False)
         self._session = self._client.session()
         self._state = large_state(state_bytes) if state_bytes else {"current_stage": "analysis"}
         self._session.update(self._state)
-        self._session.flush(timeout_s=ACK_TIMEOUT_S)
-        self._number = 0
+        if self._client.connected:
+            self._session.flush(timeout_s=ACK_TIMEOUT_S)
         return {"connected": self._client.connected}
 
+    def attach_in_loop(self) -> dict[str, object]:
+        """The same for `publish_in_loop`; plain publishing goes on by it too."""
+        import asyncio
+
+        from edi_checkpoint import aio
+
+        async def attached() -> tuple[aio.Client, aio.Session]:
+            client = await aio.connect(app="bench", autostart=False)
+            return client, await client.session()
+
+        client, self._in_loop = asyncio.run(attached())
+        self._client = client._client  # to be closed as any other
+        return {}
+
     def bare(self, folder: str, endpoint: str) -> dict[str, object]:
-        """Make ready the floor of publishing."""
-        from floors import BarePublish
+        """Make ready the floors of publishing."""
+        from floors import BarePublish, BareWrite
 
         self._bare = BarePublish(Path(folder), endpoint)
+        self._write = BareWrite(Path(folder))
         return {}
 
     def publish(self, count: int, pace_s: float, *, bare: bool = False) -> list[float]:
         """Publish 100 B `count` times, one each `pace_s`; return the microseconds each call took."""
         publish = self._bare.publish if bare else partial(self._session.__setitem__, "progress")
+        return self._paced(publish, self._values(count), pace_s)
+
+    def publish_large(
+        self, count: int, pace_s: float, size_bytes: int, *, records: bool, bare: bool = False
+    ) -> list[float]:
+        """The same with values of another size: a text, or `records` as EDI has them."""
+        publish = self._write.publish if bare else partial(self._session.__setitem__, "large")
+        made = records_of if records else text_of
+        return self._paced(publish, (made(size_bytes, number) for number in range(count)), pace_s)
+
+    def publish_in_loop(self, count: int, pace_s: float) -> list[float]:
+        """As `publish`, from a coroutine of a running loop."""
+        import asyncio
+
+        async def publish() -> list[float]:
+            samples = []
+            for value in self._values(count):
+                await asyncio.sleep(pace_s)
+                start_ns = time.perf_counter_ns()
+                self._in_loop["progress"] = value
+                samples.append((time.perf_counter_ns() - start_ns) / 1000)
+            await self._in_loop.flush(timeout_s=ACK_TIMEOUT_S)
+            return samples
+
+        return asyncio.run(publish())
+
+    def _values(self, count: int) -> Iterator[str]:
+        for _ in range(count):
+            self._number += 1
+            yield value_of(self._number)
+
+    def _paced(self, publish: Callable[[object], None], values: Iterator[object], pace_s: float) -> list[float]:
         samples = []
         next_s = time.perf_counter()
-        for _ in range(count):
+        for value in values:
             next_s = max(next_s + pace_s, time.perf_counter())
             time.sleep(max(0.0, next_s - time.perf_counter()))
-            self._number += 1
-            value = value_of(self._number)
             start_ns = time.perf_counter_ns()
             publish(value)
             samples.append((time.perf_counter_ns() - start_ns) / 1000)
-        if not bare:
-            self._session.flush(timeout_s=ACK_TIMEOUT_S)
         return samples
 
-    def durable(self, start_s: float, stop_s: float, outstanding: int) -> dict[str, object]:
+    def settle(self) -> dict[str, object]:
+        """Wait until all that was published is acknowledged."""
+        self._session.flush(timeout_s=SETTLE_TIMEOUT_S)
+        return {}
+
+    def durable(self, start_s: float, stop_s: float, outstanding: int, pause_s: float = 0.0) -> dict[str, object]:
         """Publish with at most `outstanding` entries unacknowledged; return how many were acknowledged in the time.
 
-        With one outstanding, also how long each took from the call to the acknowledgement, in microseconds.
+        With one outstanding, also how long each took from the call to the acknowledgement, in microseconds; after it
+        comes the pause.
         """
         session = self._session
         stream = session._stream  # its condition wakes at an acknowledgement; the public way would be to poll
@@ -114,38 +186,18 @@ class Publisher:
                 raise TimeoutError(f"no acknowledgement within {ACK_TIMEOUT_S} s")
             if outstanding == 1:
                 samples.append((time.perf_counter_ns() - start_ns) / 1000)
+                time.sleep(pause_s)
         acknowledged = session.durable.journaled - before
         session.flush(timeout_s=ACK_TIMEOUT_S)
         return {"updates": acknowledged, "us": samples}
 
-    def redis(self, path: str, start_s: float, stop_s: float, outstanding: int) -> dict[str, object]:
-        """The same against a Redis server: SET, the reply to which says that it is fsynced."""
-        key = b"bench:%d" % os.getpid()
-        samples: list[float] = []
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(path)
-            time.sleep(max(0.0, start_s - time.monotonic()))
-            waiting = acknowledged = 0
-            while time.monotonic() < stop_s:
-                start_ns = time.perf_counter_ns()
-                commands = []
-                for _ in range(outstanding - waiting):
-                    self._number += 1
-                    value = value_of(self._number).encode()
-                    commands.append(
-                        b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(value), value)
-                    )
-                connection.sendall(b"".join(commands))
-                waiting = outstanding
-                data = connection.recv(1 << 16)
-                if not data or b"-" in data:
-                    raise ConnectionError(f"redis says {data[:80]!r}")
-                done = data.count(b"\n")
-                acknowledged += done
-                waiting -= done
-                if outstanding == 1:
-                    samples.append((time.perf_counter_ns() - start_ns) / 1000)
-        return {"updates": acknowledged, "us": samples}
+    def flood(self, stop_s: float, size_bytes: int) -> int:
+        """Publish values of so many bytes as fast as it goes; return how many."""
+        count = 0
+        while time.monotonic() < stop_s:
+            self._session["large"] = text_of(size_bytes, count)
+            count += 1
+        return count
 
     def files(self, folder: str) -> dict[str, object]:
         """Make ready the floor of a checkpoint and the seed's way."""
@@ -189,12 +241,13 @@ class Publisher:
 
 
 class Worker:
-    """A `Publisher` in a process of its own."""
+    """A `Publisher` in a process of its own, or what another `program` of this folder serves."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], program: str = "worker.py") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, str(Path(__file__).with_name(program))],
+            env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def begin(self, command: str, **arguments: object) -> None:
         """Have a command begun; `result` waits for its end."""
@@ -228,13 +281,13 @@ class Worker:
                 stream.close()
 
 
-def main() -> None:
-    publisher = Publisher()
+def serve(told: object) -> None:
+    """Do what the lines of standard input say: each names a method of `told`, and its arguments."""
     for line in sys.stdin:
         command, arguments = json.loads(line)
-        act: Callable[..., object] = getattr(publisher, command)
+        act: Callable[..., object] = getattr(told, command)
         print(json.dumps(act(**arguments)), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Publisher())

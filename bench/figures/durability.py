@@ -3,69 +3,147 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 from floors import group_commit
-from measure import Row, Target, interleave, p50, row
+from measure import Row, Target, beside, interleave, p50, row
 from parts import Place, ask_all
-from worker import value_of
+from worker import Worker, value_of
 
 from edi_checkpoint.protocol import Update, encode_entry
 from edi_checkpoint.records import pack
 
-PROCESSES = 4
 DURABLE_S = 0.4
-DURABLE_BESIDE_REDIS = {64: Target("value", 0.8, at_least=True), 1: Target("value", 0.4, at_least=True)}
-ACK_BESIDE_REDIS = Target("value", 2.0)
+OUTSTANDING = (64, 1)
+MOST = 16  # processes
+BESIDE_REDIS = {(16, 64): Target("value", 0.8, at_least=True), (16, 1): Target("value", 0.4, at_least=True)}
+BESIDE_SQLITE = Target("value", 3, at_least=True)
+ACK_BESIDE_REDIS = {4: Target("value", 2.0)}
+
+RAW = "Redis, its bare protocol"
+CLIENT = "Redis by redis-py"
+SQLITE = "SQLite, a connection each"
+LANGGRAPH = "LangGraph's SqliteSaver, by threads"
+SEED = "the seed's set_state + checkpoint"
+SEED_SAFE = "the seed's, with fsync"
+
+
+class Load(NamedTuple):
+    """How many publish, and how many updates each of them keeps on its way to the disk."""
+
+    processes: int
+    outstanding: int
+
+    def __str__(self) -> str:
+        """Return the words of a row's name."""
+        return f"{self.processes} process{'es' * (self.processes > 1)}, {self.outstanding} outstanding"
+
+
+class Measured(NamedTuple):
+    """What one case of one round gave."""
+
+    rate: float  # updates a second
+    wait_us: float  # the median of the turns
+
+
+def few(place: Place) -> list[Row]:
+    """Durable updates of 4 processes, beside Redis alone."""
+    return _updates(place, (4,))
 
 
 def updates(place: Place) -> list[Row]:
-    """How many updates a second become durable and acknowledged, and how long one waits for that."""
+    """Durable updates of 1, 4 and 16 processes, beside all peers."""
+    return _updates(place, (1, 4, MOST))
+
+
+def _updates(place: Place, counts: Sequence[int]) -> list[Row]:
     home = place.home("durable")
-    workers = [place.worker(home) for _ in range(PROCESSES)]
-    ask_all(workers, "attach")
-    redis = place.redis()
+    ours = [place.worker(home) for _ in range(max(counts))]
+    peers = [place.worker(home, "peers.py") for _ in ours]
+    ask_all(ours, "attach")
     record = pack(1 << 20, encode_entry(Update(time.time_ns() // 1000, {"progress": b'"%b"' % value_of(0).encode()})))
+    stand_beside = _Peers(place, peers)
 
-    def together(command: str, outstanding: int, **more: object) -> tuple[float, float]:
-        start_s = time.monotonic() + 0.02
-        times = {"start_s": start_s, "stop_s": start_s + DURABLE_S}
-        answers = ask_all(workers, command, outstanding=outstanding, **times, **more)
-        took_us = [sample for answer in answers for sample in answer["us"]]
-        return sum(answer["updates"] for answer in answers) / DURABLE_S, p50(took_us) if took_us else 0.0
-
-    def ideal(outstanding: int) -> tuple[float, float]:
-        rate = group_commit(place.folder / "commits", record, PROCESSES * outstanding, DURABLE_S / 2)
-        return rate, PROCESSES / rate * 1e6
+    def ideal(load: Load) -> Measured:
+        waiting = load.processes * load.outstanding
+        rate = group_commit(place.folder / "commits", record, waiting, DURABLE_S / 2)
+        return Measured(rate, load.processes / rate * 1e6)
 
     rows = []
-    for outstanding, beside_redis in DURABLE_BESIDE_REDIS.items():
-        cases: dict[str, Callable[[], tuple[float, float]]] = {
-            "ours": partial(together, "durable", outstanding),
-            "floor": partial(ideal, outstanding),
-            "again": partial(together, "durable", outstanding),
-        }
-        if redis is not None:
-            cases["redis"] = partial(together, "redis", outstanding, path=redis)
-        found = interleave(cases)
-        words = f"{PROCESSES} processes, {outstanding} outstanding"
-        rates = {case: [rate for rate, _ in rounds] for case, rounds in found.items()}
-        rows += _beside_redis(f"durable updates, {words}", "1/s", rates, beside_redis)
-        if outstanding == 1:
-            waits = {case: [wait for _, wait in rounds] for case, rounds in found.items()}
-            rows += _beside_redis(f"acknowledgement p50, {words}", "us", waits, ACK_BESIDE_REDIS)
+    for load in [Load(count, outstanding) for count in counts for outstanding in OUTSTANDING]:
+        durable = partial(_together, ours[: load.processes], "durable", outstanding=load.outstanding)
+        cases = {"ours": durable, "floor": partial(ideal, load), "again": durable, **stand_beside.cases(load)}
+        rows += _rows(load, interleave(cases))
     return rows
 
 
-def _beside_redis(name: str, unit: str, series: dict[str, list[float]], target: Target) -> list[Row]:
-    ours, floor, again = series["ours"], series["floor"], series["again"]
-    rows = [row(name, unit, ours, floor=floor, again=again)]
-    peer = f"{name}: beside Redis"
-    if "redis" not in series:
-        return [*rows, Row(peer, "x", None, target=target)]
-    redis = series["redis"]
-    rows.append(row(f"{name}: Redis, appendfsync always", unit, redis, floor=floor))
-    pairs = {"ours": ours, "again": again}
-    shares = {case: [one / other for one, other in zip(rates, redis, strict=True)] for case, rates in pairs.items()}
-    return [*rows, row(peer, "x", target=target, **shares)]
+class _Peers:
+    """What stands beside ours under a load."""
+
+    def __init__(self, place: Place, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+        self._redis = place.redis()
+        self._sqlite = str(place.folder / "peers.sqlite")
+        self._seed = place.folder / "seed"
+        self._seed.mkdir()
+        saver = str(place.folder / "langgraph.sqlite")
+        self._langgraph = len(workers) == MOST and workers[0].ask("langgraph_ready", path=saver)["installed"]
+
+    def cases(self, load: Load) -> dict[str, Callable[[], Measured]]:
+        """Return what is there, by name."""
+        workers, outstanding = self._workers[: load.processes], load.outstanding
+        found: dict[str, Callable[[], Measured]] = {}
+        if self._redis is not None:
+            for name, command in ((RAW, "redis_raw"), (CLIENT, "redis_py")):
+                found[name] = partial(_together, workers, command, path=self._redis, outstanding=outstanding)
+        if load.processes == MOST:
+            found[SQLITE] = partial(_together, workers, "sqlite", path=self._sqlite, outstanding=outstanding)
+        if load == (MOST, 1):
+            if self._langgraph:
+                found[LANGGRAPH] = partial(_together, workers[:1], "langgraph", threads=MOST)
+            for name, honest in ((SEED, False), (SEED_SAFE, True)):
+                found[name] = partial(_together, workers, "seed", folder=str(self._seed), honest=honest)
+        return found
+
+
+def _together(workers: Sequence[Worker], command: str, **more: object) -> Measured:
+    start_s = time.monotonic() + 0.02
+    answers: list[Any] = ask_all(workers, command, start_s=start_s, stop_s=start_s + DURABLE_S, **more)
+    turns_us = [sample for answer in answers for sample in answer["us"]]
+    return Measured(sum(answer["updates"] for answer in answers) / DURABLE_S, p50(turns_us) if turns_us else 0.0)
+
+
+def _rows(load: Load, found: dict[str, list[Measured]]) -> list[Row]:
+    rates = {case: [one.rate for one in rounds] for case, rounds in found.items()}
+    rows = _beside_peers(f"durable updates, {load}", "1/s", rates)
+    ours, again = rates["ours"], rates["again"]
+    targets = {}
+    if target := BESIDE_REDIS.get(load):
+        targets = {RAW: target, CLIENT: target, SQLITE: BESIDE_SQLITE}
+        if load.outstanding == 1:
+            targets[LANGGRAPH] = BESIDE_SQLITE
+    for peer, target in targets.items():
+        rows.append(beside(f"durable updates, {load}: beside {peer}", ours, again, rates.get(peer, ()), target))
+    if load.outstanding == 1:
+        waits = {
+            case: [one.wait_us for one in found[case]]
+            for case in ("ours", "floor", "again", RAW, CLIENT)
+            if case in found
+        }
+        rows += _beside_peers(f"acknowledgement p50, {load}", "us", waits)
+        if target := ACK_BESIDE_REDIS.get(load.processes):
+            for peer in (RAW, CLIENT):
+                name = f"acknowledgement p50, {load}: beside {peer}"
+                rows.append(beside(name, waits["ours"], waits["again"], waits.get(peer, ()), target))
+    return rows
+
+
+def _beside_peers(name: str, unit: str, series: dict[str, list[float]]) -> list[Row]:
+    own = {case: series[case] for case in ("ours", "floor", "again")}
+    peers = {case: numbers for case, numbers in series.items() if case not in own}
+    return [
+        row(name, unit, **own),
+        *[row(f"{name}: {peer}", unit, numbers, floor=own["floor"]) for peer, numbers in peers.items()],
+    ]
