@@ -128,7 +128,12 @@ class Daemon:
 
     def look_at(self, names: Collection[str] | None) -> None:
         """Look at these files of the sessions folder, None: at all, and see to those that are gone."""
-        self.checkpointer.look_at(names, lambda absent: self.intake.post(lambda: self._absence.look(absent)))
+
+        def see_to(absent: set[str]) -> None:
+            if absent or names is None:  # own writes are seen too, and are to cost little
+                self.intake.post(lambda: self._absence.look(absent))
+
+        self.checkpointer.look_at(names, see_to)
 
     def abandon(self) -> None:
         """Let go of everything as it stands: the journal turned out damaged before anybody was served."""

@@ -234,6 +234,8 @@ class Checkpointer:
             return
         reached(_written(wish))
         self._told(Written(session_id, wish.state, wish, info, None, filed))
+        if isinstance(wish, Wish):  # who waits for it is told first
+            _log_written(info)
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
         stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))
@@ -252,10 +254,6 @@ class Checkpointer:
             pinned, size, rule=wish.rule, score=header.score,
         )  # fmt: skip
         self._catalog.add(info)
-        log.info(
-            "checkpoint written session=%s sequence=%d kind=%s bytes=%d",
-            subject.session_id, wish.state.sequence, wish.kind, size,
-        )  # fmt: skip
         return info
 
     def _amend(self, subject: Subject, amendment: Amendment) -> CheckpointInfo:
@@ -397,7 +395,8 @@ class Checkpointer:
             ensure_private(self._damaged)
             log.warning("session file set aside file=%s: %s", set_aside(path, self._damaged), error)
             return
-        self._write_checkpoint(subject, Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program"))
+        wish = Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program")
+        _log_written(self._write_checkpoint(subject, wish))
         reached(CrashPoint.FOREIGN_KEPT)
 
     def _kept_foreign(self, session_id: str) -> Iterator[dict[str, Fragment]]:
@@ -426,6 +425,13 @@ class Checkpointer:
             self._tell(written)
         except RuntimeError:  # the intake is gone; the next start finds the file
             log.debug("result not told session=%s", written.session_id)
+
+
+def _log_written(info: CheckpointInfo) -> None:
+    log.info(
+        "checkpoint written session=%s sequence=%d kind=%s bytes=%d",
+        info.session_id, info.sequence, info.kind, info.size_bytes,
+    )  # fmt: skip
 
 
 def _written(wish: Wish | Amendment) -> CrashPoint:

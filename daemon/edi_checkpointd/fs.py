@@ -15,6 +15,8 @@ from edi_checkpoint.paths import sync_folder as sync_folder
 from edi_checkpointd.faults import CrashPoint, reached
 
 _IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
+_AHEAD_BYTES = 1 << 20  # what the disk is given while the rest is still being copied
+_PAGE_BYTES = 4096
 _TEMPORARY = ".tmp"
 
 
@@ -25,8 +27,8 @@ def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
     is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError; an older
     file is then as it was.
     """
-    size = _appear(path, parts)
-    sync_folder(path.parent)
+    with _in_place(path, parts) as size:
+        sync_folder(path.parent)
     return size
 
 
@@ -41,30 +43,43 @@ def write_new(root: Path, files: Iterable[tuple[str, bytes]], there: Iterable[st
     for name, data in files:
         path = root / name
         ensure_private(path.parent)
-        _appear(path, [data])
+        with _in_place(path, [data]):
+            pass
         folders.add(path.parent)
     for folder in folders:
         sync_folder(folder)
 
 
-def _appear(path: Path, parts: Sequence[bytes]) -> int:
+@contextlib.contextmanager
+def _in_place(path: Path, parts: Sequence[bytes]) -> Iterator[int]:
+    """Write a file whose data are durable before it has its name; enter with its size, and the name not durable yet.
+
+    It is closed on leaving: who watches the folder wakes up for that, and would hold up what is waited for here.
+    """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    with contextlib.suppress(FileNotFoundError):  # left by a crash; unlink follows no link that was planted there
-        temporary.unlink()
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _create(temporary, os.O_WRONLY)
     try:
         try:
             size = _write_all(fd, parts)
             os.fsync(fd)
-        finally:
-            os.close(fd)
-        reached(CrashPoint.TEMPORARY_WRITTEN)
-        temporary.rename(path)
-    except BaseException:
+            reached(CrashPoint.TEMPORARY_WRITTEN)
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        reached(CrashPoint.RENAMED)
+        yield size
+    finally:
+        os.close(fd)
+
+
+def _create(temporary: Path, access: int) -> int:
+    flags = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(temporary, flags, 0o600)
+    except FileExistsError:  # left by a crash; unlink follows no link that was planted there
         temporary.unlink(missing_ok=True)
-        raise
-    reached(CrashPoint.RENAMED)
-    return size
+        return os.open(temporary, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -76,9 +91,7 @@ def appearing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     if not replace and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _create(temporary, os.O_RDWR)
     try:
         with os.fdopen(fd, "w+b") as file:
             yield file
@@ -92,9 +105,8 @@ def appearing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
 
 
 def _write_all(fd: int, parts: Sequence[bytes]) -> int:
-    size = 0
-    for start in range(0, len(parts), _IOV_MAX):
-        views = [memoryview(part) for part in parts[start : start + _IOV_MAX] if part]
+    size = begun = 0
+    for views in _batches(parts):
         while views:
             written = os.writev(fd, views)
             size += written
@@ -102,7 +114,35 @@ def _write_all(fd: int, parts: Sequence[bytes]) -> int:
                 written -= len(views.pop(0))
             if written:
                 views[0] = views[0][written:]
+        if size - begun >= _AHEAD_BYTES:
+            begun += _begin_writing_back(fd, begun, size)
     return size
+
+
+def _batches(parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
+    """Yield what is given to the kernel at once: about `_AHEAD_BYTES`, in at most `_IOV_MAX` views."""
+    views: list[memoryview] = []
+    size = 0
+    for part in parts:
+        for start in range(0, len(part), _AHEAD_BYTES):
+            views.append(memoryview(part)[start : start + _AHEAD_BYTES])
+            size += len(views[-1])
+            if size >= _AHEAD_BYTES or len(views) == _IOV_MAX:
+                yield views
+                views, size = [], 0
+    yield views
+
+
+def _begin_writing_back(fd: int, start: int, end: int) -> int:
+    """Have the kernel write whole pages to the disk from now on, instead of at the fsync; return of how many bytes.
+
+    Linux does so when it is told that they are not needed in memory. A hint: the fsync is what makes them durable.
+    """
+    length = (end - start) // _PAGE_BYTES * _PAGE_BYTES
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
+    return length
 
 
 def _of_a_document(name: str) -> bool:
