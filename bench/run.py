@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from figures import checkpoints, durability, publishing
+from figures import checkpoints, durability, overload, publishing
 from machine import Disk, Neighbours, facts
 from measure import ROUNDS, Row, keep, summary, table, write
 from parts import Place
@@ -29,6 +29,8 @@ FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "publish-ways": publishing.ways,
     "publish-large": publishing.large,
     "durable": durability.updates,
+    "slow-disk": overload.slow_disk,
+    "overload": overload.flood,
     "checkpoint": checkpoints.large,
 }
 

@@ -73,7 +73,7 @@ def _updates(place: Place, counts: Sequence[int]) -> list[Row]:
 
     rows = []
     for load in [Load(count, outstanding) for count in counts for outstanding in OUTSTANDING]:
-        durable = partial(_together, ours[: load.processes], "durable", outstanding=load.outstanding)
+        durable = partial(together, ours[: load.processes], "durable", outstanding=load.outstanding)
         cases = {"ours": durable, "floor": partial(ideal, load), "again": durable, **stand_beside.cases(load)}
         rows += _rows(load, interleave(cases))
     return rows
@@ -97,18 +97,18 @@ class _Peers:
         found: dict[str, Callable[[], Measured]] = {}
         if self._redis is not None:
             for name, command in ((RAW, "redis_raw"), (CLIENT, "redis_py")):
-                found[name] = partial(_together, workers, command, path=self._redis, outstanding=outstanding)
+                found[name] = partial(together, workers, command, path=self._redis, outstanding=outstanding)
         if load.processes == MOST:
-            found[SQLITE] = partial(_together, workers, "sqlite", path=self._sqlite, outstanding=outstanding)
+            found[SQLITE] = partial(together, workers, "sqlite", path=self._sqlite, outstanding=outstanding)
         if load == (MOST, 1):
             if self._langgraph:
-                found[LANGGRAPH] = partial(_together, workers[:1], "langgraph", threads=MOST)
+                found[LANGGRAPH] = partial(together, workers[:1], "langgraph", threads=MOST)
             for name, honest in ((SEED, False), (SEED_SAFE, True)):
-                found[name] = partial(_together, workers, "seed", folder=str(self._seed), honest=honest)
+                found[name] = partial(together, workers, "seed", folder=str(self._seed), honest=honest)
         return found
 
 
-def _together(workers: Sequence[Worker], command: str, **more: object) -> Measured:
+def together(workers: Sequence[Worker], command: str, **more: object) -> Measured:
     start_s = time.monotonic() + 0.02
     answers: list[Any] = ask_all(workers, command, start_s=start_s, stop_s=start_s + DURABLE_S, **more)
     turns_us = [sample for answer in answers for sample in answer["us"]]
