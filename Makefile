@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench bench-quick pictures manual clean
+.PHONY: help demo run test systemd-test check fmt crash crash-selftest soak bench bench-quick plots pictures manual clean
 
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -53,6 +53,9 @@ bench: $(VENV)/.made-bench ## measure all figures beside their floors and peers:
 
 bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
 	$(BIN)/python bench/run.py --quick
+
+plots: $(VENV)/.made-bench ## draw the growth of what was measured, from the results that are kept
+	$(BIN)/python bench/plots.py
 
 pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
 	$(BIN)/python docs/pictures/make.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from floors import group_commit
@@ -94,10 +95,7 @@ class _Peers:
     def cases(self, load: Load) -> dict[str, Callable[[], Measured]]:
         """Return what is there, by name."""
         workers, outstanding = self._workers[: load.processes], load.outstanding
-        found: dict[str, Callable[[], Measured]] = {}
-        if self._redis is not None:
-            for name, command in ((RAW, "redis_raw"), (CLIENT, "redis_py")):
-                found[name] = partial(together, workers, command, path=self._redis, outstanding=outstanding)
+        found = redis_cases(workers, self._redis, outstanding)
         if load.processes == MOST:
             found[SQLITE] = partial(together, workers, "sqlite", path=self._sqlite, outstanding=outstanding)
         if load == (MOST, 1):
@@ -106,6 +104,15 @@ class _Peers:
             for name, honest in ((SEED, False), (SEED_SAFE, True)):
                 found[name] = partial(together, workers, "seed", folder=str(self._seed), honest=honest)
         return found
+
+
+def redis_cases(workers: Sequence[Worker], path: str | None, outstanding: int) -> dict[str, Callable[[], Measured]]:
+    """Return the ways to a Redis server at `path` that are installed."""
+    commands = {RAW: "redis_raw", **({CLIENT: "redis_py"} if find_spec("redis") else {})} if path else {}
+    return {
+        name: partial(together, workers, command, path=path, outstanding=outstanding)
+        for name, command in commands.items()
+    }
 
 
 def together(workers: Sequence[Worker], command: str, **more: object) -> Measured:

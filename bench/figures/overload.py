@@ -10,7 +10,7 @@ from typing import Any
 from measure import Row, Target, interleave, p50, p99, row
 from parts import Place, ask_all
 
-from figures.durability import CLIENT, RAW, Measured, together
+from figures.durability import Measured, redis_cases, together
 
 SLOWER_MS = 3  # each fsync and fdatasync
 PROCESSES = 4
@@ -42,9 +42,7 @@ def slow_disk(place: Place) -> list[Row]:
 
     durable = partial(together, ours, "durable", outstanding=1)
     cases: dict[str, Callable[[], Measured]] = {"ours": durable, "floor": fsync, "again": durable}
-    if (redis := place.redis(under=under)) is not None:
-        for peer, command in ((RAW, "redis_raw"), (CLIENT, "redis_py")):
-            cases[peer] = partial(together, peers, command, path=redis, outstanding=1)
+    cases |= redis_cases(peers, place.redis(under=under), 1)
     waits = {case: [one.wait_us / 1000 for one in rounds] for case, rounds in interleave(cases).items()}
     own = {case: waits.pop(case) for case in ("ours", "floor", "again")}
     return [
