@@ -269,6 +269,19 @@ class Outbox:
             cursor.segment, cursor.offset = cursor.segment + 1, 0
         return self._backlog_frame(waiting, after, limit)
 
+    @property
+    def full(self) -> bool:
+        """Whether there is something to do for who keeps it small (`roll`, `spool`)."""
+        return bool(self._backlog) or self._segments[-1].size > SEGMENT_BYTES
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much follows the last `frame`, roughly: a whole segment, where it is more than the rest of the last."""
+        cursor, segment = self._cursor, self._segments[-1]
+        if cursor.number < 0 or self._backlog or cursor.segment + 1 < len(self._segments):
+            return SEGMENT_BYTES
+        return segment.size - cursor.offset
+
     def _whole_records(self, segment: _Segment, offset: int, limit: int) -> tuple[bytes, int]:
         data = os.pread(segment.fd, min(limit, segment.size - offset), offset)
         end, last = whole(data, FRAME_ENTRIES)

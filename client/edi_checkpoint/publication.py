@@ -99,7 +99,8 @@ class Publication:
                 held.pop(key, None)
             held.update(changed)
             self._bytes += grown
-        self._wake()
+        if self._stream.wants_link:
+            self._wake()
 
     def base(self) -> int:
         """Publish the whole state, as the link does when the daemon lacks entries, also while we wait to leave."""

@@ -22,7 +22,11 @@ _SILENCE_MAX_S = 5.0
 
 def push(stream: Stream, connection: Connection) -> None:
     """Send what the window has room for, and ask after a silence. Raises OSError when the outbox cannot be read."""
-    while stream.in_flight_bytes < protocol.WINDOW_BYTES and len(stream.in_flight) < FRAMES_IN_FLIGHT:
+    while (
+        not stream.gathers
+        and stream.in_flight_bytes < protocol.WINDOW_BYTES
+        and len(stream.in_flight) < FRAMES_IN_FLIGHT
+    ):
         frame = stream.unsent or stream.outbox.frame(stream.sent, protocol.FRAME_BYTES)
         if frame is None:
             break

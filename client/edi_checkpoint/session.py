@@ -239,7 +239,7 @@ class Session(MutableMapping[str, object]):
         if level not in ("journaled", "checkpointed"):
             raise UsageError(f"flush({level!r}): `journaled` or `checkpointed` is meant")
         self._published.check()
-        number = self._stream.outbox.published
+        self._stream.hurry = number = self._stream.outbox.published
         if level == "checkpointed":
             self._stream.save_wanted = number
         self._link.wake()

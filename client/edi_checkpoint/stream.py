@@ -6,11 +6,12 @@ Who waits holds a future that the link settles: a thread waits for it, an event 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Final, TypeVar
 
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, Durable
@@ -18,6 +19,8 @@ from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.protocol import Attached
 
 _T = TypeVar("_T")
+
+GATHERED_BYTES: Final = 64 << 10
 
 
 class Stream:
@@ -43,6 +46,7 @@ class Stream:
         self.saved = 0  # in the auto-save
         self.attachments_left: int | None = None  # bytes of them that the daemon takes; None: it has not said
         self.marks: dict[int, Future[CheckpointInfo]] = {}  # those that are waited for
+        self.hurry = 0  # somebody waits for entries up to this number
         self.save_wanted = 0  # bring entries up to this number into a file
         self.failed: EdiCheckpointError | None = None  # raised at the next call
         self.fenced: EdiCheckpointError | None = None  # raised at every call from now on
@@ -61,6 +65,24 @@ class Stream:
     def unattached(self) -> bool:
         """Whether the daemon now connected has not let the stream in, and may yet."""
         return self.attached is None and self.fenced is None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether what is unsent waits for an acknowledgement that is on its way, to leave in one frame.
+
+        A frame costs both sides more than what is in it, and the daemon is busy with those before for as long. What
+        somebody waits for leaves at once.
+        """
+        return bool(self.in_flight) and self.sent >= self.hurry and self.outbox.unsent_bytes < GATHERED_BYTES
+
+    @property
+    def wants_link(self) -> bool:
+        """Whether what was just published needs the link; else an acknowledgement or the next attach brings it along.
+
+        For the publishing thread: the link forgets what is in flight before it looks into the outbox, so either it
+        finds the entry there or we find nothing in flight.
+        """
+        return self.outbox.full if self.attached is None else not self.gathers
 
     def durable(self) -> Durable:
         """Return how far the stream's entries have come."""
@@ -85,7 +107,8 @@ class Stream:
     def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `reached()`, at most `timeout_s`, or until the stream is fenced; return whether it is reached."""
         future = self.when(reached)
-        wait([future], timeout_s)
+        with contextlib.suppress(TimeoutError):
+            future.exception(timeout_s)
         future.cancel()
         return reached()
 
@@ -96,6 +119,7 @@ class Stream:
         """
         future: Future[CheckpointInfo] = Future()
         future.add_done_callback(lambda _: self.marks.pop(number, None))
+        self.hurry = number
         with self.news:
             self.marks[number] = future
             self._tell()

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
+GATHER_SHARE = 0.3  # of the time of the last commit: so long a drain waits for those who sent at the last two
+GATHER_MAX_S = 0.005
 RESCAN_S = 60.0  # how late is seen, at most, what was missed of others' doings in the sessions folder, while it matters
 REFUSED_KEPT = 100  # refused frames kept in damaged/
 REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
@@ -71,6 +73,8 @@ class Intake:
         self.listener.watch(self._wakeup.fd)
         self._calls: deque[Callable[[], None]] = deque()
         self.answering = Answering(self.listener, self.post, self.end_by)
+        self._served: tuple[set[bytes], set[bytes]] = (set(), set())  # whose messages the last two drains took
+        self._gather_s = 0.0
         self._refused_until_s = 0.0
         self._refusals = count(1)
         self._stopping = False
@@ -145,11 +149,11 @@ class Intake:
 
     def _turn(self) -> None:
         """Take one batch from the socket to disk and tell its senders; then do what else is due."""
-        timeout_ms = self._timeout_ms()
+        timeout_s = self._timeout_s()
         self._pulse.rest()
-        waiting, readable = self.listener.poll(timeout_ms)
+        readable = self.listener.poll(timeout_s)
         self._pulse.work()
-        later = self._drain() if waiting else []
+        later = self._drain() if self.listener.waiting else []
         try:
             self.commit()
         except JournalRefused as error:
@@ -178,19 +182,19 @@ class Intake:
             )
         )
 
-    def _timeout_ms(self) -> int | None:
+    def _timeout_s(self) -> float | None:
         if self._calls or self._more_upkeep:
             return 0
+        refused_s = self._refused_until_s - self._clock.monotonic_s()
         if self._attendance.pending:
-            wait_s = self._refused_until_s - self._clock.monotonic_s()
-            return max(0, int(wait_s * 1000))
+            return max(0, refused_s)
         if (due_s := self._forgetting.wait_s()) is not None:
-            return int(max(due_s, self._refused_until_s - self._clock.monotonic_s()) * 1000)
+            return max(due_s, refused_s)
         if self.liveness.probes:
-            return int(PROBE_S * 1000)
+            return PROBE_S
         if not self._scheduler.idle:
-            return int(_GUARD_S * 1000)
-        return None if self.idle_exit_s is None else int(self.idle_exit_s * 1000) + 1
+            return _GUARD_S
+        return self.idle_exit_s
 
     def _drain(self) -> list[tuple[bytes, protocol.ClientMessage]]:
         """Accept the entries that wait, within bounds; return the other messages, for after the commit.
@@ -201,11 +205,16 @@ class Intake:
         size = 0
         served: set[bytes] = set()
         all_served = False  # several send, and one has come twice: libzmq takes from each in turn
-        until_s = self._clock.monotonic_s() + DRAIN_S
+        now_s = self._clock.monotonic_s()
+        until_s, gather_until_s = now_s + DRAIN_S, now_s + self._gather_s
         while size < DRAIN_BYTES and not all_served and self._clock.monotonic_s() < until_s:
             received = self.listener.receive()
             if received is None:
-                break
+                gather_s = gather_until_s - self._clock.monotonic_s()
+                if later or gather_s <= 0 or served >= self._served[0] | self._served[1]:
+                    break
+                self.listener.wait(gather_s)  # those who sent at the last two turns are likely to send at this one
+                continue
             routing_id, data = received
             all_served = routing_id in served and len(served) > 1
             served.add(routing_id)
@@ -222,6 +231,7 @@ class Intake:
                 self._accept(routing_id, message)
             else:
                 later.append((routing_id, message))
+        self._served = (self._served[1], served)
         return later
 
     # -- entries -----------------------------------------------------------------------------------------------------
@@ -290,8 +300,10 @@ class Intake:
         Raises `JournalRefused` when the disk refuses: then nothing is acknowledged, and the entries come again from
         their senders' outboxes.
         """
+        start_s = self._clock.monotonic_s()
         committed = self._ledger.commit()
         if committed.streams:
+            self._gather_s = min(GATHER_SHARE * (self._clock.monotonic_s() - start_s), GATHER_MAX_S)
             self._disk_took()
             if "rescan" not in self._scheduler.pending:
                 self._scheduler.after(RESCAN_S, "rescan", self.rescan)

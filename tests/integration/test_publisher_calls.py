@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import time
 
 import pytest
 from harness import Home, Refused, eventually
+
+from edi_checkpoint.paths import locate
 
 FORK = """
 def forked(session):
@@ -289,3 +293,31 @@ def test_a_closed_session_refuses_by_name(home: Home) -> None:
     publisher.do("client.close()")
     with pytest.raises(Refused, match="SessionClosed"):
         publisher.do("client.session('s2')")
+
+
+def test_what_is_published_while_the_daemon_is_busy_leaves_in_few_frames(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    publisher.do("session.update(n=0)")
+    publisher.do("session.flush()")
+    os.kill(daemon.pid, signal.SIGSTOP)
+    publisher.do("[session.update(n=n) for n in range(1, 501)]")
+    os.kill(daemon.pid, signal.SIGCONT)
+    publisher.do("session.flush(timeout_s=20)")
+    assert home.counted("s1") == list(range(501))
+    with contextlib.closing(sqlite3.connect(locate(home.environment).journal)) as journal:
+        [(frames,)] = journal.execute("SELECT count(*) FROM frames WHERE last > 1")
+    assert frames <= 3  # the first entry, what gathered behind it, and what `flush` found unsent
+
+
+def test_a_mark_does_not_wait_for_what_is_under_way(home: Home) -> None:
+    daemon = home.daemon()
+    publisher = home.publisher("s1")
+    os.kill(daemon.pid, signal.SIGSTOP)
+    publisher.do("session.update(n=1)")
+    publisher.sees("session._stream.in_flight")
+    publisher.do("session.update(n=2)")
+    publisher.do("asked = session._ask_checkpoint('now')")
+    publisher.sees("session._stream.sent == session._stream.outbox.published")
+    os.kill(daemon.pid, signal.SIGCONT)
+    assert publisher.do("asked.result(20).reason") == "now"
