@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from figures import checkpoints, durability, overload, publishing
+from figures import checkpoints, durability, hour, masks, overload, publishing
 from machine import Disk, Neighbours, facts
 from measure import ROUNDS, Row, keep, summary, table, write
 from parts import Place
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).with_name("results")
 QUICK: dict[str, Callable[[Place], list[Row]]] = {
     "publish": publishing.small,
     "durable-few": durability.few,
-    "checkpoint": checkpoints.large,
+    "checkpoint-5-mb": checkpoints.large,
 }
 FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "publish": publishing.small,
@@ -31,7 +31,11 @@ FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "durable": durability.updates,
     "slow-disk": overload.slow_disk,
     "overload": overload.flood,
-    "checkpoint": checkpoints.large,
+    "checkpoint": checkpoints.sizes,
+    "acknowledgement-beside": checkpoints.acknowledgements,
+    "foreign-files": checkpoints.growth,
+    "hour": hour.typical,
+    "masks": masks.masks,
 }
 
 

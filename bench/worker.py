@@ -249,6 +249,10 @@ class Worker:
             env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def begin(self, command: str, **arguments: object) -> None:
         """Have a command begun; `result` waits for its end."""
         assert self._process.stdin is not None

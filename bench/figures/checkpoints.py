@@ -1,50 +1,164 @@
-"""What a checkpoint costs, from the wish for it to the durable file."""
+"""What a checkpoint costs: from the wish for it to the durable file, beside others' files, and what it costs others."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
+from typing import NamedTuple
 
-from measure import ROUNDS, Row, Target, interleave, row
+from measure import ROUNDS, Row, Target, interleave, p99, pooled, row
 from parts import Place
 
-LARGE_BYTES = 5_000_000
-TURNS = 8  # in one round
 PAUSE_S = 0.02  # before each: what the one before leaves to unlink and to note is not its successor's
 BESIDE_FLOOR = Target("ratio", 1.15)
 BESIDE_SEED = Target("value", 20, at_least=True)
 
+ACKNOWLEDGED_S = 0.6  # in one case of one round
+BESIDE_ALONE = Target("ratio", 2)
+
+FOREIGN = (10, 1_000, 10_000, 100_000)
+FOREIGN_TURNS = 6
+GROWTH = Target("ratio", 1.3)
+
+
+class Size(NamedTuple):
+    """A state to make checkpoints of, and how: `turns` in one case of one round."""
+
+    words: str
+    bytes: int
+    turns: int
+    target: Target | None = None
+    seed: bool = False  # whether the seed's way is measured too
+
+
+LARGE = Size("5 MB", 5_000_000, 8, BESIDE_FLOOR, seed=True)
+SIZES = (Size("5 kB", 5_000, 8), Size("250 kB", 250_000, 8, BESIDE_FLOOR), LARGE, Size("50 MB", 50_000_000, 3))
+
+
+class Took(NamedTuple):
+    """The milliseconds of one checkpoint: as its caller waits, and as the daemon writes. A floor has one for both."""
+
+    wait: float
+    write: float
+
+
+Series = dict[str, list[float]]  # by case, one number per round
+
+
+class Saved:
+    """A session of `size_bytes` of which checkpoints are made, in a home of its own beside `foreign` files."""
+
+    def __init__(self, place: Place, size_bytes: int, *, foreign: int = 0) -> None:
+        self._home = place.home(f"checkpoints-{size_bytes}-{foreign}", running=False)
+        self._home.sessions.mkdir(mode=0o700)
+        for number in range(foreign):
+            (self._home.sessions / f"foreign-{number:06d}.txt").touch()
+        self._home.start(timed=True, under={})
+        self.worker = place.worker(self._home)
+        self.worker.ask("attach", state_bytes=size_bytes)
+        self.worker.ask("files", folder=str(place.folder / "files"))
+        self._pause_s = PAUSE_S + size_bytes / 1e9
+        self.ours()  # warm up
+
+    def ours(self) -> Took:
+        time.sleep(self._pause_s)
+        return Took(self.worker.ask("checkpoint"), self._home.last_timing()[0])
+
+    def floor(self) -> Took:
+        time.sleep(self._pause_s)
+        took_ms = self.worker.ask("same_bytes", sessions=str(self._home.sessions))
+        return Took(took_ms, took_ms)
+
+
+def _one_round(cases: Mapping[str, Callable[[], Took]], turns: int, waits: Series, writes: Series) -> None:
+    for case, took in interleave(cases, turns).items():
+        waits.setdefault(case, []).append(median(one.wait for one in took))
+        writes.setdefault(case, []).append(median(one.write for one in took))
+
 
 def large(place: Place) -> list[Row]:
-    """One checkpoint of a 5 MB session after one small change: as its caller waits, and as the daemon writes."""
-    home = place.home("checkpoint", timed=True)
-    worker = place.worker(home)
-    worker.ask("attach", state_bytes=LARGE_BYTES)
-    worker.ask("files", folder=str(place.folder / "files"))
+    """One checkpoint of 5 MB after one small change."""
+    return _of_size(place, LARGE)
 
-    def ours() -> tuple[float, list[float]]:
-        time.sleep(PAUSE_S)
-        return worker.ask("checkpoint"), home.last_timing()
 
-    def floor() -> tuple[float, list[float]]:
-        time.sleep(PAUSE_S)
-        took_ms = worker.ask("same_bytes", sessions=str(home.sessions))
-        return took_ms, [took_ms]
+def sizes(place: Place) -> list[Row]:
+    """The same of 5 kB to 50 MB."""
+    return [one for size in SIZES for one in _of_size(place, size)]
 
-    ours(), floor()  # warm up
-    waits: dict[str, list[float]] = {"ours": [], "again": [], "floor": []}
-    writes: dict[str, list[float]] = {"ours": [], "again": [], "floor": []}
+
+def _of_size(place: Place, size: Size) -> list[Row]:
+    saved = Saved(place, size.bytes)
+    waits: Series = {}
+    writes: Series = {}
     seed: list[float] = []
     for _ in range(ROUNDS):
-        for case, turns in interleave({"ours": ours, "floor": floor, "again": ours}, TURNS).items():
-            waits[case].append(median(wait for wait, _ in turns))
-            writes[case].append(median(steps[0] for _, steps in turns))
-        seed.append(worker.ask("seed"))
-    words = "checkpoint 5 MB after one small change"
-    faster = {case: [slow / one for slow, one in zip(seed, waits[case], strict=True)] for case in ("ours", "again")}
+        cases = {"ours": saved.ours, "floor": saved.floor, "again": saved.ours}
+        _one_round(cases, size.turns, waits, writes)
+        if size.seed:
+            seed.append(saved.worker.ask("seed"))
+    saved.worker.close()  # what it holds is not the next one's neighbour
+    words = f"checkpoint, {size.words} after one small change"
+    rows = [
+        row(f"{words}: the daemon's write", "ms", target=size.target, **writes),
+        row(f"{words}: round trip", "ms", **waits),
+    ]
+    if size.seed:
+        faster = {case: [slow / one for slow, one in zip(seed, waits[case], strict=True)] for case in ("ours", "again")}
+        rows += [
+            row(f"{words}: the seed's way, with fsync", "ms", seed, floor=waits["floor"]),
+            row(f"{words}: faster than the seed's way", "x", target=BESIDE_SEED, **faster),
+        ]
+    return rows
+
+
+def acknowledgements(place: Place) -> list[Row]:
+    """How long one publisher waits for an acknowledgement while another session's checkpoints are written."""
+    home = place.home("acknowledgements")
+    publisher, other = place.worker(home), place.worker(home)
+    publisher.ask("attach")
+    other.ask("attach", state_bytes=LARGE.bytes)
+
+    def waits(*, beside: bool) -> list[float]:
+        start_s = time.monotonic()
+        stop_s = start_s + ACKNOWLEDGED_S
+        if beside:
+            other.begin("keep_checkpointing", stop_s=stop_s, every_s=0)
+        answer = publisher.ask("durable", start_s=start_s, stop_s=stop_s, outstanding=1)
+        if beside:
+            other.result()
+        return answer["us"]
+
+    waits(beside=True)  # warm up
+    found = interleave(
+        {
+            "ours": partial(waits, beside=True),
+            "floor": partial(waits, beside=False),
+            "again": partial(waits, beside=True),
+        }
+    )
+    name = "acknowledgement beside 5 MB checkpoints back to back: p99"
+    return [pooled(name, "us", p99, found, BESIDE_ALONE)]
+
+
+def growth(place: Place) -> list[Row]:
+    """One checkpoint of 250 kB beside 10 to 100,000 files of others in the same folder."""
+    saved = {count: Saved(place, 250_000, foreign=count) for count in FOREIGN}
+    cases = {f"{case} {count}": one.ours for case in ("ours", "again") for count, one in saved.items()}
+    waits: Series = {}
+    writes: Series = {}
+    for _ in range(ROUNDS):
+        _one_round(cases, FOREIGN_TURNS, waits, writes)
+    least = FOREIGN[0]
     return [
-        row(f"{words}: round trip", "ms", target=BESIDE_FLOOR, **waits),
-        row(f"{words}: the daemon's write", "ms", target=BESIDE_FLOOR, **writes),
-        row(f"{words}: the seed's way, with fsync", "ms", seed, floor=waits["floor"]),
-        row(f"{words}: faster than the seed's way", "x", target=BESIDE_SEED, **faster),
+        row(
+            f"checkpoint, {count:,} foreign files: the daemon's write",
+            "ms",
+            writes[f"ours {count}"],
+            again=writes[f"again {count}"],
+            floor=[] if count == least else writes[f"ours {least}"],
+            target=None if count == least else GROWTH,
+        )
+        for count in FOREIGN
     ]
