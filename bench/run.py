@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from figures import checkpoints, durability, hour, masks, overload, publishing
+from figures import checkpoints, durability, growth, hour, living, masks, overload, publishing
 from machine import Disk, Neighbours, facts
 from measure import ROUNDS, Row, keep, summary, table, write
 from parts import Place
@@ -36,6 +36,13 @@ FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "foreign-files": checkpoints.growth,
     "hour": hour.typical,
     "masks": masks.masks,
+    "start": living.starts,
+    "death": living.death,
+    "resume": living.resume,
+    "memory": living.memory,
+    "idle": living.idle,
+    "commands": living.commands,
+    "sessions": growth.sessions,
 }
 
 

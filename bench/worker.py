@@ -253,6 +253,10 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        self._process.kill()
+
     def begin(self, command: str, **arguments: object) -> None:
         """Have a command begun; `result` waits for its end."""
         assert self._process.stdin is not None
