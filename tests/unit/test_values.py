@@ -319,6 +319,23 @@ def test_what_has_no_json_form_is_refused_by_its_path(value: object, step: str, 
         message.encode()
 
 
+@pytest.mark.parametrize(("value", "step", "reason"), REFUSED, ids=lambda part: type(part).__name__)
+def test_what_is_far_into_a_long_list_is_refused_by_its_path_too(value: object, step: str, reason: str) -> None:
+    long = [*range(250), value, *range(250)]
+    for outer, start in ((long, "k[250]"), ({"n": None, "in": long}, "k.in[250]"), ([long], "k[0][250]")):
+        with pytest.raises(StateValueError) as caught:
+            encode(outer, "k")
+        assert str(caught.value).startswith(f"{start}{step}: ")
+        assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "form"), STORED, ids=lambda part: type(part).__name__)
+def test_the_form_is_the_same_far_into_a_long_list(value: object, form: object) -> None:
+    for outer in (list, lambda long: {"n": 1, "in": long, "also": long}):
+        stored, expected = outer([*range(250), value, None]), outer([*range(250), form, None])
+        assert encode(stored) == json.dumps(expected, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def test_the_message_begins_with_the_path() -> None:
     with pytest.raises(StateValueError, match=r"^validation\.score: NaN "):
         encode({"score": float("nan")}, "validation")
@@ -342,6 +359,14 @@ def test_the_depth_is_bounded_and_named() -> None:
     for levels in (VALUE_MAX_DEPTH + 1, 1500, 100_000):
         with pytest.raises(StateValueError, match=r"^k[\[.].*: nested in more than 100 containers"):
             encode(nested(levels), "k")
+    for long in ([nested(VALUE_MAX_DEPTH)] * 250, {"k": [nested(VALUE_MAX_DEPTH - 1)] * 250}):
+        with pytest.raises(StateValueError, match=r"^k[\[.].*: nested in more than 100 containers"):
+            encode(long, "k")
+    levels = values._PLAIN_DEPTH + 1
+    long = {"k": [nested(levels - 2)] * 250}
+    assert decode(encode(long, max_depth=levels)) == long
+    with pytest.raises(StateValueError, match="nested in more than"):
+        encode(long, max_depth=levels - 1)
     assert encode([[1]], max_depth=2) == b"[[1]]"
     assert encode(1, max_depth=0) == b"1"
     assert encode([Path("p")], max_depth=1) == b'["p"]'
@@ -437,7 +462,10 @@ def test_floats_are_spelled_as_json_spells_them(number: float, text: str) -> Non
 def test_typical_values_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "_encode_any", None)
     entity = {"id": "sky_0", "label": None, "bbox": [0, 0, 9, 9], "score": 0.5, "ok": True, "points": [[0.25, 1e-7]]}
-    for value in ("x", True, None, 3, 0.25, [], {}, entity, {"entities": [entity] * 3, "box": (1, (2.5, "a"))}):
+    for value in (
+        "x", True, None, 3, 0.25, [], {}, entity, {"entities": [entity] * 3, "box": (1, (2.5, "a"))},
+        [entity] * 250, {"entities": [entity] * 250, "box": (1, 2)}, [[0.5] * 512, [(1, 2)] * 250],
+    ):  # fmt: skip
         assert encode(value) == json.dumps(value, separators=(",", ":")).encode()
 
 
