@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +21,23 @@ PACKAGES = ("edi-checkpoint", "pyzmq", "msgspec", "apsw", "redis", "langgraph-ch
 def facts(folder: Path) -> dict[str, object]:
     """Return what a kept result says of where it was measured."""
     return {
+        "commit": _said("git", "rev-parse", "--short", "HEAD"),
         "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "file_system": file_system(folder),
         "python": sys.version.split()[0],
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "redis_server": _said("redis-server", "--version"),
     }
+
+
+def _said(*command: str) -> str | None:
+    """Return what a program of the system says; None where it is not there, or says nothing."""
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:
@@ -100,7 +112,7 @@ class Neighbours:
         now_s = self._used_by_others_s()
         if now_s is None or self._others_s is None:
             return None
-        return round((now_s - self._others_s) / (time.monotonic() - self._start_s) / (os.cpu_count() or 1), 3)
+        return round(max(0.0, now_s - self._others_s) / (time.monotonic() - self._start_s) / (os.cpu_count() or 1), 3)
 
     def remark(self) -> str:
         """Return a sentence for people; call it when all children have ended."""
