@@ -41,7 +41,7 @@ def make(path: Path, updates: int, *, snapshots: bool) -> None:
             journal.commit(transaction)
             transaction, uncommitted = Transaction(), 0
         if due:
-            journal.add_snapshot(key, frame.last, snapshot_of(_state(frame.last)), frame.received_us)
+            journal.add_snapshot(key, frame.last, snapshot_of(_state(frame.last), settled=True), frame.received_us)
             unsnapshot = 0
     journal.commit(transaction)
     journal.leave(key, "interrupted")

@@ -29,8 +29,9 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.journal import Fence, Frame, Gap, Journal, Notes, SessionRow, Shown, Transaction
 from edi_checkpointd.policy import Amendment, Wish, decide
+from edi_checkpointd.replay import Replay
 from edi_checkpointd.sessions import Files, Session, Stream, fenced_error
-from edi_checkpointd.state import Prepared, State, fold, read, snapshot_of, state_at
+from edi_checkpointd.state import Moment, Prepared, State, fold, read, snapshot_of, state_at
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,9 @@ class Ledger:
 
     def _fold(self, session: Session, stream_id: str, entries: list[Prepared]) -> list[Wish | Amendment]:
         session.state, moments = fold(session.state, stream_id, entries, self.config.transition_keys)
+        return self._decide(session, moments)
+
+    def _decide(self, session: Session, moments: list[Moment]) -> list[Wish | Amendment]:
         session.touched_s = self._clock.monotonic_s()
         session.point, wishes = decide(
             session.point,
@@ -234,13 +238,16 @@ class Ledger:
         """Bring a session into memory: a snapshot, and the rows after it.
 
         The snapshot is one not after the newest checkpoint, so that the marks and transitions that a crash left without
-        their files are met again. Where rows are missing (trimmed, or a file was ahead of the journal) a later snapshot
-        stands for them.
+        their files are met again; or one that was taken when there were none. Where rows are missing (trimmed, or a
+        file was ahead of the journal) a later snapshot stands for them.
         """
         read_journal = self.journal.read
         last = read_journal.last_sequence(row.key)
         checkpointed = min(max(row.checkpointed, files.checkpointed), last)
-        state = state_at(read_journal.snapshot(row.key, upto=checkpointed))
+        state = state_at(
+            read_journal.settled_snapshot(row.key, after=checkpointed)
+            or read_journal.snapshot(row.key, upto=checkpointed)
+        )
         row = row._replace(saved=max(row.saved, files.saved), checkpointed=checkpointed)
         session = Session(
             **row._asdict(), state=state, sequence=last, covered=dict(files.streams), document=files.document
@@ -248,18 +255,22 @@ class Ledger:
         for stream_id, (epoch, number) in read_journal.streams(row.key).items():
             session.streams[stream_id] = self.streams[stream_id] = Stream(stream_id, session, epoch, number, number)
         wishes: list[Wish | Amendment] = []
+        replay = Replay(state, self.config.transition_keys)
+        newest: dict[str, tuple[Stream, Frame]] = {}
         for frame in read_journal.frames(row.key, after=min(state.sequence, last - 1)):
-            records = frame.scanned()
             if stream := session.streams.get(frame.stream):
-                stream.note_last(decode_entry(records[-1].entry))
-            if frame.first > session.state.sequence + 1:
+                newest[stream.id] = stream, frame
+            if frame.first > replay.sequence + 1:
                 before = read_journal.snapshot(row.key, upto=frame.first - 1)
                 if before is None or before[0] + 1 < frame.first:
                     continue  # a row that is kept though a snapshot covers it
-                session.state = state_at(before)
-            if new := records[max(0, session.state.sequence + 1 - frame.first) :]:
+                replay = Replay(state_at(before), self.config.transition_keys)
+            if frame.last > replay.sequence:
                 session.bytes_since_snapshot += len(frame.records)
-                wishes += self._fold(session, frame.stream, read(new))
+                wishes += self._decide(session, replay.add(frame))
+        session.state = replay.state
+        for stream, frame in newest.values():
+            stream.note_last(decode_entry(frame.entries()[0][-1]))
         if session.state.sequence < last:
             session.state = state_at(read_journal.snapshot(row.key, upto=last))
         self.sessions[row.session_id] = session
@@ -381,9 +392,11 @@ class Ledger:
             return False
         return session.bytes_since_snapshot > sum(len(value.text) for value in session.state.fragments.values())
 
-    def snapshot(self, session: Session) -> None:
-        """Put the session's state into the journal, so that replay begins there."""
+    def snapshot(self, session: Session, *, settled: bool = False) -> None:
+        """Put the session's state into the journal, so that replay begins there; see `Snapshot` for `settled`."""
         state = session.state
-        self.journal.add_snapshot(session.key, state.sequence, snapshot_of(state), to_us(self._clock.now()))
+        self.journal.add_snapshot(
+            session.key, state.sequence, snapshot_of(state, settled=settled), to_us(self._clock.now())
+        )
         session.bytes_since_snapshot = 0
         reached(CrashPoint.SNAPSHOT_WRITTEN)

@@ -244,6 +244,10 @@ class Saving:
         """Whether files of the session are still to be written."""
         return session.unsaved or session.session_id in self._under_way
 
+    def _settled(self, session: Session) -> bool:
+        """Whether every checkpoint that was wished for of the session is written."""
+        return session.point is None and session.session_id not in self._under_way.keys() | self.failing.keys()
+
     def forget(self, session: Session) -> None:
         """Let go of all that is to be done of a session; its key may be another's next."""
         session_id = session.session_id
@@ -265,7 +269,7 @@ class Saving:
             return True
         if self._grown:
             _, session = self._grown.popitem()
-            self._ledger.snapshot(session)
+            self._ledger.snapshot(session, settled=self._settled(session))
             self._untrimmed.append(session)
             return True
         if self._untrimmed:

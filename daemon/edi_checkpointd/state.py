@@ -40,12 +40,16 @@ class State:
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A whole state as the journal keeps it: fragments' texts by key, and what `State` says of them."""
+    """A whole state as the journal keeps it: fragments' texts by key, and what `State` says of them.
+
+    `settled`: all checkpoints that were wished for up to here are written, so that a start need not go further back.
+    """
 
     changed: int
     time_us: int
     fragments: dict[str, bytes]
     streams: dict[str, int]
+    settled: bool = False
 
 
 class Prepared(NamedTuple):
@@ -166,10 +170,10 @@ def fold(
     return here(), moments
 
 
-def snapshot_of(state: State) -> Snapshot:
+def snapshot_of(state: State, *, settled: bool = False) -> Snapshot:
     """Return `state` as the journal keeps it."""
     texts = {key: value.text for key, value in state.fragments.items()}
-    return Snapshot(state.changed, state.time_us, texts, dict(state.streams))
+    return Snapshot(state.changed, state.time_us, texts, dict(state.streams), settled)
 
 
 def state_at(found: tuple[int, Snapshot] | None) -> State:

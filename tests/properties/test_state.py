@@ -18,9 +18,10 @@ from edi_checkpoint.protocol import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.config import Config
-from edi_checkpointd.journal import Journal, Notes
+from edi_checkpointd.journal import Frame, Journal, Notes
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.policy import Wish
+from edi_checkpointd.replay import Replay
 from edi_checkpointd.sessions import Files, Session, Stream
 from edi_checkpointd.state import Marked, Prepared, State, Transition, fold, read, snapshot_of, state_at
 
@@ -229,9 +230,39 @@ def new_journal() -> Iterator[Path]:
 
 
 def same(one: State, other: State) -> None:
-    assert dict(one.fragments) == dict(other.fragments)
+    assert list(one.fragments.items()) == list(other.fragments.items())  # a file has them in this order
     assert (one.sequence, one.changed, one.time_us) == (other.sequence, other.changed, other.time_us)
     assert one.streams == other.streams
+
+
+@given(HISTORIES.filter(bool), st.lists(st.integers(0, 99), max_size=4), st.integers(0, 3))
+def test_rows_lead_to_what_their_entries_led_to(entries: list[Entry], at: list[int], known: int) -> None:
+    """Also where the state holds the first entries already."""
+    known = min(known, len(entries) - 1)
+    begun, _ = fold(State(), STREAMS[0], prepared(entries)[:known], KEYS)
+    expected, moments = fold(begun, STREAMS[0], prepared(entries)[known:], KEYS)
+    replay, met, first = Replay(begun, KEYS), [], 1
+    for part in split(entries, at):
+        frame = Frame(1, first, first + len(part) - 1, STREAMS[0], 0, packed(part, first))
+        first += len(part)
+        if part and frame.last > replay.sequence:
+            met += replay.add(frame)
+    same(replay.state, expected)
+    assert met == moments
+
+
+def test_a_start_asks_for_no_checkpoint_from_before_a_settled_snapshot() -> None:
+    with new_journal() as path:
+        with opened(path) as live:
+            stream = live.stream()
+            for number in (1, 3):
+                live.take(stream, packed([Update(0, {"n": b"%d" % number}), Mark(0, "manual", f"m{number}")], number))
+                if number == 1:
+                    live.ledger.snapshot(stream.session, settled=True)
+        with opened(path) as again:
+            session, wishes = again.session()
+            assert [wish.reason for wish in wishes] == ["m3"]
+            assert session.state.sequence == 4
 
 
 @settings(deadline=None, max_examples=35)
@@ -249,9 +280,11 @@ def test_replay_is_what_was_live(entries: list[Entry], at: list[int], data: st.D
                     live.take(stream, packed(part, first))
                     first += len(part)
                     session = stream.session
-                    match data.draw(st.sampled_from(["go on", "snapshot", "trim", "note", "saved"])):
+                    match data.draw(st.sampled_from(["go on", "snapshot", "settled", "trim", "note", "saved"])):
                         case "snapshot":
                             live.ledger.snapshot(session)
+                        case "settled":
+                            live.ledger.snapshot(session, settled=session.point is None)
                         case "trim":
                             live.ledger.snapshot(session)
                             live.journal.trim(session.key, before_us=2**62, limit=data.draw(st.integers(1, 4)))

@@ -190,6 +190,14 @@ class Reader:
         ).fetchone()
         return None if row is None else _snapshot(*row)
 
+    def settled_snapshot(self, key: int, *, after: int) -> tuple[int, Snapshot] | None:
+        """Return the newest settled snapshot of a session that is after sequence `after`, with its sequence."""
+        rows = self._db.execute(
+            "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence > ? ORDER BY sequence DESC",
+            (key, after),
+        )
+        return next((found for found in (_snapshot(*row) for row in rows) if found[1].settled), None)
+
     def snapshots(self, key: int) -> Iterator[tuple[int, Snapshot]]:
         """Yield all snapshots of a session with their sequences, oldest first. Raises `JournalDamaged`."""
         rows = self._db.execute("SELECT sequence, body FROM snapshots WHERE session = ? ORDER BY sequence", (key,))

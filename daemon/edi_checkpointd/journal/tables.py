@@ -11,7 +11,7 @@ import apsw
 
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, VersionMismatch
 from edi_checkpoint.opening import open_regular
-from edi_checkpoint.records import Record, scan_all
+from edi_checkpoint.records import Record, entries, scan_all
 from edi_checkpointd.state import Snapshot
 
 FORMAT = 3  # PRAGMA user_version
@@ -119,11 +119,20 @@ class Frame(NamedTuple):
 
     def scanned(self) -> list[Record]:
         """Return its records. Raises `JournalDamaged`: a flipped bit in a row is nothing that SQLite notices."""
+        with self._named():
+            return scan_all(self.records)
+
+    def entries(self) -> tuple[list[bytes], int]:
+        """Return its records' entries and the last one's number, sooner. Raises as `scanned` does."""
+        with self._named():
+            return entries(self.records)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
         try:
-            records = scan_all(self.records)
+            yield
         except ProtocolError as error:
             raise JournalDamaged(f"journal: sequences {self.first} to {self.last} of a session: {error}") from error
-        return records
 
 
 class Gap(NamedTuple):
