@@ -24,7 +24,7 @@ GROWTH = {
     "growth-foreign-files": ("files of others in the sessions folder", r"(?P<number>[\d,]+) foreign files"),
     "growth-sessions": ("live sessions", r"(?P<number>[\d,]+) live sessions?"),
     "growth-state-size": ("bytes of the state", r"(?<=^checkpoint)\W*(?P<number>[\d.]+) (?P<unit>[kM]B)( state)?"),
-    "growth-journal": ("updates in the journal", r"(?P<number>[\d,]+) journaled updates"),
+    "growth-journal": ("updates in the journal", r"(?P<number>[\d,]+) journaled updates|(?<=READY, )empty"),
 }
 BYTES = {"kB": 1e3, "MB": 1e6}
 INCHES, DOTS_PER_INCH = (8, 4.5), 120
@@ -58,8 +58,8 @@ def _curves(results: Iterable[Sequence[Mapping[str, object]]], pattern: str) -> 
             name, value, unit, floor = (one[key] for key in ("name", "value", "unit", "floor"))
             if value is None or unit == "x" or (found := re.search(pattern, name)) is None:
                 continue
-            number = float(found["number"].replace(",", "")) * BYTES.get(found.groupdict().get("unit"), 1)
-            what = re.sub(r"\W+$", "", name[: found.start()]) + name[found.end() :]
+            number = float((found["number"] or "0").replace(",", "")) * BYTES.get(found.groupdict().get("unit"), 1)
+            what = re.sub(r"( beside)?\W+$", "", name[: found.start()]) + name[found.end() :]
             curves[what, unit][number].append((value, floor))
     return curves
 
@@ -80,7 +80,7 @@ def _drawn(curves: Mapping[tuple[str, str], Curve], axis: str) -> Figure:
         if max(values) > DECADES * min(values):
             axes.set_yscale("log")
         else:
-            axes.set_ylim(bottom=0)  # so that what is flat looks flat
+            axes.set_ylim(0, 1.3 * max(values))  # so that what is flat looks flat, and the legend has room
         axes.set_xlabel(axis)
         axes.set_ylabel(unit)
         axes.grid(visible=True, which="major", alpha=0.3)

@@ -58,6 +58,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.figures) - known.keys():
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")
+    if arguments.keep and (arguments.figures or arguments.quick):
+        parser.error("--keep: a kept result has all figures")
     start_s, neighbours = time.monotonic(), Neighbours()
     rows: list[Row] = []
     try:
