@@ -265,6 +265,7 @@ class Link:
         if self.connected:
             streams = self._streams.values()
             due_s += [stream.probe_at_s for stream in streams if stream.in_flight]
+            due_s += [stream.leave_at_s for stream in streams if stream.leave_at_s]
             due_s += [stream.attach_again_s for stream in streams if stream.attach_again_s and stream.unattached]
         if any(stream.outbox.backlog for stream in self._streams.values()):
             due_s.append(now_s + _BACKLOG_RETRY_S)

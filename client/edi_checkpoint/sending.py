@@ -16,12 +16,16 @@ from edi_checkpoint.stream import Stream
 log = logging.getLogger(__name__)
 
 FRAMES_IN_FLIGHT: Final = 256  # small frames are bounded too: the socket's own queue must never fill
+BURST_ENTRIES: Final = 8  # in one frame: they come in bursts
+BURST_S: Final = 0.002  # how long the next burst may take to come, and to leave in one frame
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
 _SILENCE_MAX_S = 5.0
 
 
 def push(stream: Stream, connection: Connection) -> None:
     """Send what the window has room for, and ask after a silence. Raises OSError when the outbox cannot be read."""
+    if 0 < stream.leave_at_s <= time.monotonic():
+        stream.leave_at_s = 0.0
     while (
         not stream.gathers
         and stream.in_flight_bytes < protocol.WINDOW_BYTES
@@ -38,6 +42,8 @@ def push(stream: Stream, connection: Connection) -> None:
             stream.probe_pause_s = _SILENCE_S
             stream.probe_at_s = time.monotonic() + _SILENCE_S
         stream.unsent = None
+        stream.burst = last - stream.sent if last - stream.sent >= BURST_ENTRIES else 0
+        stream.leave_at_s = 0.0
         stream.sent = last
         stream.in_flight.append((last, len(records)))
         stream.in_flight_bytes += len(records)
@@ -55,6 +61,8 @@ def acknowledged(stream: Stream, message: protocol.Ack) -> None:
     """Note what the daemon has; when its answer to a question proves that something was lost, send that again."""
     lost = message.probe and message.probe == stream.probed and message.number < stream.probed
     stream.acknowledge(message.number, message.checkpointed, message.saved)
+    if stream.burst and not stream.in_flight:
+        stream.leave_at_s = time.monotonic() + BURST_S
     stream.attachments_left = message.attachments_left
     stream.probe_pause_s = _SILENCE_S
     stream.probe_at_s = time.monotonic() + _SILENCE_S

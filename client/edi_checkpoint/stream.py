@@ -55,6 +55,8 @@ class Stream:
         self.sent = 0
         self.in_flight: deque[tuple[int, int]] = deque()  # (last number, bytes) of each frame sent
         self.in_flight_bytes = 0
+        self.burst = 0  # how many entries the last frame had, if they were many
+        self.leave_at_s = 0.0  # when what gathers after a burst leaves; 0: nothing does
         self.unsent: tuple[bytes, int] | None = None  # a frame that the socket did not take
         self.save_sent = 0
         self.probe_at_s = 0.0
@@ -68,19 +70,22 @@ class Stream:
 
     @property
     def gathers(self) -> bool:
-        """Whether what is unsent waits for an acknowledgement that is on its way, to leave in one frame.
+        """Whether what is unsent waits to leave in one frame with what comes: a frame costs both sides more than what
+        is in it.
 
-        A frame costs both sides more than what is in it, and the daemon is busy with those before for as long. What
-        somebody waits for leaves at once.
+        While a frame is on its way it does, since the daemon is busy with that; and after a burst for a moment, or
+        until as much has come again. What somebody waits for leaves at once.
         """
-        return bool(self.in_flight) and self.sent >= self.hurry and self.outbox.unsent_bytes < GATHERED_BYTES
+        if self.sent < self.hurry or self.outbox.unsent_bytes >= GATHERED_BYTES:
+            return False
+        return bool(self.in_flight) or (self.leave_at_s > 0 and self.outbox.published - self.sent < self.burst)
 
     @property
     def wants_link(self) -> bool:
         """Whether what was just published needs the link; else an acknowledgement or the next attach brings it along.
 
-        For the publishing thread: the link forgets what is in flight before it looks into the outbox, so either it
-        finds the entry there or we find nothing in flight.
+        For the publishing thread: the link first forgets why it waits, then looks into the outbox; so either it finds
+        the entry there, or we find no reason to wait.
         """
         return self.outbox.full if self.attached is None else not self.gathers
 
@@ -170,6 +175,7 @@ class Stream:
         self.sent = number
         self.in_flight.clear()
         self.in_flight_bytes = 0
+        self.leave_at_s = 0.0
         self.unsent = None
         self.probed = 0
 
