@@ -16,6 +16,7 @@ from edi_checkpoint.stream import Stream
 log = logging.getLogger(__name__)
 
 FRAMES_IN_FLIGHT: Final = 256  # small frames are bounded too: the socket's own queue must never fill
+FRAME_BYTES: Final = 256 << 10  # a neighbour waits for the commit of what we send; the daemon takes frames of 1 MiB
 BURST_ENTRIES: Final = 8  # in one frame: they come in bursts
 BURST_S: Final = 0.002  # how long the next burst may take to come, and to leave in one frame
 _SILENCE_S = 0.25  # no acknowledgement for so long: ask
@@ -31,7 +32,7 @@ def push(stream: Stream, connection: Connection) -> None:
         and stream.in_flight_bytes < protocol.WINDOW_BYTES
         and len(stream.in_flight) < FRAMES_IN_FLIGHT
     ):
-        frame = stream.unsent or stream.outbox.frame(stream.sent, protocol.FRAME_BYTES)
+        frame = stream.unsent or stream.outbox.frame(stream.sent, FRAME_BYTES)
         if frame is None:
             break
         records, last = frame

@@ -39,7 +39,7 @@ from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
-DRAIN_BYTES = 8 << 20  # taken from the socket into one commit, at most
+DRAIN_BYTES = 1 << 20  # taken from the socket into one commit, at most: who sends little waits for it
 DRAIN_S = 0.02  # ... and not for longer: many small entries cost more time than bytes, and the first of them waits
 GATHER_SHARE = 0.3  # of the time of the last commit: so long a drain waits for those who sent at the last two
 GATHER_MAX_S = 0.005
