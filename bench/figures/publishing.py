@@ -12,7 +12,7 @@ from worker import Worker
 
 Samples = list[float]  # microseconds, of each call
 
-COUNT = 600  # in one case of one round: over five rounds the 99.9th percentile is the third worst of 3,000
+COUNT = 600  # in one case of one round: over five rounds the 99.9th percentile is the fourth worst of 3,000
 PACE_S = 0.002
 AT_P50 = Target("value", 40)
 AT_P99 = Target("value", 300)
