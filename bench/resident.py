@@ -63,8 +63,10 @@ class Resident:
         held = [client.session() for _ in range(count)]
         for session in held:
             session.update(large_state(state_bytes) if state_bytes else {"progress": value_of(0)})
+            if saved:
+                session.flush("checkpointed", timeout_s=ACK_TIMEOUT_S)
         for session in held:
-            session.flush("checkpointed" if saved else "journaled", timeout_s=ACK_TIMEOUT_S)
+            session.flush(timeout_s=ACK_TIMEOUT_S)
         self._clients.append(client)
         return {"sessions": [session.session_id for session in held]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ STOP_TIMEOUT_S = 15.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return the exit code of interfaces.md: 0, 1 failed, 2 usage, 5 busy."""
+    gc.disable()  # nothing that is imported is garbage: looking for it would take a tenth of a start
     try:
         from edi_checkpointd import config, logs
         from edi_checkpointd.detach import detach
@@ -34,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"edi-checkpointd: {error.name} is missing; pip install 'edi-checkpoint[daemon]'", file=sys.stderr)
         return EXIT_FAILED
+    finally:
+        gc.freeze()  # nor will it be: what is collected later, while entries wait, need not look at it
+        gc.enable()
     parser = _parser()
     config.add_flags(parser.run_parser)
     arguments = parser.parse_args(argv)
