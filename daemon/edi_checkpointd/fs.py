@@ -13,10 +13,9 @@ from typing import BinaryIO
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.paths import sync_folder as sync_folder
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.writeback import PART_BYTES, Writeback
 
 _IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
-_AHEAD_BYTES = 1 << 20  # what the disk is given while the rest is still being copied
-_PAGE_BYTES = 4096
 _TEMPORARY = ".tmp"
 
 
@@ -105,7 +104,7 @@ def appearing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
 
 
 def _write_all(fd: int, parts: Sequence[bytes]) -> int:
-    size = begun = 0
+    size, writeback = 0, Writeback(fd)
     for views in _batches(parts):
         while views:
             written = os.writev(fd, views)
@@ -114,35 +113,22 @@ def _write_all(fd: int, parts: Sequence[bytes]) -> int:
                 written -= len(views.pop(0))
             if written:
                 views[0] = views[0][written:]
-        if size - begun >= _AHEAD_BYTES:
-            begun += _begin_writing_back(fd, begun, size)
+        writeback.go_on(size)
     return size
 
 
 def _batches(parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
-    """Yield what is given to the kernel at once: about `_AHEAD_BYTES`, in at most `_IOV_MAX` views."""
+    """Yield what is given to the kernel at once: about `PART_BYTES`, in at most `_IOV_MAX` views."""
     views: list[memoryview] = []
     size = 0
     for part in parts:
-        for start in range(0, len(part), _AHEAD_BYTES):
-            views.append(memoryview(part)[start : start + _AHEAD_BYTES])
+        for start in range(0, len(part), PART_BYTES):
+            views.append(memoryview(part)[start : start + PART_BYTES])
             size += len(views[-1])
-            if size >= _AHEAD_BYTES or len(views) == _IOV_MAX:
+            if size >= PART_BYTES or len(views) == _IOV_MAX:
                 yield views
                 views, size = [], 0
     yield views
-
-
-def _begin_writing_back(fd: int, start: int, end: int) -> int:
-    """Have the kernel write whole pages to the disk from now on, instead of at the fsync; return of how many bytes.
-
-    Linux does so when it is told that they are not needed in memory. A hint: the fsync is what makes them durable.
-    """
-    length = (end - start) // _PAGE_BYTES * _PAGE_BYTES
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
-    return length
 
 
 def _of_a_document(name: str) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edi_checkpoint import faults
-from edi_checkpointd import fs
+from edi_checkpointd import fs, writeback
 from edi_checkpointd.faults import CrashPoint
 from edi_checkpointd.fs import Reserve, set_aside, sweep_temporaries, write_atomic
 
@@ -33,6 +34,16 @@ def short_writes(sizes: Sequence[int]) -> Callable[[int, list[memoryview]], int]
         return os.write(fd, b"".join(views)[:take])
 
     return writev
+
+
+def answering(number: int) -> Callable[..., int]:
+    """Linux's `sync_file_range` where it fails with that error."""
+
+    def call(*_: int) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    return call
 
 
 def refuse(*_: object) -> int:
@@ -62,6 +73,51 @@ def test_any_number_of_parts_is_written(tmp_path: Path, count: int) -> None:
     path = tmp_path / NAME
     assert write_atomic(path, parts) == len(b"".join(parts))
     assert path.read_bytes() == b"".join(parts)
+
+
+LARGE = [b"%d" % number * 40_000 for number in range(40)] + [b"x" * 3_000_000]
+
+
+def test_a_large_file_is_its_parts_with_or_without_a_kernel_that_writes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / NAME
+    for call in (writeback._sync_file_range(), None, answering(errno.ENOSYS)):
+        monkeypatch.setattr(writeback, "_sync_file_range", lambda call=call: call)
+        assert write_atomic(path, LARGE) == len(b"".join(LARGE))
+        assert path.read_bytes() == b"".join(LARGE)
+
+
+def test_what_the_disk_does_not_take_on_the_way_is_told_since_the_fsync_would_not_tell_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / NAME
+    write_atomic(path, [b"older"])
+    monkeypatch.setattr(writeback, "_sync_file_range", lambda: answering(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomic(path, LARGE)
+    assert names(tmp_path) == [NAME]
+    assert path.read_bytes() == b"older"
+
+
+def test_no_more_than_the_bound_is_given_to_the_disk_before_it_has_taken_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, most = set[int](), 0
+
+    def call(_: int, start: int, length: int, how: int) -> int:
+        nonlocal most
+        if how & writeback._WAIT_AFTER:
+            begun.remove(start)
+        else:
+            begun.add(start)
+        most = max(most, len(begun))
+        assert length < 2 * writeback.PART_BYTES
+        return 0
+
+    monkeypatch.setattr(writeback, "_sync_file_range", lambda: call)
+    write_atomic(tmp_path / NAME, LARGE)
+    assert most == writeback.PARTS_MAX
 
 
 def test_the_kernel_takes_as_many_parts_at_once_as_we_give_it() -> None:
