@@ -19,6 +19,7 @@ PARTS_MAX: Final = 3  # on their way to the disk
 _PAGE_BYTES = 4096  # parts end with pages: one that is filled up later would be written twice
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # SYNC_FILE_RANGE_*
+_UNAVAILABLE = (errno.ENOSYS, errno.EINVAL, errno.EPERM)  # another kernel, a sandbox: the fsync does it all then
 
 
 class Writeback:
@@ -49,7 +50,7 @@ def _sync(fd: int, start: int, end: int, how: int) -> None:
     call = _sync_file_range()
     if call is not None and call(fd, start, end - start, how) != 0:
         number = ctypes.get_errno()
-        if number != errno.ENOSYS:  # a kernel of somebody else's making; the fsync does it all
+        if number not in _UNAVAILABLE:
             raise OSError(number, os.strerror(number))
 
 
