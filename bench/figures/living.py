@@ -41,7 +41,7 @@ FROM_FILES = Target("value", 100)
 IDLE = Target("value", 40)
 BESIDE = Target("value", 1.2)
 CLIENT = Target("value", 8)
-HELD_SESSIONS, HELD_BYTES = 16, 1_000_000
+HELD_SESSIONS, HELD_BYTES = 48, 1_000_000
 SETTLE_S = 1.0
 
 CLIENTS, PROCESSES = 100, 4
@@ -175,18 +175,23 @@ def memory(place: Place) -> list[Row]:
     code = f"import pathlib; {LIBRARIES}; print(pathlib.Path('/proc/self/status').read_text())"
     floor_mib = [field_kib(said(code), "VmRSS") / 1024 for _ in homes]
     by_byte, client_mib = [], []
-    for home, before_mib in zip(homes, idle_mib, strict=True):
+    for home in homes:
         holder = place.worker(home, "resident.py")
         names = holder.ask("sessions", count=HELD_SESSIONS, state_bytes=HELD_BYTES, saved=True)["sessions"]
         held_mib = sum((home.sessions / f"{name}.json").stat().st_size for name in names) / (1 << 20)
-        by_byte.append((home.memory_kib("VmRSS") / 1024 - before_mib) / held_mib)
+        by_byte.append((home.memory_kib("VmRSS") / 1024 - IDLE.limit) / held_mib)
         client = place.worker(home, "resident.py")
         client_mib.append(client.ask("grown_kib", state_bytes=RESUMED_BYTES) / 1024)
         holder.close(), client.close()
     held = f"{HELD_SESSIONS} live sessions of 1 MB"
     return [
         row("memory of the daemon, idle", "MiB", idle_mib, floor=floor_mib, target=IDLE),
-        row(f"memory of the daemon beyond that, {held}: beside their auto-saves", "x", by_byte, target=BESIDE),
+        row(
+            f"memory of the daemon beyond {IDLE.limit:g} MiB, {held}: beside their auto-saves",
+            "x",
+            by_byte,
+            target=BESIDE,
+        ),
         row("memory of a client beyond its imports, a session of 250 kB", "MiB", client_mib, target=CLIENT),
     ]
 

@@ -10,7 +10,7 @@ Unknown fields are ignored, an unknown version is refused by name, and any bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, ClassVar, TypeAlias
 
@@ -561,6 +561,15 @@ def decode_entry(data: bytes) -> Entry:
     """Return the entry of `data`; raises `ProtocolError`. The JSON texts inside are not looked at."""
     try:
         return _entry_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"entry: {error}") from error
+
+
+def decode_entries(data: Iterable[bytes]) -> list[Entry]:
+    """Return the entries of several records; raises as `decode_entry` does."""
+    decode = _entry_decoder.decode
+    try:
+        return [decode(one) for one in data]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"entry: {error}") from error
 

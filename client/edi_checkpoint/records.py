@@ -78,18 +78,18 @@ def entries(data: bytes) -> tuple[list[bytes], int]:
     """
     found: list[bytes] = []
     offset, last, total = 0, 0, len(data)
-    while offset < total:
-        if total - offset < HEADER.size:
+    unpack, lead, head = HEADER.unpack_from, _LEAD.size, HEADER.size  # a million times each, in a start
+    while total - offset >= head:
+        length, checksum, number = unpack(data, offset)
+        start = offset + head
+        end = start + length
+        entry = data[start:end]
+        if end > total or length > ENTRY_MAX_BYTES or not last < number <= NUMBER_MAX:
             break
-        length, checksum, number = HEADER.unpack_from(data, offset)
-        start = offset + HEADER.size
-        entry = data[start : start + length]
-        if len(entry) != length or length > ENTRY_MAX_BYTES or not last < number <= NUMBER_MAX:
-            break
-        if crc32(entry, crc32(data[offset + _LEAD.size : start])) != checksum:
+        if crc32(entry, crc32(data[offset + lead : start])) != checksum:
             break
         found.append(entry)
-        offset, last = start + length, number
+        offset, last = end, number
     if not found or offset != total:
         raise ProtocolError(f"records: byte {offset} of {total} begins no whole record")
     return found, last

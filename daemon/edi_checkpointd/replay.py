@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from edi_checkpoint.fragments import fragment
-from edi_checkpoint.protocol import JsonText, Update, decode_entry
+from edi_checkpoint.protocol import JsonText, Update, decode_entries
 from edi_checkpointd.journal import Frame
 from edi_checkpointd.state import Moment, State, fold, read
 
@@ -66,9 +66,9 @@ class Replay:
     def _mere_updates(self, entries: list[bytes]) -> list[Update] | None:
         """Return the entries if all set values that matter to nobody else, None otherwise."""
         updates: list[Update] = []
-        for data in entries:
-            entry = decode_entry(data)
-            if not isinstance(entry, Update) or entry.removed or not self._transition_keys.isdisjoint(entry.changed):
+        matters_not = self._transition_keys.isdisjoint
+        for entry in decode_entries(entries):
+            if not isinstance(entry, Update) or entry.removed or not matters_not(entry.changed):
                 return None
             updates.append(entry)
         return updates
