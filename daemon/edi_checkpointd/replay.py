@@ -20,7 +20,8 @@ class Replay:
 
     def __init__(self, state: State, transition_keys: Collection[str]) -> None:
         self._state = state
-        self._transition_keys = frozenset(transition_keys)
+        self._transition_keys = transition_keys  # in their order: the first that changed is the rule
+        self._matters_not = frozenset(transition_keys).isdisjoint
         self.sequence = state.sequence
         self._latest: dict[str, JsonText] = {}  # set since `_state`
         self._time_us = state.time_us
@@ -66,7 +67,7 @@ class Replay:
     def _mere_updates(self, entries: list[bytes]) -> list[Update] | None:
         """Return the entries if all set values that matter to nobody else, None otherwise."""
         updates: list[Update] = []
-        matters_not = self._transition_keys.isdisjoint
+        matters_not = self._matters_not
         for entry in decode_entries(entries):
             if not isinstance(entry, Update) or entry.removed or not matters_not(entry.changed):
                 return None
