@@ -235,6 +235,7 @@ def same(one: State, other: State) -> None:
     assert one.streams == other.streams
 
 
+@example([Base(0, dict.fromkeys(KEYS, b"1"))], [], 0)  # the first of the keys that changed is the rule
 @given(HISTORIES.filter(bool), st.lists(st.integers(0, 99), max_size=4), st.integers(0, 3))
 def test_rows_lead_to_what_their_entries_led_to(entries: list[Entry], at: list[int], known: int) -> None:
     """Also where the state holds the first entries already."""
