@@ -21,17 +21,14 @@ SUMMARY_MAX_BYTES: Final = 64 << 10  # a larger value is no status, path, prompt
 _TOO_DEEP: Final = b"\n" + b" " * (2 * (DEPTH_MAX + 1))
 
 
-class Fragment:
+class Fragment(msgspec.Struct, eq=False, gc=False):
     """A state's value as it stands under `state_info` in a checkpoint: indented by two, nested four deeper.
 
     Never changed after it was made, but for the digest, which is computed when it is first asked for.
     """
 
-    __slots__ = ("_digest", "text")
-
-    def __init__(self, text: bytes) -> None:
-        self.text: Final = text
-        self._digest: str | None = None
+    text: bytes
+    _digest: str | None = None
 
     @property
     def digest(self) -> str:
@@ -60,6 +57,8 @@ def fragment(value: bytes) -> Fragment:
         raise ProtocolError(f"value: nested deeper than {DEPTH_MAX}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"value: {error}") from error
+    if b"\n" not in text:
+        return Fragment(text)
     if _TOO_DEEP in text:
         raise ProtocolError(f"value: nested deeper than {DEPTH_MAX}")
     return Fragment(text.replace(b"\n", b"\n    "))

@@ -46,9 +46,10 @@ def scan(data: bytes | memoryview) -> list[Record]:
     offset, last = 0, 0
     view = memoryview(data)
     total = len(view)
-    while total - offset >= HEADER.size:
-        length, checksum, number = HEADER.unpack_from(view, offset)
-        checked, start = offset + _LEAD.size, offset + HEADER.size
+    head, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from
+    while total - offset >= head:
+        length, checksum, number = unpack(view, offset)
+        checked, start = offset + lead, offset + head
         offset = start + length
         if length > ENTRY_MAX_BYTES or offset > total or not last < number <= NUMBER_MAX:
             break

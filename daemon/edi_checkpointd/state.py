@@ -136,6 +136,9 @@ def fold(
 
     for prepared in entries:
         match prepared.entry:
+            case Update() as update:  # the first, since it is by far the most frequent
+                removed: Collection[str] = update.removed
+                reason = update.reason
             case Mark() as mark:
                 sequence, number, time_us = sequence + 1, prepared.number, max(time_us, mark.time_us)
                 moments.append(Marked(here(), number, mark))
@@ -151,9 +154,6 @@ def fold(
                 changed = sequence
                 moments.append(RolledBack(before, here(), number, rollback.reason))
                 continue
-            case Update() as update:
-                removed: Collection[str] = update.removed
-                reason = update.reason
             case Base():
                 removed = fragments.keys() - prepared.fragments.keys()
                 reason = None
