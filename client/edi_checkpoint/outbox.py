@@ -29,7 +29,7 @@ from edi_checkpoint.compaction import compact
 from edi_checkpoint.errors import FolderError, OutboxFull, SessionBusy
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.paths import ensure_private, sync_folder
-from edi_checkpoint.records import HEADER, Record, pack, scan, whole
+from edi_checkpoint.records import HEADER, Record, head, scan, whole
 from edi_checkpoint.settings import Limits
 from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, last_number, list_streams, sweep_folder
 
@@ -159,22 +159,24 @@ class Outbox:
         Raises `OutboxFull` when the disk refuses and the backlog has no room; then nothing is published.
         """
         number = self.published + 1
-        record = pack(number, entry)
-        if self._backlog or not self._write(number, record):
-            if self._backlog_bytes + len(record) > BACKLOG_BYTES:
+        before = head(number, entry)
+        if self._backlog or not self._write(number, before, entry):
+            size = len(before) + len(entry)
+            if self._backlog_bytes + size > BACKLOG_BYTES:
                 raise OutboxFull(f"session outbox {self.folder}: the disk refuses it and {BACKLOG_BYTES} bytes wait")
-            self._backlog.append((number, record))
-            self._backlog_bytes += len(record)
+            self._backlog.append((number, before + entry))
+            self._backlog_bytes += size
         self.published = number
         return number
 
-    def _write(self, number: int, record: bytes) -> bool:
+    def _write(self, number: int, *parts: bytes) -> bool:
+        """Write a record, given whole or in parts, as one; return whether the disk took it."""
         segment = self._segments[-1]
         try:
             if segment.torn:
                 self._cut(segment)
-            written = os.write(segment.fd, record)
-            if written != len(record):
+            written = os.writev(segment.fd, parts)  # large ones are not copied together first
+            if written != sum(map(len, parts)):
                 segment.torn = True
                 reached(ClientPoint.APPEND_TORN)
                 self._cut(segment)

@@ -30,10 +30,14 @@ class Record(NamedTuple):
     end: int
 
 
+def head(number: int, entry: bytes) -> bytes:
+    """Return what stands before `entry` (at most 64 MiB) in its record under `number` (1 to 2**63 - 1)."""
+    return HEADER.pack(len(entry), crc32(entry, crc32(_NUMBER.pack(number))), number)
+
+
 def pack(number: int, entry: bytes) -> bytes:
-    """Return the record of `entry` (at most 64 MiB) under `number` (1 to 2**63 - 1)."""
-    checksum = crc32(entry, crc32(_NUMBER.pack(number)))
-    return HEADER.pack(len(entry), checksum, number) + entry  # the one copy: of 1 MB, another costs as much again
+    """Return the record of `entry` under `number`, see `head`."""
+    return head(number, entry) + entry  # the one copy: of 1 MB, another costs as much again
 
 
 def scan(data: bytes | memoryview) -> list[Record]:
@@ -46,10 +50,10 @@ def scan(data: bytes | memoryview) -> list[Record]:
     offset, last = 0, 0
     view = memoryview(data)
     total = len(view)
-    head, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from
-    while total - offset >= head:
+    whole_head, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from
+    while total - offset >= whole_head:
         length, checksum, number = unpack(view, offset)
-        checked, start = offset + lead, offset + head
+        checked, start = offset + lead, offset + whole_head
         offset = start + length
         if length > ENTRY_MAX_BYTES or offset > total or not last < number <= NUMBER_MAX:
             break

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
 STOP_TIMEOUT_S = 15.0
+_GARBAGE = 10_000  # objects that may wait to be looked through: a drain makes a thousand, and none of them in a circle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     finally:
         gc.freeze()  # nor will it be: what is collected later, while entries wait, need not look at it
+        gc.set_threshold(_GARBAGE)
         gc.enable()
     parser = _parser()
     config.add_flags(parser.run_parser)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,8 @@ class Disk:
     def __getattr__(self, name: str) -> object:
         return getattr(os, name)
 
-    def write(self, fd: int, data: bytes) -> int:
+    def writev(self, fd: int, parts: Sequence[bytes]) -> int:
+        data = b"".join(parts)
         if self.room is None:
             return os.write(fd, data)
         if not self.room:
