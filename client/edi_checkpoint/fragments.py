@@ -21,14 +21,17 @@ SUMMARY_MAX_BYTES: Final = 64 << 10  # a larger value is no status, path, prompt
 _TOO_DEEP: Final = b"\n" + b" " * (2 * (DEPTH_MAX + 1))
 
 
-class Fragment(msgspec.Struct, eq=False, gc=False):
+class Fragment:
     """A state's value as it stands under `state_info` in a checkpoint: indented by two, nested four deeper.
 
     Never changed after it was made, but for the digest, which is computed when it is first asked for.
     """
 
-    text: bytes
-    _digest: str | None = None
+    __slots__ = ("_digest", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text: Final = text
+        self._digest: str | None = None
 
     @property
     def digest(self) -> str:

@@ -6,38 +6,16 @@ nothing is unsaved. APScheduler 3 goes by the wall clock: `follow_clock` shifts 
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from types import ModuleType
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from edi_checkpointd.clock import Clock
-
-
-@contextlib.contextmanager
-def _without_asyncio() -> Iterator[None]:
-    """Give who imports asyncio here the one function that APScheduler 3 wants of it, which tells coroutines apart.
-
-    No call of ours is one, and the whole of it takes 3 MiB and 12 ms of each start.
-    """
-    stand_in = ModuleType("asyncio")
-    stand_in.__dict__["iscoroutinefunction"] = inspect.iscoroutinefunction
-    stood_in = sys.modules.setdefault("asyncio", stand_in) is stand_in
-    try:
-        yield
-    finally:
-        if stood_in:
-            del sys.modules["asyncio"]
-
-
-with _without_asyncio():
-    from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
-    from apscheduler.executors.pool import ThreadPoolExecutor
-    from apscheduler.jobstores.base import JobLookupError
-    from apscheduler.schedulers.background import BackgroundScheduler
 
 log = logging.getLogger(__name__)
 

@@ -465,7 +465,7 @@ class FullDisk:
     def __getattr__(self, name: str) -> object:
         return getattr(os, name)
 
-    def write(self, fd: int, data: bytes) -> int:
+    def writev(self, fd: int, parts: object) -> int:
         raise OSError(28, "No space left on device")
 
 
