@@ -170,15 +170,15 @@ class Publisher:
         stream = session._stream  # its condition wakes at an acknowledgement; the public way would be to poll
         samples: list[float] = []
         time.sleep(max(0.0, start_s - time.monotonic()))
-        before = session.durable.journaled
-        published = session.durable.published
+        before = stream.journaled
+        published = stream.outbox.published
 
         def room() -> bool:
-            return published - session.durable.journaled < outstanding
+            return published - stream.journaled < outstanding
 
         while time.monotonic() < stop_s:
             start_ns = time.perf_counter_ns()
-            for _ in range(outstanding - (published - session.durable.journaled)):
+            for _ in range(outstanding - (published - stream.journaled)):
                 self._number += 1
                 session["progress"] = value_of(self._number)
                 published += 1
@@ -187,7 +187,7 @@ class Publisher:
             if outstanding == 1:
                 samples.append((time.perf_counter_ns() - start_ns) / 1000)
                 time.sleep(pause_s)
-        acknowledged = session.durable.journaled - before
+        acknowledged = stream.journaled - before
         session.flush(timeout_s=ACK_TIMEOUT_S)
         return {"updates": acknowledged, "us": samples}
 

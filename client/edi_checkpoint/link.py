@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
+from math import inf
 
 from edi_checkpoint import protocol
 from edi_checkpoint.connection import Change, Connection
@@ -248,7 +249,8 @@ class Link:
 
     def _see_to(self, stream: Stream) -> None:
         """Send what a stream has; one that is not let in yet asks again."""
-        keep_small(stream)
+        if stream.outbox.grown:
+            keep_small(stream)
         if not self.connected or self._connection.blocked:
             return
         if stream.attached is not None:
@@ -260,18 +262,13 @@ class Link:
             self._reattach(stream)()
 
     def _timeout_ms(self) -> int | None:
-        now_s = time.monotonic()
-        due_s: list[float] = []
-        if self.connected:
-            streams = self._streams.values()
-            due_s += [stream.probe_at_s for stream in streams if stream.in_flight]
-            due_s += [stream.leave_at_s for stream in streams if stream.leave_at_s]
-            due_s += [stream.attach_again_s for stream in streams if stream.attach_again_s and stream.unattached]
-        if any(stream.outbox.backlog for stream in self._streams.values()):
-            due_s.append(now_s + _BACKLOG_RETRY_S)
-        if self._retry_at_s is not None:
-            due_s.append(self._retry_at_s)
-        return max(0, int((min(due_s) - now_s) * 1000) + 1) if due_s else None
+        due_s = inf if self._retry_at_s is None else self._retry_at_s
+        for stream in self._streams.values():
+            if self.connected:
+                due_s = min(due_s, stream.due_s)
+            if stream.outbox.backlog:
+                due_s = min(due_s, time.monotonic() + _BACKLOG_RETRY_S)
+        return None if due_s == inf else max(0, int((due_s - time.monotonic()) * 1000) + 1)
 
     def _lost(self) -> None:
         self._journal = None

@@ -255,8 +255,10 @@ class Outbox:
 
         None when there are none. Records covered and trimmed already are passed over.
         """
-        with self.lock:  # before the files are looked at: what is in neither is not published yet
-            waiting = list(self._backlog)
+        waiting: list[tuple[int, bytes]] = []
+        if self._backlog:  # before the files are looked at: what is in neither is not published yet
+            with self.lock:
+                waiting = list(self._backlog)
         if after != self._cursor.number:
             self._seek(after)
         cursor = self._cursor
@@ -273,16 +275,22 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether there is something to do for who keeps it small (`roll`, `spool`)."""
-        return bool(self._backlog) or self._segments[-1].size > SEGMENT_BYTES
+        """Whether a segment is to be begun, or the backlog to be written."""
+        segments = self._segments  # another thread may be closing: then it has another, empty one
+        return bool(self._backlog) or (bool(segments) and segments[-1].size > SEGMENT_BYTES)
+
+    @property
+    def grown(self) -> bool:
+        """Whether there may be something to do for who keeps it small (`roll`, `spool`, `compact`)."""
+        return len(self._segments) > 1 or self.full
 
     @property
     def unsent_bytes(self) -> int:
         """How much follows the last `frame`, roughly: a whole segment, where it is more than the rest of the last."""
-        cursor, segment = self._cursor, self._segments[-1]
-        if cursor.number < 0 or self._backlog or cursor.segment + 1 < len(self._segments):
+        cursor, segments = self._cursor, self._segments
+        if cursor.number < 0 or self._backlog or cursor.segment + 1 != len(segments):
             return SEGMENT_BYTES
-        return segment.size - cursor.offset
+        return segments[-1].size - cursor.offset
 
     def _whole_records(self, segment: _Segment, offset: int, limit: int) -> tuple[bytes, int]:
         data = os.pread(segment.fd, min(limit, segment.size - offset), offset)

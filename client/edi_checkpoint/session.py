@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -31,7 +31,7 @@ from edi_checkpoint.publication import Publication, text
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.restored import Restored
 from edi_checkpoint.settings import Limits
-from edi_checkpoint.stream import Stream
+from edi_checkpoint.stream import Stream, wait
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Session(MutableMapping[str, object]):
     ) -> CheckpointInfo:
         """As `checkpoint`; `keep` says how many checkpoints of the session are kept from now on."""
         asked = self._ask_checkpoint(reason, label, pin=pin, keep=keep)
-        wait([asked], timeout_s)
+        wait(asked, timeout_s)
         return self._checkpoint_heard(asked, timeout_s)
 
     def _ask_checkpoint(
@@ -231,7 +231,7 @@ class Session(MutableMapping[str, object]):
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
         asked = self._ask_flush(level)
-        wait([asked], timeout_s)
+        wait(asked, timeout_s)
         self._flush_heard(asked, level, timeout_s)
 
     def _ask_flush(self, level: Literal["journaled", "checkpointed"]) -> Future[None]:
@@ -327,7 +327,7 @@ class Session(MutableMapping[str, object]):
     def _heard(self, asked: Future[CheckpointInfo]) -> CheckpointInfo:
         """Wait for what a daemon answers, if there is one."""
         timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
-        wait([asked], timeout_s)
+        wait(asked, timeout_s)
         return self._checkpoint_heard(asked, timeout_s)
 
     def resume_report(self) -> ResumeReport:

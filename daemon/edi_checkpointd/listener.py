@@ -18,7 +18,11 @@ from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
 _FAREWELL_MS = 200
-_READABLE, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # zmq's enums cost a microsecond a use
+_EVENTS, _READABLE, _NOBLOCK = (
+    int(zmq.EVENTS),
+    int(zmq.POLLIN),
+    int(zmq.NOBLOCK),
+)  # zmq's enums cost a microsecond a use
 
 
 @dataclass(slots=True)
@@ -87,7 +91,7 @@ class Listener:
     @property
     def waiting(self) -> bool:
         """Whether messages wait."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE)
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _READABLE)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for messages alone, where `receive` has found none; to the microsecond, other than `poll`."""
