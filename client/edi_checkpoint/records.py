@@ -86,14 +86,13 @@ def entries(data: bytes) -> tuple[list[bytes], int]:
     unpack, lead, head = HEADER.unpack_from, _LEAD.size, HEADER.size  # a million times each, in a start
     while total - offset >= head:
         length, checksum, number = unpack(data, offset)
-        start = offset + head
-        end = start + length
-        entry = data[start:end]
+        end = offset + head + length
         if end > total or length > ENTRY_MAX_BYTES or not last < number <= NUMBER_MAX:
             break
-        if crc32(entry, crc32(data[offset + lead : start])) != checksum:
+        checked = data[offset + lead : end]
+        if crc32(checked) != checksum:
             break
-        found.append(entry)
+        found.append(checked[_NUMBER.size :])
         offset, last = end, number
     if not found or offset != total:
         raise ProtocolError(f"records: byte {offset} of {total} begins no whole record")
