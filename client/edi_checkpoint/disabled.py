@@ -84,6 +84,11 @@ class NullOutbox(Outbox):
         self.published = self.spooled = self.published + 1
         return self.published
 
+    @property
+    def full(self) -> bool:
+        """Never."""
+        return False
+
     def acknowledged(self, number: int) -> None:
         """Keep nothing."""
 

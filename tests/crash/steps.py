@@ -292,9 +292,9 @@ def victim_publishes(stage: Stage) -> None:
 
 def victim_tears(stage: Stage) -> None:
     """The disk takes all but the last byte of a record."""
-    short = "lambda fd, data: os.write(fd, data[:-1] if len(data) > 9000 else data)"
+    short = "lambda fd, parts: os.write(fd, b''.join(parts)[: -1 if len(parts[-1]) > 9000 else None])"
     stage.publishers["victim"].do(
-        f"import types; edi_checkpoint.outbox.os = types.SimpleNamespace(**{{**vars(os), 'write': {short}}})"
+        f"import types; edi_checkpoint.outbox.os = types.SimpleNamespace(**{{**vars(os), 'writev': {short}}})"
     )
     stage.publishers["victim"].do("publish(50, who='victim', tell=True)")
     stage.publish("victim", 1, padding=9000)
