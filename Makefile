@@ -48,7 +48,7 @@ soak: $(VENV)/.made-dev ## ten minutes of work, kills and a full disk; SECONDS=6
 crash-selftest: $(VENV)/.made-dev ## take safeguards out one at a time, and see the crash tests miss them
 	PYTHONPATH=tests $(BIN)/python -m crash.selftest
 
-bench: $(VENV)/.made-bench ## measure all figures beside their floors and peers: eight minutes on an idle machine
+bench: $(VENV)/.made-bench ## measure all figures beside their floors and peers: seven minutes on an idle machine
 	$(BIN)/python bench/run.py
 
 bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
