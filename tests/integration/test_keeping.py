@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -28,11 +29,12 @@ def at_rest(home: Home, session_id: str) -> None:
 
 
 def files(home: Home, session_id: str) -> dict[str, bytes]:
-    return {
-        path.name: path.read_bytes()
-        for path in home.sessions.iterdir()
-        if path.is_file() and path.name.startswith(session_id)
-    }
+    found = {}
+    for path in home.sessions.iterdir():
+        if path.is_file() and path.name.startswith(session_id):
+            with contextlib.suppress(FileNotFoundError):  # the daemon may delete it just now
+                found[path.name] = path.read_bytes()
+    return found
 
 
 def ids(home: Home, *arguments: str) -> set[str]:
