@@ -1,9 +1,8 @@
-"""What cannot be done faster: the same bytes to the same disk, by the fewest calls. And the seed's way, for a peer."""
+"""What cannot be done faster: the same bytes to the same disk, by the fewest calls."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from pathlib import Path
@@ -67,7 +66,8 @@ class Files:
 
     def write(self, data: bytes) -> float:
         """Write, fsync, rename, fsync of the folder; return the milliseconds."""
-        temporary, path = self._next()
+        path = self._folder / f"{next(self._names):06d}.json"
+        temporary = path.with_suffix(".tmp")
         start_s = time.perf_counter()
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         view = memoryview(data)
@@ -75,23 +75,6 @@ class Files:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
         os.close(fd)
-        return self._publish(temporary, path, start_s)
-
-    def dump(self, document: object) -> float:
-        """The seed's `checkpoint()`, with the fsyncs it lacks; return the milliseconds."""
-        temporary, path = self._next()
-        start_s = time.perf_counter()
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        return self._publish(temporary, path, start_s)
-
-    def _next(self) -> tuple[Path, Path]:
-        path = self._folder / f"{next(self._names):06d}.json"
-        return path.with_suffix(".tmp"), path
-
-    def _publish(self, temporary: Path, path: Path, start_s: float) -> float:
         temporary.rename(path)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(folder)

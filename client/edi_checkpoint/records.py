@@ -50,10 +50,10 @@ def scan(data: bytes | memoryview) -> list[Record]:
     offset, last = 0, 0
     view = memoryview(data)
     total = len(view)
-    whole_head, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from
-    while total - offset >= whole_head:
+    header, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from
+    while total - offset >= header:
         length, checksum, number = unpack(view, offset)
-        checked, start = offset + lead, offset + whole_head
+        checked, start = offset + lead, offset + header
         offset = start + length
         if length > ENTRY_MAX_BYTES or offset > total or not last < number <= NUMBER_MAX:
             break
@@ -83,10 +83,10 @@ def entries(data: bytes) -> tuple[list[bytes], int]:
     """
     found: list[bytes] = []
     offset, last, total = 0, 0, len(data)
-    unpack, lead, head = HEADER.unpack_from, _LEAD.size, HEADER.size  # a million times each, in a start
-    while total - offset >= head:
+    header, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from  # a million times each, in a start
+    while total - offset >= header:
         length, checksum, number = unpack(data, offset)
-        end = offset + head + length
+        end = offset + header + length
         if end > total or length > ENTRY_MAX_BYTES or not last < number <= NUMBER_MAX:
             break
         checked = data[offset + lead : end]

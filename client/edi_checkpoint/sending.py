@@ -43,7 +43,8 @@ def push(stream: Stream, connection: Connection) -> None:
             stream.probe_pause_s = _SILENCE_S
             stream.probe_at_s = time.monotonic() + _SILENCE_S
         stream.unsent = None
-        stream.burst = last - stream.sent if last - stream.sent >= BURST_ENTRIES else 0
+        entries = last - stream.sent
+        stream.burst = entries if entries >= BURST_ENTRIES else 0
         stream.leave_at_s = 0.0
         stream.sent = last
         stream.in_flight.append((last, len(records)))

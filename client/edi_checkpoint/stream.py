@@ -21,7 +21,7 @@ from edi_checkpoint.protocol import Attached
 
 _T = TypeVar("_T")
 
-GATHERED_BYTES: Final = 64 << 10
+GATHERED_BYTES: Final = 64 << 10  # unsent; so many leave without waiting for more
 
 
 class Stream:
@@ -206,7 +206,7 @@ class Stream:
 
 
 def wait(future: Future[_T], timeout_s: float) -> None:
-    """Wait until `future` is done, at most `timeout_s`. A third of the work of `concurrent.futures.wait`."""
+    """Wait until `future` is done, at most `timeout_s`, without the waiter that `concurrent.futures.wait` makes."""
     with contextlib.suppress(TimeoutError):
         future.exception(timeout_s)
 
