@@ -156,7 +156,8 @@ def _write(document: dict[str, object]) -> None:
 
 
 def _stop(paths: Paths) -> int:
-    from edi_checkpointd.lock import end, running
+    from edi_checkpoint.holder import running
+    from edi_checkpointd.lock import end
 
     holder = running(paths.lock)
     if holder is None or end(paths.lock, holder, STOP_TIMEOUT_S):

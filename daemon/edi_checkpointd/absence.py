@@ -28,10 +28,10 @@ from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.clock import Clock, to_us
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.health import Health
 from edi_checkpointd.journal import SessionRow
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.saving import Saving
-from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Absence:
         ledger: Ledger,
         attendance: Attendance,
         saving: Saving,
-        stats: Stats,
+        health: Health,
         clock: Clock,
         *,
         forget: Callable[[Collection[str]], None],
@@ -68,7 +68,7 @@ class Absence:
         self._ledger = ledger
         self._attendance = attendance
         self._saving = saving
-        self._stats = stats
+        self._health = health
         self._clock = clock
         self._forget = forget
         self._jumped = jumped
@@ -99,7 +99,7 @@ class Absence:
         new = [row for row in absent if row.key not in noted]  # what was wished for once, no accident takes back
         if lost:
             if new:
-                self._stats.folder_lost(len(new))
+                self._health.folder_lost(len(new))
             self._take_back(new)
             reached(CrashPoint.FOLDER_UNMARKED)
             write_atomic(self._marker, [MARKER])

@@ -27,18 +27,18 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting
 from edi_checkpointd.fs import Reserve, sweep_temporaries
-from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.health import Health
 from edi_checkpointd.importing import Importing
 from edi_checkpointd.intake import Intake
 from edi_checkpointd.inventory import Inventory
 from edi_checkpointd.journal import JournalDamaged, Reader, named_damage
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.recovery import files_teller, open_journal
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
-from edi_checkpointd.stats import Stats
 from edi_checkpointd.trash import Trash
 
 
@@ -60,13 +60,13 @@ class Daemon:
         reserve = Reserve(paths.reserve)
         reserve.lend()
         self._journal, gone = open_journal(paths, self.pulse)
-        self.stats = Stats(clock, version, journal_fault=fault or gone)
+        self.health = Health(clock, version, journal_fault=fault or gone)
         self._catalog = Catalog(paths.sessions)
         self._catalog.load()
         self._scheduler = Scheduler(clock)
         feed = Feed(clock)
         idle_exit_s = (config.idle_exit_s or None) if idle_exit else None
-        self.intake = Intake(paths, clock, self._scheduler, self.stats, self.pulse, feed, idle_exit_s=idle_exit_s)
+        self.intake = Intake(paths, clock, self._scheduler, self.health, self.pulse, feed, idle_exit_s=idle_exit_s)
         self.attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
         trash = Trash(paths, self._catalog, clock)
         self.ledger = Ledger(self._journal, self.attachments, config, clock, files_teller(paths, self._catalog, trash))
@@ -91,7 +91,7 @@ class Daemon:
         self.ledger.before_open = self.keeping.opening
         self._importing = Importing(paths, self._catalog, self.attachments, self.ledger)
         conversation = Conversation(
-            paths, version, self.intake.listener, self.intake.answering, self.stats, feed,
+            paths, version, self.intake.listener, self.intake.answering, self.health, feed,
             self.ledger, self.saving, self._attendance,
             forgetting=self._forgetting, keeping=self.keeping, importing=self._importing,
             answer=self._answer, status=self._status, explain=self._explain,
@@ -99,7 +99,7 @@ class Daemon:
         )  # fmt: skip
         self.intake.serve(conversation, self.keeping, self._forgetting)
         self._absence = Absence(
-            paths, self._catalog, self.ledger, self._attendance, self.saving, self.stats, clock,
+            paths, self._catalog, self.ledger, self._attendance, self.saving, self.health, clock,
             forget=self._forgetting.forget, jumped=self.keeping.jumps.lately,
         )  # fmt: skip
         self.intake.upkeep = self._absence.step

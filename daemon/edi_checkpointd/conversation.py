@@ -22,6 +22,7 @@ from edi_checkpointd.attendance import Attendance
 from edi_checkpointd.config import explain
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting
+from edi_checkpointd.health import Health, caps
 from edi_checkpointd.importing import Importing
 from edi_checkpointd.inventory import document
 from edi_checkpointd.journal import JournalDamaged, JournalRefused
@@ -30,7 +31,6 @@ from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener, refusal
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.sessions import Stream
-from edi_checkpointd.stats import Stats, caps
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Conversation:
         version: str,
         listener: Listener,
         answering: Answering,
-        stats: Stats,
+        health: Health,
         feed: Feed,
         ledger: Ledger,
         saving: Saving,
@@ -69,7 +69,7 @@ class Conversation:
         self._version = version
         self._listener = listener
         self._answering = answering
-        self._stats = stats
+        self._health = health
         self._feed = feed
         self._ledger = ledger
         self._saving = saving
@@ -204,7 +204,7 @@ class Conversation:
         return True
 
     def _told(self) -> Told:
-        told = self._stats.told(
+        told = self._health.told(
             connections=len(set(self._listener.routes.values())),
             failing=self._saving.failing,
             refused_streams=self._attendance.refused,
@@ -229,5 +229,5 @@ class Conversation:
 
     def fault(self, error: EdiCheckpointError, session_id: str | None) -> None:
         """Count what somebody was told, and tell who watches."""
-        self._stats.count(error.code)
+        self._health.count(error.code)
         self._feed.fault(error.code, str(error), session_id)

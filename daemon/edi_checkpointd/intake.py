@@ -26,16 +26,16 @@ from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.forgetting import Forgetting, purged_error
 from edi_checkpointd.fs import write_atomic
-from edi_checkpointd.heartbeat import Pulse
+from edi_checkpointd.health import Health
 from edi_checkpointd.journal import JournalDamaged, JournalRefused
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import PROBE_S, Liveness
+from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.saving import Saving
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Stream, fenced_error
-from edi_checkpointd.stats import Stats
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Intake:
     """Serves one socket. Parts that must run in its thread are made by it; others reach it through `post`."""
 
     def __init__(
-        self, paths: Paths, clock: Clock, scheduler: Scheduler, stats: Stats, pulse: Pulse, feed: Feed, *,
+        self, paths: Paths, clock: Clock, scheduler: Scheduler, health: Health, pulse: Pulse, feed: Feed, *,
         idle_exit_s: float | None = None,
     ) -> None:  # fmt: skip
         """Open the socket, unbound; `serve` gives it the parts, `bind` and `run` begin.
@@ -65,7 +65,7 @@ class Intake:
         self._paths = paths
         self._clock = clock
         self._scheduler = scheduler
-        self._stats = stats
+        self._health = health
         self._pulse = pulse
         self._feed = feed
         self.listener = Listener()
@@ -317,14 +317,14 @@ class Intake:
 
     def disk_refuses(self, error: OSError) -> None:
         """Take nothing for a moment: the journal cannot be written."""
-        if self._stats.disk_refused(error):
+        if self._health.disk_refused(error):
             self._feed.fault(getattr(error, "code", "disk"), str(error))
             log.error("nothing is acknowledged while the disk refuses: %s", error)
         self._refused_until_s = self._clock.monotonic_s() + _REFUSED_PAUSE_S
         self._saving.make_room()
 
     def _disk_took(self) -> None:
-        if self._stats.disk_took():
+        if self._health.disk_took():
             log.info("the disk takes the journal again")
 
     # -- between two turns -------------------------------------------------------------------------------------------

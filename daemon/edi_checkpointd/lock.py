@@ -15,9 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.holder import Holder as Holder
-from edi_checkpoint.holder import read_holder as read_holder
-from edi_checkpoint.holder import running as running
+from edi_checkpoint.holder import Holder, read_holder, running
 
 _PATIENCE_S = 0.1  # with a daemon that is leaving
 _LOOKERS_S = 10.0  # with those who only look: hundreds of clients may, on a machine that is busy with their starts

@@ -35,11 +35,11 @@ class Reconfiguration:
             self._daemon.intake.post(lambda: self._use(config))
 
     def _refuse(self, error: ConfigError) -> None:
-        self._daemon.stats.config_fault = error
+        self._daemon.health.config_fault = error
         log.error("configuration refused, the one from before holds: %s; %s", error, error.hint)
 
     def _use(self, config: Config) -> None:
-        self._daemon.stats.config_fault = None
+        self._daemon.health.config_fault = None
         for sentence in changes(self._daemon.ledger.config, config):
             log.info("setting changed: %s", sentence)
         self._daemon.ledger.config = self._daemon.saving.config = config

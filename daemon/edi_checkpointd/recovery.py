@@ -19,8 +19,8 @@ from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
-from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import Journal, JournalDamaged, take_back, witness_path
+from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
 from edi_checkpointd.trash import Trash

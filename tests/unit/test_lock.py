@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from edi_checkpointd.lock import DaemonRuns, acquire, end, read_holder, running
+from edi_checkpoint.holder import read_holder, running
+from edi_checkpointd.lock import DaemonRuns, acquire, end
 
 HOLD = """
 import sys

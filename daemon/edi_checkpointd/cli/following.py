@@ -9,9 +9,9 @@ from functools import partial
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.holder import running
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import Event
-from edi_checkpointd.lock import running
 
 TICK_S = 0.5  # how often who waits is let go on, to look at the clock and at the terminal's size
 

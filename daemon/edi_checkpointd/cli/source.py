@@ -25,13 +25,13 @@ from edi_checkpoint.errors import (
     SessionIdError,
     VersionMismatch,
 )
+from edi_checkpoint.holder import running
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.references import Reference
 from edi_checkpoint.trash import holds, listed
 from edi_checkpointd.clock import to_us
-from edi_checkpointd.lock import running
 
 if TYPE_CHECKING:
     from edi_checkpoint.link import Link
@@ -170,7 +170,7 @@ class Source:
         from edi_checkpoint.status import Told, served
         from edi_checkpoint.troubles import met
         from edi_checkpointd import config
-        from edi_checkpointd.stats import caps
+        from edi_checkpointd.health import caps
 
         now = datetime.now(UTC)
         troubles, bounds = [*map(met, self._unusable)], dict[str, int]()

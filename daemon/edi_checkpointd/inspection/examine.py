@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edi_checkpoint.errors import VersionMismatch
+from edi_checkpoint.holder import running
 from edi_checkpoint.paths import Paths
 from edi_checkpointd.attachments import listed
 from edi_checkpointd.inspection import attachments, journal, outboxes, places
 from edi_checkpointd.inspection.documents import Documents
 from edi_checkpointd.inspection.findings import Report, confirmed, report_of
 from edi_checkpointd.journal import JournalDamaged
-from edi_checkpointd.lock import running
 
 Progress: TypeAlias = Callable[[int, int], None]
 

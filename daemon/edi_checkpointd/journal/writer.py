@@ -14,7 +14,6 @@ import msgspec
 
 from edi_checkpoint.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.heartbeat import Pulse
 from edi_checkpointd.journal import migration
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
@@ -38,6 +37,7 @@ from edi_checkpointd.journal.tables import (
     named_damage,
 )
 from edi_checkpointd.journal.witness import Witness
+from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.state import Snapshot
 
 _BUSY_MS = 5000  # waited for a lock that is in the way

@@ -21,7 +21,7 @@ from edi_checkpointd.logs import LOG_BYTES
 TOLD_S = 3600.0  # how long is told of what is over: a step of the clock, a folder that was removed
 
 
-class Stats:
+class Health:
     """One daemon's account of itself."""
 
     def __init__(self, clock: Clock, version: str, *, journal_fault: str | None = None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from edi_checkpoint.status import Told
-from edi_checkpointd.stats import TOLD_S, Stats
+from edi_checkpointd.health import TOLD_S, Health
 
 
 class HandClock:
@@ -22,7 +22,7 @@ class HandClock:
 
 
 def told(
-    stats: Stats,
+    stats: Health,
     failing: Mapping[str, str] | None = None,
     refused_streams: int = 0,
     stepped: tuple[float, float] | None = None,
@@ -36,7 +36,7 @@ def codes(found: Told) -> list[str]:
 
 def test_a_daemon_without_troubles_tells_who_it_is_and_since_when() -> None:
     clock = HandClock()
-    stats = Stats(clock, "0.1.0")
+    stats = Health(clock, "0.1.0")
     clock.s += 42
     found = told(stats)
     assert (found.daemon.pid, found.daemon.version, found.daemon.uptime_s) == (os.getpid(), "0.1.0", 42.0)
@@ -45,7 +45,7 @@ def test_a_daemon_without_troubles_tells_who_it_is_and_since_when() -> None:
 
 def test_a_disk_that_refuses_is_told_with_its_beginning_until_it_takes_something() -> None:
     clock = HandClock()
-    stats = Stats(clock, "0.1.0")
+    stats = Health(clock, "0.1.0")
     stats.disk_refused(OSError(28, "No space left on device"))
     clock.s += 3600
     stats.disk_refused(OSError(5, "Input/output error"))
@@ -60,7 +60,7 @@ def test_a_disk_that_refuses_is_told_with_its_beginning_until_it_takes_something
 
 def test_every_trouble_that_only_a_daemon_knows_is_told_with_a_remedy() -> None:
     clock = HandClock()
-    stats = Stats(clock, "0.1.0", journal_fault="journal.sqlite is gone")
+    stats = Health(clock, "0.1.0", journal_fault="journal.sqlite is gone")
     failing = {"s1": "No space left on device", "s2": "Permission denied"}
     found = told(stats, failing=failing, refused_streams=2, stepped=(-3600.0, clock.s))
     assert codes(found) == ["journal_begun_anew", "checkpoints_failing", "streams_refused", "clock_stepped"]
@@ -71,7 +71,7 @@ def test_every_trouble_that_only_a_daemon_knows_is_told_with_a_remedy() -> None:
 
 def test_a_step_of_the_clock_is_told_of_for_an_hour() -> None:
     clock = HandClock()
-    stats = Stats(clock, "0.1.0")
+    stats = Health(clock, "0.1.0")
     step = (60.0, clock.s)
     clock.s += TOLD_S - 1
     assert codes(told(stats, stepped=step)) == ["clock_stepped"]
