@@ -19,7 +19,7 @@ from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
-from edi_checkpointd.journal import Journal, JournalDamaged, take_back, witness_path
+from edi_checkpointd.journal import Journal, JournalDamaged, witness_path
 from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.sessions import Files
 from edi_checkpointd.state import state_of
@@ -32,7 +32,7 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     """Open the journal, or make a new one in the place of a damaged one, which is moved into `damaged/`.
 
     `pulse` is told while the disk is waited for. Returns it with a sentence on what was wrong, None when nothing was.
-    Raises `VersionMismatch`: a newer version's journal is left alone.
+    Raises `VersionMismatch` for a journal of another format, which is not changed.
     """
     gone = f"{paths.journal} is gone" if witness_path(paths.journal).exists() and not paths.journal.exists() else None
     if gone:
@@ -42,13 +42,6 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
     except JournalDamaged as error:
         fault = str(error)
     set_journal_aside(paths, fault)
-    if take_back(paths.journal):
-        log.warning("the journal as it was before it was brought to another format is taken again")
-        try:
-            return Journal(paths.journal, pulse), fault
-        except JournalDamaged as error:  # what is wrong with it was so before: once more would end as this did
-            fault = str(error)
-            set_journal_aside(paths, fault)
     return Journal(paths.journal, pulse), fault
 
 

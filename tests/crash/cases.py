@@ -76,10 +76,6 @@ CASES: dict[Enum, Case] = {
     CrashPoint.RETURN_CUT: Case(steps.comes_back, flags=CLEANS_UP, after=steps.whole_or_gone),
     CrashPoint.CONDEMNED: Case(steps.cleans_up, flags=(*CLEANS_UP, "--trash-days", "0"), after=steps.whole_or_gone),
     **{point: Case(steps.purges, after=steps.nothing_purged_is_left) for point in CrashPoint if "FORG" in point.name},
-    **{
-        point: Case(steps.waits, before=steps.has_an_older_journal, after=steps.no_older_journal_is_left)
-        for point in (CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED)
-    },
     CrashPoint.WAL_EMPTIED: Case(steps.purges, after=steps.nothing_purged_is_left),
     CrashPoint.SET_ASIDE: Case(
         steps.waits, before=steps.damages_journal, journal_lost=True, after=steps.nothing_damaged_is_destroyed
@@ -110,10 +106,9 @@ CASES: dict[Enum, Case] = {
 POINTS: tuple[Enum, ...] = (*CrashPoint, *ClientPoint)
 ONCE = {  # in the life of a process, as its case leads there
     CrashPoint.LOCKED, CrashPoint.JOURNAL_MADE, CrashPoint.STATE_ADOPTED, CrashPoint.SET_ASIDE,
-    CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.MIGRATED_COPY, CrashPoint.MIGRATION_KEPT, CrashPoint.MIGRATED,
-    CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED, CrashPoint.FOREIGN_KEPT,
+    CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED,
+    CrashPoint.FOREIGN_KEPT, CrashPoint.IMPORT_DECIDED, CrashPoint.IMPORT_ATTACHED,
     ClientPoint.AUTOSTART_CLAIMED, ClientPoint.LOCK_UNNAMED, ClientPoint.LOCK_NAMED, ClientPoint.SEGMENT_MADE,
-    CrashPoint.IMPORT_DECIDED, CrashPoint.IMPORT_ATTACHED,
     CrashPoint.REFUSED_KEPT, ClientPoint.TAKEN_OVER, ClientPoint.APPEND_TORN, ClientPoint.COMPACTION_WRITTEN,
     ClientPoint.COMPACTION_RENAMED, ClientPoint.LAST_MARK_PUBLISHED,
 }  # fmt: skip

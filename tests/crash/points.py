@@ -74,8 +74,6 @@ def _begin(stage: Stage, case: Case, point: Enum, hits: int) -> None:
 
 def _acknowledged_is_there(stage: Stage, case: Case) -> Verdict:
     """What the dead daemon had acknowledged, in its journal or, when that was lost before, in files and outboxes."""
-    if case.before is steps.has_an_older_journal:
-        return Verdict()  # read when it is brought to this format
     if not case.journal_lost:
         return judge_entries(history(stage.paths), stage.acknowledged()) if case.keeps_history else Verdict()
     verdict = Verdict()

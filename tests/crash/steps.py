@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -193,20 +192,6 @@ def damages_journal(stage: Stage) -> None:
 def nothing_damaged_is_destroyed(stage: Stage) -> None:
     kept = {path.name for path in stage.paths.damaged.iterdir()}
     assert {"journal.sqlite", "journal.sqlite-wal"} <= kept, kept
-
-
-def has_an_older_journal(stage: Stage) -> None:
-    """A journal of the format before."""
-    saved_once(stage)
-    assert stage.daemon is not None
-    stage.daemon.kill()
-    with contextlib.closing(sqlite3.connect(stage.paths.journal)) as db:
-        db.execute("PRAGMA user_version=2")
-
-
-def no_older_journal_is_left(stage: Stage) -> None:
-    names = {path.name for path in stage.paths.state.glob("journal.sqlite*")}
-    assert names == {f"journal.sqlite{suffix}" for suffix in ("", "-wal", "-shm", "-witness")}
 
 
 def loses_journal(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Makes a golden journal, with whatever version of the software is imported: `capture_journal.py journal_v1.sqlite`.
+"""Makes a golden journal, with whatever version of the software is imported: `capture_journal.py journal_v3.sqlite`.
 
 Three sessions: one with marks and a key that went, one that was begun from it, one whose writer was killed.
 """

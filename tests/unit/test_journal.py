@@ -33,6 +33,7 @@ from edi_checkpointd.journal import (
     Transaction,
     check_sqlite,
 )
+from edi_checkpointd.journal.tables import FORMAT
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.recovery import open_journal
 from edi_checkpointd.requests import Requests
@@ -130,11 +131,14 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
         assert again.read.span(1) == (1, 3)
 
 
-def newer_journal(path: Path) -> None:
+def other_journal(path: Path, version: int) -> None:
     filled(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=4")
+        db.execute(f"PRAGMA user_version={version}")
     db.close()
+
+
+OTHER_FORMATS = (1, 2, 4)
 
 
 def foreign_database(path: Path) -> None:
@@ -146,7 +150,7 @@ def foreign_database(path: Path) -> None:
 def foreign_database_of_our_version(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE frames (id)")
-        db.execute("PRAGMA user_version=2")
+        db.execute(f"PRAGMA user_version={FORMAT}")
     db.close()
 
 
@@ -172,7 +176,7 @@ def zeroed(path: Path) -> None:
 def without_tables(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA application_id={0x45444943}")
-        db.execute("PRAGMA user_version=2")
+        db.execute(f"PRAGMA user_version={FORMAT}")
     db.close()
 
 
@@ -181,14 +185,16 @@ NO_JOURNALS = [
 ]  # fmt: skip
 
 
-def test_a_newer_journal_is_refused_by_its_number_and_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", OTHER_FORMATS)
+def test_a_journal_of_another_format_is_refused_by_its_number_and_left_as_it_is(tmp_path: Path, version: int) -> None:
     path = tmp_path / "journal.sqlite"
-    newer_journal(path)
+    other_journal(path, version)
     before = bytes_below(tmp_path)
-    with pytest.raises(VersionMismatch, match="journal format 4; this software knows 3"):
+    with pytest.raises(VersionMismatch, match=f"format {version}; this version reads format 3") as refused:
         Journal(path)
+    assert "move journal.sqlite and journal.sqlite-* to another folder" in refused.value.hint
     assert bytes_below(tmp_path) == before
-    with pytest.raises(VersionMismatch, match="journal format 4; this software knows 3"):
+    with pytest.raises(VersionMismatch, match=f"format {version}; this version reads format 3"):
         Reader.open(path)
     assert path.read_bytes() == before[path.name]
 
@@ -223,10 +229,11 @@ def test_what_is_no_journal_is_set_aside_as_it_is_and_a_new_one_is_made(
             assert (paths.damaged / "journal.sqlite").read_bytes() == before
 
 
-def test_a_newer_journal_is_never_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", OTHER_FORMATS)
+def test_a_journal_of_another_format_is_never_set_aside(tmp_path: Path, version: int) -> None:
     paths = locate({"EDI_CHECKPOINT_HOME": str(tmp_path)})
     paths.state.mkdir()
-    newer_journal(paths.journal)
+    other_journal(paths.journal, version)
     before = bytes_below(paths.state)
     with pytest.raises(VersionMismatch):
         open_journal(paths)
@@ -775,73 +782,3 @@ def test_a_reader_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(apsw.ReadOnlyError):
             reader._db.execute("DELETE FROM frames")
         reader.close()
-
-
-FIRST_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
-CREATE TABLE sessions (
-    key INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, parent_session TEXT, epoch INTEGER NOT NULL,
-    started_us INTEGER NOT NULL, saved INTEGER NOT NULL, checkpointed INTEGER NOT NULL, left_as TEXT NOT NULL
-) STRICT;
-CREATE TABLE streams (
-    stream TEXT PRIMARY KEY, session INTEGER NOT NULL REFERENCES sessions (key), epoch INTEGER NOT NULL,
-    number INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE frames (
-    id INTEGER PRIMARY KEY, session INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-    stream TEXT NOT NULL, received_us INTEGER NOT NULL, records BLOB NOT NULL
-) STRICT;
-CREATE INDEX frames_by_session ON frames (session, first);
-CREATE TABLE snapshots (
-    session INTEGER NOT NULL, sequence INTEGER NOT NULL, taken_us INTEGER NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (session, sequence)
-) STRICT;
-CREATE TABLE gaps (
-    session INTEGER NOT NULL, sequence INTEGER NOT NULL, stream TEXT NOT NULL, first INTEGER NOT NULL,
-    last INTEGER NOT NULL, noticed_us INTEGER NOT NULL
-) STRICT;
-"""
-
-
-def first_format(path: Path) -> None:
-    """A journal as the first format had it, with an entry of a session that was interrupted."""
-    with sqlite3.connect(path) as db:
-        db.executescript(FIRST_SCHEMA)
-        db.execute("INSERT INTO meta VALUES ('id', ?)", ("ab" * 16,))
-        db.execute("INSERT INTO sessions VALUES (1, 's', NULL, 1, 5, 1, 0, 'interrupted')")
-        db.execute("INSERT INTO streams VALUES (?, 1, 1, 1)", (STREAM,))
-        db.execute("INSERT INTO frames VALUES (1, 1, 1, 1, ?, 7, x'00')", (STREAM,))
-        db.execute(f"PRAGMA application_id={0x45444943}")
-        db.execute("PRAGMA user_version=1")
-    db.close()
-
-
-def test_a_journal_of_the_first_format_is_brought_to_this_one_with_all_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    first_format(path)
-    with pytest.raises(VersionMismatch, match="journal format 1 is brought to 3 by the daemon's start"):
-        Reader.open(path)
-    with closing(Journal(path)) as journal:
-        row = journal.read.session("s")
-        assert row is not None
-        assert (row.key, row.epoch, row.started_us, row.left_as) == (1, 1, 5, "interrupted")
-        assert (row.seen, row.keep, row.resumed_us, row.short_lives, row.drained) == (0, None, 0, 0, 0)
-        assert journal.read.streams(1) == {STREAM: (1, 1)}
-        assert [frame.records for frame in journal.read.frames(1, after=0)] == [b"\0"]
-        assert journal.id == "ab" * 16
-    with closing(Reader.open(path)) as reader:
-        assert reader.session("s") == row
-
-
-def test_a_migrated_journal_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
-    first_format(tmp_path / "old.sqlite")
-    found = []
-    for name in ("old.sqlite", "new.sqlite"):
-        Journal(tmp_path / name).close()
-        with sqlite3.connect(tmp_path / name) as db:
-            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")]
-            described = "SELECT name, type, dflt_value FROM pragma_table_info(?)"
-            columns = {table: db.execute(described, (table,)).fetchall() for table in tables}
-        db.close()
-        found.append(columns)
-    assert found[0] == found[1]

@@ -7,12 +7,10 @@ SQLite's own words are said with "SQLite" or "WAL": a *checkpoint* is EDI's file
 
     tables    what a row is, and what is wrong with a file that is no journal
     reader    reading, on any connection
-    migration a journal of an older format is brought to this one
     witness   tells when acknowledged rows are missing
     writer    the one connection that writes: commit, and keeping it small
 """
 
-from edi_checkpointd.journal.migration import take_back as take_back
 from edi_checkpointd.journal.reader import Reader as Reader
 from edi_checkpointd.journal.reader import begun as begun
 from edi_checkpointd.journal.tables import Fence as Fence

@@ -10,9 +10,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from edi_checkpoint.errors import VersionMismatch
 from edi_checkpointd.journal.tables import (
-    FORMAT,
     Frame,
     Gap,
     JournalDamaged,
@@ -32,7 +30,7 @@ _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `
 def begun(path: Path) -> bool:
     """Return whether there is a journal: one whose making was cut short is none yet.
 
-    Raises `JournalDamaged`, and `VersionMismatch` for a newer one.
+    Raises `JournalDamaged`, and `VersionMismatch` for one of another format.
     """
     if not path.exists():
         return False
@@ -54,15 +52,12 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path) -> Reader:
-        """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch` (also for an older one)."""
+        """Open an existing journal for reading. Raises `JournalDamaged`, `VersionMismatch` for another format."""
         with named_damage(path):
             db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
                 db.set_busy_timeout(2000)
-                if (version := check_format(db, path)) != FORMAT:
-                    raise VersionMismatch(
-                        f"{path}: journal format {version} is brought to {FORMAT} by the daemon's start"
-                    )
+                check_format(db, path)
             except BaseException:
                 db.close()
                 raise

@@ -77,21 +77,6 @@ CREATE TABLE blobs (
 ) STRICT;
 """
 
-# From the format before to the next, each in one transaction on a copy (`migration`).
-MIGRATIONS = {
-    1: """
-ALTER TABLE sessions ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN keep INTEGER;
-ALTER TABLE sessions ADD COLUMN resumed_us INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN resumed_at INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN short_lives INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE streams ADD COLUMN fenced_at INTEGER;
-"""
-    + BLOBS,
-    2: "",  # what was deleted before lay on in free pages; a copy has none
-}
-
 
 class JournalDamaged(EdiCheckpointError):
     """The journal's file is no usable database, or misses entries that were acknowledged."""
@@ -213,12 +198,12 @@ def check_sqlite(version: str) -> None:
         )
 
 
-def check_head(path: Path) -> int | None:
-    """Return the format that a file's head gives, None where there is nothing yet; the file is only read.
+def check_head(path: Path) -> None:
+    """Refuse a file that SQLite must not open, by its first 100 bytes; the file is only read.
 
-    Raises `JournalDamaged` for what SQLite would take for an empty database, and write over: some bytes of something
-    else; and for a link, which SQLite would follow. Raises `VersionMismatch` for a newer journal, which SQLite would
-    carry the WAL of into its file.
+    Raises `JournalDamaged` for a link, which SQLite would follow, and for bytes of something else: SQLite may take them
+    for an empty database and overwrite them. Raises `VersionMismatch` for a journal of another format: SQLite would
+    carry its WAL into it.
     """
     if path.is_symlink():
         raise JournalDamaged(f"{path}: a link, which is not followed")
@@ -226,19 +211,23 @@ def check_head(path: Path) -> int | None:
         with open_regular(path) as file:
             head = file.read(_HEAD_BYTES)
     except FileNotFoundError:
-        return None
+        return
     if not head:
-        return None
+        return
     if head[:16] != b"SQLite format 3\0":
         raise JournalDamaged(f"{path}: no SQLite database")
     version, application = (int.from_bytes(head[at : at + 4]) for at in (60, 68))
-    if application == APPLICATION_ID and version > FORMAT:
-        raise _newer(path, version)
-    return version
+    if application == APPLICATION_ID and version != FORMAT:
+        raise _other_format(path, version)
 
 
-def _newer(path: Path, version: int) -> VersionMismatch:
-    return VersionMismatch(f"{path}: journal format {version}; this software knows {FORMAT}")
+def _other_format(path: Path, version: int) -> VersionMismatch:
+    # With the WAL: SQLite deletes the one that it finds beside a new database.
+    move = f"move {path.name} and {path.name}-* to another folder: states come back from checkpoint files and outboxes"
+    return VersionMismatch(
+        f"{path}: the journal is of format {version}; this version reads format {FORMAT}",
+        hint=move if version < FORMAT else f"install the version that wrote it, or {move}",
+    )
 
 
 def is_new(db: apsw.Connection) -> bool:
@@ -246,17 +235,16 @@ def is_new(db: apsw.Connection) -> bool:
     return db.pragma("user_version") == 0 and not db.execute("SELECT 1 FROM sqlite_schema").get
 
 
-def check_format(db: apsw.Connection, path: Path) -> int:
-    """Return the format of a journal that this software reads or can bring to its own (`MIGRATIONS`).
+def check_format(db: apsw.Connection, path: Path) -> None:
+    """Refuse a database that is not a journal of this format.
 
-    Raises `JournalDamaged` for a database that is no journal, `VersionMismatch` for one of a newer format.
+    Raises `JournalDamaged` for a database that is no journal, `VersionMismatch` for a journal of another format.
     """
     if db.pragma("application_id") != APPLICATION_ID:
         raise JournalDamaged(f"{path}: a database, but no journal of edi-checkpoint")
     version = int(db.pragma("user_version"))
-    if version not in (FORMAT, *MIGRATIONS):
-        raise _newer(path, version)
-    return version
+    if version != FORMAT:
+        raise _other_format(path, version)
 
 
 def check_shape(db: apsw.Connection, path: Path) -> None:

@@ -14,7 +14,6 @@ import msgspec
 
 from edi_checkpoint.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.journal import migration
 from edi_checkpointd.journal.reader import Reader
 from edi_checkpointd.journal.tables import (
     APPLICATION_ID,
@@ -31,6 +30,7 @@ from edi_checkpointd.journal.tables import (
     SessionRow,
     Shown,
     check_format,
+    check_head,
     check_shape,
     check_sqlite,
     is_new,
@@ -83,14 +83,13 @@ class Journal:
     def __init__(self, path: Path, pulse: Pulse | None = None) -> None:
         """Open the journal at `path`, or make one. `pulse` is told while the disk is waited for.
 
-        Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when a newer
-        version wrote it, or when SQLite itself is of a version that can lose commits.
+        Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when it
+        is of another format, or when SQLite itself is of a version that can lose commits.
         """
         sound_sqlite()
         self._path = path
         self._pulse = pulse or Pulse()
-        with self._pulse.disk():
-            migration.bring_up(path)
+        check_head(path)
         with named_damage(path):
             self._db = apsw.Connection(str(path))
             try:
@@ -112,10 +111,9 @@ class Journal:
             self._db.close()
             self._witness.close()
             raise JournalDamaged(f"{path}: {lost} acknowledged rows are missing at its end")
-        migration.finish(path)
 
     def _prepare(self, path: Path) -> None:
-        """Set the connection up; a file that is no journal of ours, or a newer one, is refused as it is."""
+        """Set the connection up; refuse a file that is no journal of ours, or of another format, unchanged."""
         self._db.set_busy_timeout(_BUSY_MS)
         new = is_new(self._db)
         if not new:
