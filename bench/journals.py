@@ -7,8 +7,8 @@ from pathlib import Path
 
 from worker import value_of
 
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.fragments import fragment
-from edi_checkpoint.protocol import Update, encode_entry
 from edi_checkpoint.records import pack
 from edi_checkpointd.journal import Frame, Journal, Transaction
 from edi_checkpointd.ledger import SNAPSHOT_MIN_BYTES

@@ -10,8 +10,8 @@ import sys
 
 import msgspec
 
+from edi_checkpoint.entries import decode_entry
 from edi_checkpoint.paths import locate
-from edi_checkpoint.protocol import decode_entry
 from edi_checkpoint.records import scan_all
 from edi_checkpointd.journal import Reader
 

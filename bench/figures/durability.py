@@ -13,7 +13,7 @@ from measure import Row, Target, beside, interleave, p50, row
 from parts import Place, ask_all
 from worker import Worker, value_of
 
-from edi_checkpoint.protocol import Update, encode_entry
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.records import pack
 
 DURABLE_S = 0.4

@@ -5,9 +5,9 @@
     any other array                npy, without pickle
     bytes                          raw
 
-Both kinds of PNG are written here, in one way each: rows unfiltered (1 bit) or minus the row above (8 bits), deflated
-as runs. That is the fastest of what was measured and among the smallest (docs/architecture.md). Only that one way is
-read, and nothing is allocated before the sizes agree. numpy is loaded when an array is met.
+`png.py` writes both kinds of PNG, each in one way. It was the fastest of all measured ways and among the smallest
+(docs/architecture.md). No other PNG is read, and nothing is allocated before the sizes agree. numpy is loaded when an
+array is met.
 """
 
 from __future__ import annotations
@@ -15,28 +15,22 @@ from __future__ import annotations
 import ast
 import io
 import math
-import struct
-import zlib
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from edi_checkpoint.errors import ArraysMissing
+from edi_checkpoint.png import AS_IS, COLOURS, GREY, MINUS_ABOVE, from_png, to_png
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Attachment, Encoded, Reference
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Array = np.ndarray[Any, Any]
+    from edi_checkpoint.png import Array
 
 ATTACHMENT_MAX_BYTES: Final = (64 << 20) - 1024  # an entry is at most 64 MiB, with the value that names it
 ARRAY_MAX_BYTES: Final = 1 << 30  # in memory: a picture of few colours deflates a thousandfold
-
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_IHDR: Final = struct.Struct(">IIBBBBB")
-_GREY, _COLOURS = 0, {1: 0, 3: 2, 4: 6}  # PNG's colour types, by values a pixel
-_AS_IS, _MINUS_ABOVE = 0, 2  # PNG's filters
 
 
 def is_array(value: object) -> bool:
@@ -100,7 +94,7 @@ def _mask(value: Array, recent: Recent | None) -> Encoded:
     rows = np.zeros((height, packed.shape[1] + 1), np.uint8)
     rows[:, 1:] = packed
     area = int(np.count_nonzero(value))
-    data = _png(rows, width, height, 1, _GREY)
+    data = to_png(rows, width, height, 1, GREY)
     return _encoded("png", data, str(value.dtype), value.shape, area, recent=recent, key=key)
 
 
@@ -113,10 +107,10 @@ def _picture(value: Array, recent: Recent | None) -> Encoded:
     if recent is not None and (known := recent.known(key)) is not None:
         return known
     rows = np.empty((height, pixels.shape[1] + 1), np.uint8)
-    rows[:, 0] = _MINUS_ABOVE
+    rows[:, 0] = MINUS_ABOVE
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    return _encoded("png", _png(rows, width, height, 8, colour), "uint8", value.shape, recent=recent, key=key)
+    return _encoded("png", to_png(rows, width, height, 8, colour), "uint8", value.shape, recent=recent, key=key)
 
 
 def _key(value: Array, pixels: Array) -> bytes:
@@ -131,20 +125,7 @@ def _mask_size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return shape[0], shape[1], _COLOURS[shape[2] if len(shape) == 3 else 1]
-
-
-def _png(rows: Array, width: int, height: int, depth: int, colour: int) -> bytes:
-    # Runs alone: masks are made of them, and so is what is left of a picture's row when the one above is taken off.
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    body = deflate.compress(rows.data) + deflate.flush()
-    header = _IHDR.pack(width, height, depth, colour, 0, 0, 0)
-    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    named = name + body
-    return len(body).to_bytes(4) + named + zlib.crc32(named).to_bytes(4)
+    return shape[0], shape[1], COLOURS[shape[2] if len(shape) == 3 else 1]
 
 
 def _npy(value: Array) -> bytes:
@@ -186,36 +167,14 @@ def decode(reference: Reference, data: bytes) -> object:
         raise ValueError(f"no {reference.type} of {reference.dtype} and shape {shape} is known here")
     if reference.area is not None:
         height, width = _mask_size(shape)
-        packed = _rows(data, width, height, 1, _GREY, -(-width // 8), _AS_IS)
+        packed = from_png(data, width, height, 1, GREY, -(-width // 8), AS_IS)
         return np.unpackbits(packed, axis=1, count=width).view(kind).reshape(shape)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in _COLOURS) or kind is not np.uint8:
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in COLOURS) or kind is not np.uint8:
         raise ValueError(f"no picture has the shape {shape}")
     height, width, colour = _picture_size(shape)
     return np.add.accumulate(
-        _rows(data, width, height, 8, colour, math.prod(shape[1:]), _MINUS_ABOVE), axis=0, dtype=np.uint8
+        from_png(data, width, height, 8, colour, math.prod(shape[1:]), MINUS_ABOVE), axis=0, dtype=np.uint8
     ).reshape(shape)
-
-
-def _rows(data: bytes, width: int, height: int, depth: int, colour: int, row_bytes: int, filtered: int) -> Array:
-    """Return the rows of a PNG that `_png` wrote with these very parameters."""
-    import numpy as np
-
-    head = _PNG + _chunk(b"IHDR", _IHDR.pack(width, height, depth, colour, 0, 0, 0))
-    body = data[len(head) + 8 : -16]  # its chunk's length and name before; checksum and end behind
-    if not data.startswith(head) or data[len(head) :] != _chunk(b"IDAT", body) + _chunk(b"IEND", b""):
-        raise ValueError(f"is no PNG of ours of {width}x{height} pixels of {depth} bit")
-    inflate = zlib.decompressobj()
-    size = height * (row_bytes + 1)
-    try:
-        text = inflate.decompress(body, size + 1)
-    except zlib.error as error:
-        raise ValueError(f"its pixels cannot be inflated: {error}") from error
-    if len(text) != size or not inflate.eof:
-        raise ValueError(f"its pixels are not the {size} bytes that its shape needs")
-    rows = np.frombuffer(text, np.uint8).reshape(height, row_bytes + 1)
-    if not (rows[:, 0] == filtered).all():
-        raise ValueError("its rows are filtered in another way than ours")
-    return rows[:, 1:]
 
 
 def _from_npy(reference: Reference, data: bytes) -> object:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from edi_checkpoint import arrays
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
+from edi_checkpoint.entries import JsonText, decode_entry
 from edi_checkpoint.errors import AttachmentDamaged, AttachmentMissing, AttachmentsFull, ProtocolError
 from edi_checkpoint.names import attachment_name, parse_attachment_name
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import JsonText, decode_entry
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.records import scan
 from edi_checkpoint.references import MARK, Attachment, Reference, digests_in

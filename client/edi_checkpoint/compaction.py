@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry, encode_entry
+from edi_checkpoint.entries import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES, Record, pack
 from edi_checkpoint.references import Attachment, digests_in
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias, get_args
 
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import Kind
 
 Condition: TypeAlias = Literal["live", "interrupted", "unfinished", "ended"]
 CONDITIONS: Final[tuple[Condition, ...]] = get_args(Condition)

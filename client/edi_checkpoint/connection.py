@@ -14,7 +14,7 @@ from enum import Enum
 
 import zmq
 
-from edi_checkpoint import protocol
+from edi_checkpoint import codec, protocol
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.holder import read_holder
 from edi_checkpoint.paths import Paths, socket_path
@@ -129,14 +129,14 @@ class Connection:
             except zmq.Again:
                 return
             try:
-                yield protocol.decode_from_daemon(data)
+                yield codec.decode_from_daemon(data)
             except ProtocolError as error:
                 log.warning("message from the daemon refused: %s", error)
 
     def send(self, message: protocol.ClientMessage) -> bool:
         """Send without waiting; return False when the socket takes no more."""
         try:
-            self._socket.send(protocol.encode(message), _NOBLOCK)
+            self._socket.send(codec.encode(message), _NOBLOCK)
         except zmq.Again:
             self.blocked = True
             return False

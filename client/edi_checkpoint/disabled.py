@@ -19,11 +19,11 @@ from edi_checkpoint import protocol
 from edi_checkpoint.arrays import ARRAY_MAX_BYTES
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.condition import CONDITIONS
+from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import AttachmentMissing, NotFound
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.outbox import Outbox
-from edi_checkpoint.protocol import JsonText
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Attachment, Reference
 from edi_checkpoint.status import Served, Status

@@ -17,32 +17,29 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from edi_checkpoint.entries import KEEP_MAX, Number
 from edi_checkpoint.errors import DocumentDamaged, SessionIdError, VersionMismatch
 from edi_checkpoint.fragments import Fragment, fragment, parent_of, shown, stage_of, string, summarise
 from edi_checkpoint.layout import (
-    AUTOMATIC,
     AUTOSAVE,
     FORMAT,
     RESERVED,
     Header,
-    Kind,
     autosave_document,
     checkpoint_document,
     state_info_parts,
 )
+from edi_checkpoint.model import Kind
 from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.names import check_session_id, parse_autosave_name, parse_checkpoint_name, stamp_time
-from edi_checkpoint.protocol import KEEP_MAX, Number
 
 __all__ = [
-    "AUTOMATIC",
     "AUTOSAVE",
     "RESERVED",
     "UNDATED",
     "Document",
     "Fragment",
     "Header",
-    "Kind",
     "autosave_document",
     "checkpoint_document",
     "fragment",

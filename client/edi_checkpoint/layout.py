@@ -1,4 +1,4 @@
-"""The layout of checkpoint and auto-save documents: their header, their kinds, and the parts of their files.
+"""The layout of checkpoint and auto-save documents: their header and the parts of their files.
 
 Both are the text of `json.dump(document, indent=2, ensure_ascii=False)` (`docs/format.md`). No I/O, no clock.
 `document.py` reads what is written here, in this version and all earlier ones.
@@ -9,38 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from hashlib import sha256
 from typing import Final, Literal
 
 import msgspec
 
 from edi_checkpoint.fragments import Fragment
+from edi_checkpoint.model import Kind
 from edi_checkpoint.named_files import FileFacts
 
 FORMAT: Final = 1  # rises when a reader of the older format would go wrong; extra header keys do not
 AUTOSAVE: Final = "autosave"
 RESERVED: Final = "_edi_checkpoint"
-
-
-class Kind(StrEnum):
-    """Why a checkpoint was made; `REFERENCE` is a file of EDI's old class, `FOREIGN` an auto-save by somebody else."""
-
-    MANUAL = "manual"
-    TRANSITION = "transition"
-    INTERVAL = "interval"
-    SHUTDOWN = "shutdown"
-    INTERRUPTED = "interrupted"
-    RECOVERED = "recovered"
-    BEFORE_ROLLBACK = "before_rollback"
-    ROLLBACK = "rollback"
-    STRANDED = "stranded"
-    REFERENCE = "reference"
-    FOREIGN = "foreign"
-
-
-AUTOMATIC: Final = frozenset({Kind.INTERVAL, Kind.SHUTDOWN, Kind.INTERRUPTED, Kind.RECOVERED})
-NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

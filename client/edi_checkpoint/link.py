@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from itertools import count
 from math import inf
 
-from edi_checkpoint import protocol
+from edi_checkpoint import codec, protocol
 from edi_checkpoint.connection import Change, Connection
 from edi_checkpoint.errors import (
     CheckpointFailed,
@@ -188,7 +188,7 @@ class Link:
     def _put(self, request: int, message: protocol.Attach | protocol.Question) -> Future[protocol.Answer]:
         future: Future[protocol.Answer] = Future()
         try:
-            protocol.encode(message)
+            codec.encode(message)
         except (OverflowError, ValueError) as error:  # in the caller's thread: the link's is for all
             raise UsageError(f"a question that cannot be put: {error}") from error
 

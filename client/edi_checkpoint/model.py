@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 
+class Kind(StrEnum):
+    """Why a checkpoint was made; `REFERENCE` is a file of EDI's old class, `FOREIGN` an auto-save by somebody else."""
+
+    MANUAL = "manual"
+    TRANSITION = "transition"
+    INTERVAL = "interval"
+    SHUTDOWN = "shutdown"
+    INTERRUPTED = "interrupted"
+    RECOVERED = "recovered"
+    BEFORE_ROLLBACK = "before_rollback"
+    ROLLBACK = "rollback"
+    STRANDED = "stranded"
+    REFERENCE = "reference"
+    FOREIGN = "foreign"
+
+
+AUTOMATIC: Final = frozenset({Kind.INTERVAL, Kind.SHUTDOWN, Kind.INTERRUPTED, Kind.RECOVERED})
+NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
+
+
 class CheckpointInfo(msgspec.Struct, frozen=True):
-    """One checkpoint file: `name` is its file name, `kind` one of `document.Kind`, `timestamp` aware.
+    """One checkpoint file: `name` is its file name, `kind` one of `Kind`, `timestamp` aware.
 
     `sequence` is the number of the last entry contained, 0 in a file of EDI's own old class. `rule` is the key whose
     change was the transition that it was made for, `score` the state's validation score.

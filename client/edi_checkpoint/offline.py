@@ -15,16 +15,16 @@ from pathlib import Path
 
 from edi_checkpoint import document, layout, names, trash
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.entries import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 from edi_checkpoint.fragments import Fragment
 from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
-from edi_checkpoint.model import CheckpointInfo, SessionInfo
+from edi_checkpoint.model import NOT_OURS, CheckpointInfo, SessionInfo
 from edi_checkpoint.named_files import FileFacts
 from edi_checkpoint.opening import open_regular, read_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, JsonText, Rollback, Update, decode_entry
 from edi_checkpoint.records import NUMBER_MAX, scan
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.status import Status, Told, served, status_of
@@ -160,7 +160,7 @@ def _newest_in(folder: Path, session_id: str) -> FoundState:
             continue
         if not found.found or loaded.header.sequence > found.sequence:
             found = FoundState(loaded.values, loaded.header.sequence, loaded.header, name, "file", found=True)
-        if loaded.header.kind not in layout.NOT_OURS and name != _autosave(session_id):
+        if loaded.header.kind not in NOT_OURS and name != _autosave(session_id):
             break  # checkpoints come newest first
     return found
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -23,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import msgspec
-
 from edi_checkpoint.compaction import compact
-from edi_checkpoint.errors import FolderError, OutboxFull, SessionBusy
+from edi_checkpoint.errors import FolderError, OutboxFull
 from edi_checkpoint.faults import ClientPoint, reached
+from edi_checkpoint.outbox_lock import is_gone, lock_path, take_lock
 from edi_checkpoint.paths import ensure_private, sync_folder
 from edi_checkpoint.records import HEADER, Record, head, scan, whole
 from edi_checkpoint.settings import Limits
-from edi_checkpoint.spool import READ_BYTES, Owner, exclusive, is_held, last_number, list_streams, sweep_folder
+from edi_checkpoint.spool import READ_BYTES, exclusive, sweep_folder
 
 BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
 SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
@@ -94,7 +91,9 @@ class Outbox:
         self._index = 0
         self._segments: list[_Segment] = []
         try:
-            self._lock_fd = self._take_lock(session_id, app, parent_session, seen=seen, takeover=takeover)
+            self._lock_fd, self.fenced = take_lock(
+                self.folder, self.stream, session_id, app, parent_session, seen=seen, takeover=takeover
+            )
             self._segments.append(self._new_segment())
         except FolderError:
             raise
@@ -102,47 +101,6 @@ class Outbox:
             self.abandon()
             raise OutboxFull(f"session outbox {self.folder} cannot be begun: {error.strerror}") from error
         _open_outboxes.add(self)
-
-    def _take_lock(self, session_id: str, app: str, parent_session: str | None, *, seen: bool, takeover: bool) -> int:
-        """Lock a file of our own; another stream of the session held by a living process is fenced, or in the way.
-
-        The lock file is locked before it gets its name: nobody ever sees it free while its owner lives.
-        """
-        with exclusive(self.folder):
-            others = list_streams(self.folder)
-            living = [other for other in others if is_held(other.lock)]
-            if living and not takeover:
-                owner = living[-1].owner
-                raise SessionBusy(
-                    f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
-                    pid=owner.pid,
-                    since=owner.since,
-                )
-            self.fenced = {other.owner.stream: last_number(other) for other in living}
-            owner = Owner(
-                stream=self.stream,
-                session_id=session_id,
-                parent_session=parent_session,
-                app=app,
-                pid=os.getpid(),
-                since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                order=1 + max((other.owner.order for other in others), default=0),
-                seen=seen,
-                fenced=dict(self.fenced),
-            )
-            temporary = self.folder / f".{self.stream}.lock"
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(fd, msgspec.json.encode(owner) + b"\n")
-                reached(ClientPoint.LOCK_UNNAMED)
-                temporary.rename(self.folder / f"{self.stream}.lock")
-            except OSError:
-                os.close(fd)
-                temporary.unlink(missing_ok=True)
-                raise
-            reached(ClientPoint.LOCK_NAMED)
-            return fd
 
     def _new_segment(self) -> _Segment:
         path = self.folder / f"{self.stream}.{self._index:08d}.seg"
@@ -218,11 +176,7 @@ class Outbox:
     @property
     def gone(self) -> bool:
         """Whether somebody has removed the outbox: what is published goes into files without names."""
-        try:
-            (self.folder / f"{self.stream}.lock").lstat()
-        except FileNotFoundError:
-            return True
-        return False
+        return is_gone(self.folder, self.stream)
 
     @property
     def backlog(self) -> bool:
@@ -409,7 +363,7 @@ class Outbox:
 
     def abandon(self) -> None:
         """Close, and leave nothing behind: nobody was let in by this stream, and nothing is published."""
-        files = [*(segment.path for segment in self._segments), self.folder / f"{self.stream}.lock"]
+        files = [*(segment.path for segment in self._segments), lock_path(self.folder, self.stream)]
         with contextlib.suppress(OSError), exclusive(self.folder):
             for path in files:
                 path.unlink(missing_ok=True)

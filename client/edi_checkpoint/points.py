@@ -13,13 +13,13 @@ import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.document import parse_checkpoint
+from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import DaemonUnavailable, DocumentDamaged, NotFound, UsageError
 from edi_checkpoint.layout import RESERVED
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import parse_checkpoint_name
 from edi_checkpoint.opening import read_regular
-from edi_checkpoint.protocol import JsonText
 from edi_checkpoint.records import NUMBER_MAX
 
 _ANSWER_S = 5.0

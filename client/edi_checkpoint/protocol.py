@@ -1,116 +1,25 @@
-"""The wire and the entries: typed messages, encode, decode, version. No I/O and no clock.
+"""The messages between client and daemon as types. No I/O and no clock.
 
-`docs/protocol.md` is normative. A message is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. What
-changes a session is always an entry of a stream (`Update`, `Base`, `Mark`, `Rollback`, `Pin`), numbered and kept in
-records (`edi_checkpoint.records`); all else asks, answers or tells how far things have come.
-
-Unknown fields are ignored, an unknown version is refused by name, and any bytes at all give a message or one
-`ProtocolError`.
+`docs/protocol.md` is normative. A change of a session is always an entry of a stream (`edi_checkpoint.entries`). All
+other messages ask, answer or report progress. `edi_checkpoint.codec` turns a message into the bytes of a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, TypeAlias
 
-import msgspec
 from msgspec import Meta, Struct
 
-from edi_checkpoint.errors import ProtocolError, VersionMismatch
+from edi_checkpoint.entries import JsonText, Number, Text
 from edi_checkpoint.model import CheckpointInfo, Event, Gap, HistoryEntry, SessionInfo
-from edi_checkpoint.references import Attachment, Digest, Type
-
-WIRE_VERSION = 1
-_MARK = b"EDIC"
-_PREFIX = _MARK + bytes([WIRE_VERSION])
+from edi_checkpoint.references import Digest, Type
 
 FRAME_BYTES = 1 << 20  # a frame of entries is at most this, unless one entry alone is larger
 WINDOW_BYTES = 4 << 20  # unacknowledged bytes of one stream in flight
 MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # one entry of the greatest size with its envelope
-TEXT_MAX = 1024
 SESSIONS_MAX = 100_000  # in one answer
-KEEP_MAX = 1000  # checkpoints of one session that may be asked to be kept
 
-Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 StreamId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-JsonText: TypeAlias = bytes
-
-
-# -- entries: what a record holds ------------------------------------------------------------------------------------
-
-
-class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
-    """Keys set to JSON texts and keys removed, as one change.
-
-    `time_us` is the publisher's clock (UTC, microseconds): it is shown and spaces transitions, it never orders.
-    `covers` counts the earlier entries this one stands for (compaction); 0 for an entry as it was published.
-    `attachments` is what the values refer to, by digest; the journal keeps it apart from the entry.
-    """
-
-    time_us: int
-    changed: dict[str, JsonText]
-    removed: tuple[str, ...] = ()
-    reason: Text | None = None
-    covers: Number = 0
-    attachments: dict[Digest, Attachment] = {}
-
-
-class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
-    """The whole state; whatever stood before is replaced. It may follow a gap in the numbers.
-
-    `attachments` is what the values refer to and no file holds yet.
-    """
-
-    time_us: int
-    state: dict[str, JsonText]
-    covers: Number = 0
-    attachments: dict[Digest, Attachment] = {}
-
-
-class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
-    """A wish for a checkpoint of the state at this number.
-
-    `kind` is `manual`; `shutdown` for a writer's last entry when it leaves cleanly; `interrupted` to have what an
-    earlier writer left kept, before its session is begun anew. `keep` says how many checkpoints of the session are to
-    be kept from now on; None leaves that as it is.
-    """
-
-    time_us: int
-    kind: Annotated[str, Meta(pattern=r"^(manual|shutdown|interrupted)\Z")]
-    reason: Text
-    label: Text | None = None
-    pinned: bool = False
-    keep: Annotated[int, Meta(ge=1, le=KEEP_MAX)] | None = None
-    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})
-
-
-class Rollback(Struct, tag="rollback", array_like=True, frozen=True, gc=False):
-    """The return to an earlier state, which is given whole; what stood before is photographed first, then this.
-
-    `to` is the sequence that was gone back to (0: of a file that says none), `reason` says it in words.
-    """
-
-    time_us: int
-    state: dict[str, JsonText]
-    to: Number
-    reason: Text
-    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})  # whatever was there before is kept
-
-
-class Pin(Struct, tag="pin", array_like=True, frozen=True, gc=False):
-    """What a person notes at a checkpoint, by its file's name; None leaves as it is, an empty text removes."""
-
-    time_us: int
-    checkpoint: Text
-    pinned: bool | None = None
-    label: Text | None = None
-    note: Text | None = None
-    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})
-
-
-Entry: TypeAlias = Update | Base | Mark | Rollback | Pin
 
 
 # -- from the client -------------------------------------------------------------------------------------------------
@@ -545,72 +454,3 @@ Answer: TypeAlias = (
     | Purged
 )
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error
-
-_encoder = msgspec.msgpack.Encoder()
-_entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
-_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
-_daemon_decoder: msgspec.msgpack.Decoder[DaemonMessage] = msgspec.msgpack.Decoder(DaemonMessage)
-
-
-def encode_entry(entry: Entry) -> bytes:
-    """Return the bytes of an entry, as a record holds them."""
-    return _encoder.encode(entry)
-
-
-def decode_entry(data: bytes) -> Entry:
-    """Return the entry of `data`; raises `ProtocolError`. The JSON texts inside are not looked at."""
-    try:
-        return _entry_decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"entry: {error}") from error
-
-
-def decode_entries(data: Iterable[bytes]) -> list[Entry]:
-    """Return the entries of several records; raises as `decode_entry` does."""
-    decode = _entry_decoder.decode
-    try:
-        return [decode(one) for one in data]
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"entry: {error}") from error
-
-
-def encode(message: ClientMessage | DaemonMessage) -> bytes:
-    """Return a message as one ZeroMQ frame."""
-    return _PREFIX + _encoder.encode(message)
-
-
-def decode_from_client(data: bytes | memoryview) -> ClientMessage:
-    """Return what a client sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
-    try:
-        return _client_decoder.decode(_body(data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"message to the daemon: {error}") from error
-
-
-class _Asked(Struct):
-    request: Number = 0
-
-
-def request_of(data: bytes | memoryview) -> int:
-    """Return the request that a client's message carries, also one that is none otherwise; 0 when it carries none."""
-    try:
-        return msgspec.msgpack.decode(_body(data), type=_Asked).request
-    except (ProtocolError, msgspec.MsgspecError, ValueError, RecursionError):
-        return 0
-
-
-def decode_from_daemon(data: bytes | memoryview) -> DaemonMessage:
-    """Return what a daemon sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
-    try:
-        return _daemon_decoder.decode(_body(data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"message from the daemon: {error}") from error
-
-
-def _body(data: bytes | memoryview) -> memoryview:
-    view = memoryview(data)
-    if view[:5] == _PREFIX:
-        return view[5:]
-    if view[:4] == _MARK and len(view) > 4:
-        raise VersionMismatch(f"wire version {view[4]}; this side speaks {WIRE_VERSION}")
-    raise ProtocolError(f"{len(view)} bytes without the mark {_MARK.decode()}")

@@ -15,12 +15,12 @@ from concurrent.futures import Future
 
 import msgspec
 
-from edi_checkpoint import points, protocol
+from edi_checkpoint import points
 from edi_checkpoint.attachments import Attachments
+from edi_checkpoint.entries import TEXT_MAX, Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.errors import NotFound, OutboxFull, SessionClosed, SessionForked, StateValueError
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.points import Point
-from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES
 from edi_checkpoint.references import Attachment
 from edi_checkpoint.stream import Stream
@@ -136,7 +136,7 @@ class Publication:
                 reason = f"{reason}, {', '.join(keys)} alone"
             if (size := _size(state)) > STATE_MAX_BYTES:
                 raise StateValueError(f"{point.said}: {size} bytes; a state has at most {STATE_MAX_BYTES}")
-            entry = encode_entry(Rollback(_now_us(), dict(state), point.sequence, reason[: protocol.TEXT_MAX]))
+            entry = encode_entry(Rollback(_now_us(), dict(state), point.sequence, reason[:TEXT_MAX]))
             future = self._stream.when_marked(self._append(entry))
             self._become(state)
         self._wake()
@@ -197,7 +197,7 @@ def text(given: str | None) -> str | None:
         return None
     if not isinstance(given, str):
         raise StateValueError(f"reason or label: {type(given).__name__} is no text")
-    return given.encode(errors="replace").decode()[: protocol.TEXT_MAX]
+    return given.encode(errors="replace").decode()[:TEXT_MAX]
 
 
 def _size(state: Mapping[str, JsonText]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from edi_checkpoint.protocol import JsonText
+from edi_checkpoint.entries import JsonText
 
 if TYPE_CHECKING:
     _Dict = dict[str, object]

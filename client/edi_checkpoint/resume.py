@@ -12,11 +12,12 @@ from typing import Final
 import msgspec
 
 from edi_checkpoint.document import stage_of, summarise
+from edi_checkpoint.entries import JsonText
 from edi_checkpoint.fragments import Fragment
-from edi_checkpoint.layout import AUTOSAVE, NOT_OURS
-from edi_checkpoint.model import ResumeReport
+from edi_checkpoint.layout import AUTOSAVE
+from edi_checkpoint.model import NOT_OURS, ResumeReport
 from edi_checkpoint.offline import FoundState
-from edi_checkpoint.protocol import JsonText, Resumed
+from edi_checkpoint.protocol import Resumed
 
 CRASH_LOOP: Final = 3  # so many writers in a row died soon after they were shown the state: the point before is offered
 TIMINGS: Final = "stage_timings"  # as EDI's pipeline keeps them: seconds by stage

@@ -19,6 +19,7 @@ from msgspec import structs
 
 from edi_checkpoint import offline, points, protocol, values
 from edi_checkpoint.attachments import Attachments
+from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, StateValueError, UsageError
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.forms import Encoder
@@ -26,7 +27,6 @@ from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.named_files import compare, look_in_time
 from edi_checkpoint.points import Point
-from edi_checkpoint.protocol import JsonText
 from edi_checkpoint.publication import Publication, text
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.restored import Restored

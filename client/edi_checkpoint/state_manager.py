@@ -14,11 +14,11 @@ from typing import Final
 
 from edi_checkpoint import offline, protocol
 from edi_checkpoint.client import Client, connect
+from edi_checkpoint.entries import KEEP_MAX
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound, UsageError
-from edi_checkpoint.layout import NOT_OURS, Kind
+from edi_checkpoint.model import NOT_OURS, Kind
 from edi_checkpoint.names import check_session_id, new_session_id
 from edi_checkpoint.paths import locate
-from edi_checkpoint.protocol import KEEP_MAX
 from edi_checkpoint.session import Session
 
 log = logging.getLogger(__name__)

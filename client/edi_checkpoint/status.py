@@ -20,8 +20,7 @@ from edi_checkpoint import troubles
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.condition import CONDITIONS
 from edi_checkpoint.holder import Holder
-from edi_checkpoint.layout import NOT_OURS
-from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.model import NOT_OURS, SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.process import Descriptors, Sandbox, descriptors, sandbox
 from edi_checkpoint.sizes import Size, sizes_of

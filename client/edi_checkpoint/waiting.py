@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from edi_checkpoint.entries import Entry, Mark, Pin, decode_entry
 from edi_checkpoint.errors import ProtocolError
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import Kind
 from edi_checkpoint.opening import open_regular
-from edi_checkpoint.protocol import Entry, Mark, Pin, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import Head, StreamFiles, heads, is_held, list_streams
 from edi_checkpoint.times import from_us

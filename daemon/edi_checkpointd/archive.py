@@ -25,7 +25,8 @@ from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
 from edi_checkpoint.fragments import Fragment, fragment
-from edi_checkpoint.layout import Kind, autosave_document, checkpoint_document
+from edi_checkpoint.layout import autosave_document, checkpoint_document
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import (
     autosave_name,
     check_session_id,

@@ -15,7 +15,7 @@ from edi_checkpoint import protocol
 from edi_checkpoint.condition import Condition, decide
 from edi_checkpoint.errors import Fenced, ProtocolError, SessionIdError
 from edi_checkpoint.fragments import summarise
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.records import whole

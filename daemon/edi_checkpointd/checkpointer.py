@@ -23,8 +23,8 @@ from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.document import parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
 from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, summarise
-from edi_checkpoint.layout import AUTOSAVE, NOT_OURS, Header, Kind, autosave_document, checkpoint_document
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.model import NOT_OURS, CheckpointInfo, Kind
 from edi_checkpoint.named_files import paths_in
 from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp, parse_checkpoint_name
 from edi_checkpoint.opening import is_bad, read_regular

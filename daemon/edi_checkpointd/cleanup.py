@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from edi_checkpoint.layout import AUTOMATIC, NOT_OURS
+from edi_checkpoint.model import AUTOMATIC, NOT_OURS
 from edi_checkpoint.trash import Trashed
 from edi_checkpointd.config import Config
 from edi_checkpointd.retention import Dropped, Held, Kept, Own, Plan, plan_session

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from uuid import uuid4
 
+from edi_checkpoint.entries import Base, Entry, Rollback, Update
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.fragments import stage_of
 from edi_checkpoint.model import CheckpointInfo, Event
-from edi_checkpoint.protocol import Base, Entry, Events, Rollback, Subscribe, Update
+from edi_checkpoint.protocol import Events, Subscribe
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.sessions import Session
 from edi_checkpointd.state import Prepared

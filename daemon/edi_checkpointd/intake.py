@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
-from edi_checkpoint import protocol
+from edi_checkpoint import codec, protocol
 from edi_checkpoint.errors import AttachmentsFull, EdiCheckpointError, ProtocolError
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpoint.records import scan, whole
@@ -222,9 +222,9 @@ class Intake:
                 if isinstance(data, ProtocolError):
                     raise data
                 size += len(data)
-                message = protocol.decode_from_client(data)
+                message = codec.decode_from_client(data)
             except ProtocolError as error:
-                request = 0 if isinstance(data, ProtocolError) else protocol.request_of(data)
+                request = 0 if isinstance(data, ProtocolError) else codec.request_of(data)
                 self._conversation.refuse(routing_id, error, request=request)
                 continue
             if isinstance(message, protocol.Entries):

@@ -17,8 +17,7 @@ import msgspec
 from edi_checkpoint import protocol, trash
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.errors import NotFound
-from edi_checkpoint.layout import NOT_OURS
-from edi_checkpoint.model import SessionInfo
+from edi_checkpoint.model import NOT_OURS, SessionInfo
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.sizes import documents_bytes
 from edi_checkpoint.times import EPOCH, from_us, to_us

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import msgspec
 from msgspec import structs
 
+from edi_checkpoint.entries import Base, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import fragment
 from edi_checkpoint.names import branch_id
-from edi_checkpoint.protocol import FRAME_BYTES, Ack, Base, Mark, Update, decode_entry, encode_entry
+from edi_checkpoint.protocol import FRAME_BYTES, Ack
 from edi_checkpoint.records import Record, pack, scan_all, whole
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock, to_us

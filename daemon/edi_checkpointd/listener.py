@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zmq
 
-from edi_checkpoint import protocol
+from edi_checkpoint import codec, protocol
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
 
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
@@ -148,7 +148,7 @@ class Listener:
         To one that reads nothing the message is dropped: it asks again when it is back.
         """
         try:
-            self._socket.send_multipart([routing_id, protocol.encode(message)], _NOBLOCK)
+            self._socket.send_multipart([routing_id, codec.encode(message)], _NOBLOCK)
         except zmq.Again:
             return True
         except zmq.ZMQError:

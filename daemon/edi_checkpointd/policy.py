@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edi_checkpoint.layout import Kind
-from edi_checkpoint.protocol import Pin
+from edi_checkpoint.entries import Pin
+from edi_checkpoint.model import Kind
 from edi_checkpointd.state import Marked, Moment, Noted, RolledBack, State, Transition
 
 

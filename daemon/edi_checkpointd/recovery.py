@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from edi_checkpoint.catalog import AutosaveInfo, Catalog
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged
-from edi_checkpoint.layout import NOT_OURS
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.model import NOT_OURS, CheckpointInfo
 from edi_checkpoint.names import autosave_name
 from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths, ensure_private

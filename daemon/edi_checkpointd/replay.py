@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from edi_checkpoint.entries import JsonText, Update, decode_entries
 from edi_checkpoint.fragments import fragment
-from edi_checkpoint.protocol import JsonText, Update, decode_entries
 from edi_checkpointd.journal import Frame
 from edi_checkpointd.state import Moment, State, fold, read
 

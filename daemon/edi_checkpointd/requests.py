@@ -15,6 +15,7 @@ from edi_checkpoint import attachments, protocol, trash
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.condition import Condition
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.entries import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
 from edi_checkpoint.layout import Header
@@ -23,7 +24,6 @@ from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
 from edi_checkpoint.names import autosave_name, check_session_id
 from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.status import Status, Told, status_of

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from edi_checkpoint.layout import AUTOMATIC, NOT_OURS, Kind
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.model import AUTOMATIC, NOT_OURS, CheckpointInfo, Kind
 from edi_checkpointd.config import Config
 
 T = TypeVar("T")

@@ -12,8 +12,7 @@ from datetime import timedelta
 
 from edi_checkpoint import protocol
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
-from edi_checkpoint.layout import Kind
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.model import CheckpointInfo, Kind
 from edi_checkpointd.checkpointer import Checkpointer, Subject, Written
 from edi_checkpointd.clock import Clock, from_us, to_us
 from edi_checkpointd.config import Config

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from edi_checkpoint.entries import Entry, Mark
 from edi_checkpoint.errors import Fenced
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import branch_id
-from edi_checkpoint.protocol import Entry, Mark, Resumed
+from edi_checkpoint.protocol import Resumed
 from edi_checkpointd.policy import Point
 from edi_checkpointd.state import State
 

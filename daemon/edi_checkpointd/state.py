@@ -13,10 +13,10 @@ from typing import NamedTuple
 import msgspec
 
 from edi_checkpoint.document import Document
+from edi_checkpoint.entries import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.fragments import Fragment, fragment
 from edi_checkpoint.layout import RESERVED
-from edi_checkpoint.protocol import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.records import Record
 from edi_checkpointd.clock import to_us
 

@@ -6,8 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from edi_checkpoint.layout import NOT_OURS, Kind
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.model import NOT_OURS, CheckpointInfo, Kind
 from edi_checkpointd.cleanup import Cleanup, Standing, goes_at
 from edi_checkpointd.config import Config
 from edi_checkpointd.retention import goes_after

@@ -16,7 +16,8 @@ from crash.stage import Stage
 from harness import Refused, eventually
 
 from edi_checkpoint.fragments import fragment
-from edi_checkpoint.layout import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document
+from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import attachment_name, checkpoint_name
 from edi_checkpoint.paths import ensure_private
 from edi_checkpoint.references import Reference, form_of

@@ -35,11 +35,11 @@ def record(target: object, name: str, frames: list[bytes], frame_of: Callable[[o
 
 def capture() -> list[bytes]:
     """Run the session and return its frames; the order between the two directions is the client's."""
-    from edi_checkpoint import EdiCheckpointError, connect, protocol
+    from edi_checkpoint import EdiCheckpointError, codec, connect, protocol
 
     frames: list[bytes] = []
-    record(protocol, "encode", frames, lambda message, frame: frame)
-    record(protocol, "decode_from_daemon", frames, lambda frame, message: frame)
+    record(codec, "encode", frames, lambda message, frame: frame)
+    record(codec, "decode_from_daemon", frames, lambda frame, message: frame)
 
     with connect(app="edi") as client:
         with client.session("session_12345") as session:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import Home, Process, Publisher, eventually
 
-from edi_checkpoint.protocol import Update, encode_entry
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.records import pack
 
 JOURNAL = "journal.sqlite"

@@ -18,6 +18,8 @@ import pytest
 import zmq
 from harness import Home, eventually
 
+from edi_checkpoint.codec import decode_from_daemon, encode
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.protocol import (
     Attach,
     Attached,
@@ -30,11 +32,7 @@ from edi_checkpoint.protocol import (
     Hello,
     Probe,
     Status,
-    Update,
     Welcome,
-    decode_from_daemon,
-    encode,
-    encode_entry,
 )
 from edi_checkpoint.records import NUMBER_MAX, pack
 

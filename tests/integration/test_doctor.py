@@ -17,7 +17,8 @@ import pytest
 from disks import SmallDisk
 from harness import Home, eventually
 
-from edi_checkpoint.layout import Header, Kind, checkpoint_document
+from edi_checkpoint.layout import Header, checkpoint_document
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import checkpoint_name
 from edi_checkpoint.paths import locate
 from edi_checkpointd.cli.checks import CHECKS, finding_of, places, serving

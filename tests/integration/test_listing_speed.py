@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from harness import Home
 
 from edi_checkpoint.fragments import fragment, summarise
-from edi_checkpoint.layout import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document
+from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import autosave_name, checkpoint_name
 from edi_checkpointd.fs import write_atomic
 

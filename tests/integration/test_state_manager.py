@@ -13,7 +13,8 @@ import pytest
 from harness import Home, Process, Refused, eventually
 
 from edi_checkpoint.document import checkpoint_document, fragment
-from edi_checkpoint.layout import Header, Kind
+from edi_checkpoint.layout import Header
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import stamp_time
 
 SAVE_EXAMPLE = """

@@ -13,7 +13,8 @@ from disks import SmallDisk
 from harness import Home, Publisher, eventually
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from edi_checkpoint.layout import Header, Kind, checkpoint_document
+from edi_checkpoint.layout import Header, checkpoint_document
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import checkpoint_name
 
 SHAPE = {

@@ -19,7 +19,8 @@ from harness import Home, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.document import Header, Kind, checkpoint_document, fragment, parse_autosave, parse_checkpoint
+from edi_checkpoint.document import Header, checkpoint_document, fragment, parse_autosave, parse_checkpoint
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import parse_checkpoint_name
 from edi_checkpointd.archive import MANIFEST, Archive, ArchiveRefused
 

@@ -18,8 +18,8 @@ from threading import Event
 import pytest
 
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.entries import Entry, Mark, Update, encode_entry
 from edi_checkpoint.paths import Paths, ensure_private, locate
-from edi_checkpoint.protocol import Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack
 from edi_checkpoint.sizes import sizes_of
 from edi_checkpoint.trash import listed

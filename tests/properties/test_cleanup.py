@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edi_checkpoint.condition import CONDITIONS
-from edi_checkpoint.document import Kind
-from edi_checkpoint.layout import AUTOMATIC, NOT_OURS
+from edi_checkpoint.model import AUTOMATIC, NOT_OURS, Kind
 from edi_checkpoint.trash import Trashed
 from edi_checkpointd.cleanup import Cleanup, SetAside, Standing, plan_cleanup
 from edi_checkpointd.config import SETTINGS, Config

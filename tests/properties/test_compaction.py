@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from edi_checkpoint import compaction
 from edi_checkpoint import outbox as outbox_module
 from edi_checkpoint.compaction import TRANSITION_KEYS, compact
+from edi_checkpoint.entries import Base, Entry, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.outbox import Outbox
-from edi_checkpoint.protocol import Base, Entry, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.records import Record, pack, scan_all
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.spool import list_streams, read_records

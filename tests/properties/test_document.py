@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from edi_checkpoint.document import (
     Fragment,
     Header,
-    Kind,
     autosave_document,
     checkpoint_document,
     fragment,
@@ -25,6 +24,7 @@ from edi_checkpoint.document import (
     summarise,
 )
 from edi_checkpoint.errors import DocumentDamaged, ProtocolError, VersionMismatch
+from edi_checkpoint.model import Kind
 
 NAME = "s_checkpoint_20261123_061232_123456.json"
 AUTOSAVE = "s.json"

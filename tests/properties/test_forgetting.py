@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.protocol import Update, encode_entry
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.records import pack
 from edi_checkpoint.references import Attachment, Reference, form_of
 from edi_checkpointd.journal import Frame, Gap, Journal, Notes, Transaction

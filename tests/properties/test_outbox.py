@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 
 from edi_checkpoint import outbox as outbox_module
+from edi_checkpoint.entries import Update, encode_entry
 from edi_checkpoint.errors import OutboxFull, SessionBusy
 from edi_checkpoint.outbox import Outbox
-from edi_checkpoint.protocol import Update, encode_entry
 from edi_checkpoint.records import HEADER, Record, pack, scan, scan_all
 from edi_checkpoint.spool import is_held, list_streams, read_records, remove_stream, share_lock
 

@@ -14,24 +14,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edi_checkpoint import protocol
+from edi_checkpoint.codec import decode_from_client, decode_from_daemon, encode
+from edi_checkpoint.entries import Base, Entry, Mark, Update, decode_entry, encode_entry
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
-from edi_checkpoint.protocol import (
-    Base,
-    Mark,
-    Update,
-    decode_entry,
-    decode_from_client,
-    decode_from_daemon,
-    encode,
-    encode_entry,
-)
 from edi_checkpoint.records import scan_all
 
 PREFIX = b"EDIC\x01"
 DECODERS = (decode_from_client, decode_from_daemon)
 FROM_CLIENT, FROM_DAEMON = get_args(protocol.ClientMessage), get_args(protocol.DaemonMessage)
 MESSAGES = FROM_CLIENT + FROM_DAEMON
-ENTRIES = get_args(protocol.Entry)
+ENTRIES = get_args(Entry)
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
@@ -287,7 +279,7 @@ def _fits(value: object) -> bool:
 
 @settings(deadline=None, max_examples=40)
 @given(st.one_of([structs(kind) for kind in ENTRIES]), st.lists(st.text(max_size=9) | st.none(), max_size=3))
-def test_fields_that_a_later_version_adds_to_an_entry_are_ignored(entry: protocol.Entry, added: list[object]) -> None:
+def test_fields_that_a_later_version_adds_to_an_entry_are_ignored(entry: Entry, added: list[object]) -> None:
     parts = msgspec.msgpack.decode(encode_entry(entry), type=list[msgspec.Raw])
     assert decode_entry(msgspec.msgpack.encode([*parts, *added])) == entry
 
@@ -346,6 +338,6 @@ def test_a_field_out_of_bounds_is_refused(message: protocol.ClientMessage) -> No
         Update(0, {"k": "no bytes"}),  # type: ignore[dict-item]
     ],
 )
-def test_an_entry_out_of_bounds_is_refused(entry: protocol.Entry) -> None:
+def test_an_entry_out_of_bounds_is_refused(entry: Entry) -> None:
     with pytest.raises(ProtocolError):
         decode_entry(encode_entry(entry))

@@ -5,8 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edi_checkpoint.document import AUTOMATIC, Kind
-from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.model import AUTOMATIC, NOT_OURS, Kind
 from edi_checkpointd.retention import Held, plan
 
 NAMES = [f"c{number:02}" for number in range(30)]

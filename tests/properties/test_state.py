@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from edi_checkpoint.entries import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.errors import Fenced, ProtocolError
-from edi_checkpoint.protocol import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.config import Config

@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edi_checkpoint.protocol import Entry, Mark, Pin, Update, encode_entry
+from edi_checkpoint.entries import Entry, Mark, Pin, Update, encode_entry
 from edi_checkpoint.records import pack, scan
 from edi_checkpoint.spool import Owner, StreamFiles, heads, last_number, read_records
 from edi_checkpoint.waiting import Seen, between, holds_changes, look_at

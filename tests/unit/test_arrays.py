@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edi_checkpoint import arrays
+from edi_checkpoint import arrays, png
 from edi_checkpoint.arrays import decode, encode
 from edi_checkpoint.errors import StateValueError
 from edi_checkpoint.recent import Recent
@@ -186,9 +186,9 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
     rows = zlib.compressobj(9)
     bomb = b"".join([*(rows.compress(bytes(1 << 20)) for _ in range(64)), rows.flush()])
     reference, _ = encode(np.zeros((8, 8), bool))
-    head = arrays._PNG + arrays._chunk(b"IHDR", arrays._IHDR.pack(8, 8, 1, 0, 0, 0, 0))
+    head = png._PNG + png._chunk(b"IHDR", png._IHDR.pack(8, 8, 1, 0, 0, 0, 0))
     with pytest.raises(ValueError, match="not the 16 bytes"):
-        decode(reference, head + arrays._chunk(b"IDAT", bomb) + arrays._chunk(b"IEND", b""))
+        decode(reference, head + png._chunk(b"IDAT", bomb) + png._chunk(b"IEND", b""))
     huge = changed(reference, shape=(1 << 20, 1 << 20))
     with pytest.raises(ValueError, match="shape"):
         decode(huge, b"")

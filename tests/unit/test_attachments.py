@@ -18,9 +18,9 @@ import pytest
 from edi_checkpoint import AttachmentsFull, Client, ProtocolError, StateManager, StateValueError, connect
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
 from edi_checkpoint.attachments import read_file
+from edi_checkpoint.entries import Base, Entry, Update, decode_entry, encode_entry
 from edi_checkpoint.errors import AttachmentDamaged
 from edi_checkpoint.names import attachment_name, parse_attachment_name
-from edi_checkpoint.protocol import Base, Entry, Update, decode_entry, encode_entry
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.spool import list_streams, read_records

@@ -15,8 +15,8 @@ from msgspec import structs
 
 from edi_checkpoint import catalog as catalog_module
 from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.document import Fragment, Header, Kind, autosave_document, checkpoint_document, fragment
-from edi_checkpoint.model import CheckpointInfo
+from edi_checkpoint.document import Fragment, Header, autosave_document, checkpoint_document, fragment
+from edi_checkpoint.model import CheckpointInfo, Kind
 from edi_checkpoint.names import autosave_name, checkpoint_name
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

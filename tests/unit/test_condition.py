@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 from edi_checkpoint.condition import CONDITIONS, decide
-from edi_checkpoint.layout import Kind
+from edi_checkpoint.model import Kind
 
 STATUSES = (None, "in_progress", "completed", "failed", "")
 NEWEST = (None, *Kind)

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from edi_checkpoint.document import (
-    AUTOMATIC,
     UNDATED,
     Document,
     Fragment,
     Header,
-    Kind,
     autosave_document,
     checkpoint_document,
     fragment,
@@ -29,6 +27,7 @@ from edi_checkpoint.document import (
     summarise,
 )
 from edi_checkpoint.errors import DocumentDamaged, ProtocolError, VersionMismatch
+from edi_checkpoint.model import AUTOMATIC, Kind
 
 DATA = Path(__file__).parent.parent / "data"
 NAME = "session_12345_checkpoint_20261123_061232_123456.json"

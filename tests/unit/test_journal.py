@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edi_checkpoint.catalog import Catalog
+from edi_checkpoint.entries import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.errors import EdiCheckpointError, NotFound, VersionMismatch
 from edi_checkpoint.paths import locate
-from edi_checkpoint.protocol import Base, Entry, GetState, Mark, Update, encode_entry
+from edi_checkpoint.protocol import GetState
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import to_us

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.layout import Kind
-from edi_checkpoint.protocol import Mark
+from edi_checkpoint.entries import Mark
+from edi_checkpoint.model import Kind
 from edi_checkpointd.policy import Point, Wish, decide, point_due_s, transition_wish
 from edi_checkpointd.state import Marked, Moment, State, Transition
 

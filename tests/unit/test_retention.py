@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edi_checkpoint.document import Kind
+from edi_checkpoint.model import Kind
 from edi_checkpointd.retention import Dropped, Held, Kept, Plan, plan
 
 

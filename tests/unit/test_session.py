@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from edi_checkpoint import offline, publication, state_manager
 from edi_checkpoint import outbox as outbox_module
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.document import Header, Kind, autosave_document, checkpoint_document, fragment
+from edi_checkpoint.document import Header, autosave_document, checkpoint_document, fragment
+from edi_checkpoint.entries import Base, Entry, Mark, Update, decode_entry
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     Fenced,
@@ -31,8 +32,9 @@ from edi_checkpoint.errors import (
     StateValueError,
 )
 from edi_checkpoint.layout import AUTOSAVE
+from edi_checkpoint.model import Kind
 from edi_checkpoint.names import autosave_name, checkpoint_name
-from edi_checkpoint.protocol import Attached, Base, Entry, GetStatus, Mark, Update, decode_entry
+from edi_checkpoint.protocol import Attached, GetStatus
 from edi_checkpoint.records import scan
 from edi_checkpoint.session import Session
 from edi_checkpoint.spool import list_streams, read_records

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import string
 from edi_checkpoint.model import CheckpointInfo
-from edi_checkpoint.protocol import JsonText, StateAt
+from edi_checkpoint.protocol import StateAt
 from edi_checkpoint.references import KEY, Reference
 from edi_checkpointd.cli import masks, select
 from edi_checkpointd.cli.masks import Read

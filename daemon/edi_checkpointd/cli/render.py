@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from edi_checkpoint.layout import AUTOMATIC, Kind
-from edi_checkpoint.model import CheckpointInfo, HistoryEntry
-from edi_checkpoint.protocol import History, JsonText, StateAt
+from edi_checkpoint.entries import JsonText
+from edi_checkpoint.model import AUTOMATIC, CheckpointInfo, HistoryEntry, Kind
+from edi_checkpoint.protocol import History, StateAt
 from edi_checkpointd.cli.phrases import in_words, phrase
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, cut, moment, moments, size, visible
 from edi_checkpointd.cli.tree import Branch

@@ -12,7 +12,7 @@ import msgspec
 
 from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
-from edi_checkpoint.layout import NOT_OURS
+from edi_checkpoint.model import NOT_OURS
 from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths

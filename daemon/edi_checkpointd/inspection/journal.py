@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.entries import Base, Rollback, decode_entry
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import Base, Rollback, decode_entry
 from edi_checkpoint.records import scan_all
 from edi_checkpoint.trash import CONDEMNED
 from edi_checkpointd.inspection.findings import Code, Finding, Severity

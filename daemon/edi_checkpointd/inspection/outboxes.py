@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from edi_checkpoint.entries import decode_entry
 from edi_checkpoint.errors import ProtocolError, SessionIdError
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.protocol import decode_entry
 from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan
 from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
