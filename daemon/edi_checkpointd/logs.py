@@ -33,6 +33,7 @@ _KINDS_MAX = 256  # of warnings told apart; all beyond count as the same
 _MESSAGE_MAX = 16 << 10  # characters; a datagram has to fit into a socket's buffer
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_PACKAGES = ("edi_checkpointd.", "edi_checkpoint.")
 _PLACEHOLDER = re.compile(r"(?:(\w+)=)?%[-#0 +]*\d*(?:\.\d+)?([a-zA-Z%])")
 
 
@@ -59,6 +60,14 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
         return {}
     kinds = (name for name, kind in _PLACEHOLDER.findall(str(record.msg)) if kind != "%")
     return {name: value for name, value in zip(kinds, record.args, strict=False) if name}
+
+
+def module_of(record: logging.LogRecord) -> str:
+    """Return the dotted name of the module that logged `record`, without our package: `journal.writer`."""
+    for package in _PACKAGES:
+        if record.name.startswith(package):
+            return record.name.removeprefix(package)
+    return record.name
 
 
 def strike(file: Path, struck: Callable[[bytes], bool]) -> None:
@@ -90,7 +99,11 @@ class _Text(logging.Formatter):
     """Local time with its offset, level, module, message: for people."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(module)s: %(message)s")
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line, with the module's name in its short form."""
+        return f"{record.asctime} {record.levelname} {module_of(record)}: {record.message}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time as people read it."""
@@ -105,7 +118,7 @@ class _Json(logging.Formatter):
         told: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "module": record.module,
+            "module": module_of(record),
             "message": record.getMessage(),
             "fields": fields(record),
         }
@@ -135,7 +148,7 @@ class Journal(logging.Handler):
             "MESSAGE": message[:_MESSAGE_MAX],
             "PRIORITY": _PRIORITIES.get(record.levelno, 6),
             "SYSLOG_IDENTIFIER": "edi-checkpointd",
-            "EDI_CHECKPOINT_MODULE": record.module,
+            "EDI_CHECKPOINT_MODULE": module_of(record),
             **{f"EDI_CHECKPOINT_{name.upper()}": value for name, value in fields(record).items()},
         }
         try:

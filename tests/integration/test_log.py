@@ -9,7 +9,7 @@ import sys
 from harness import Home
 
 CANARY = "Xanadu"
-LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (INFO|WARNING|ERROR) \w+: .+")
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (INFO|WARNING|ERROR) [\w.]+: .+")
 
 
 def live_through(home: Home) -> None:

@@ -58,6 +58,23 @@ def test_the_fields_of_a_line_are_what_its_message_names(session: str, count: in
     assert logs.fields(line) == {"session": session, "upto": count, "last": 2.5}
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("edi_checkpointd.intake", "intake"),
+        ("edi_checkpointd.journal.writer", "journal.writer"),
+        ("edi_checkpoint.catalog", "catalog"),
+        ("apscheduler.scheduler", "apscheduler.scheduler"),
+        ("__main__", "__main__"),
+    ],
+)
+def test_a_line_names_its_module_without_the_package(name: str, shown: str) -> None:
+    line = record("refused")
+    line.name = name
+    assert f" WARNING {shown}: refused" in logs._Text().format(line)
+    assert json.loads(logs._Json().format(line))["module"] == shown
+
+
 @given(TEXT, TEXT)
 def test_a_line_of_json_is_one_line_and_holds_the_same(session: str, why: str) -> None:
     line = logs._Json().format(record("refused session=%s: %s", session, why))
