@@ -6,12 +6,10 @@ The daemon trims an outbox only when an auto-save covers it, so these two are wh
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from edi_checkpoint import document, layout, names, trash
 from edi_checkpoint.catalog import Catalog
@@ -21,9 +19,10 @@ from edi_checkpoint.fragments import Fragment
 from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import header_of, newest_first, session_info, taken_of
-from edi_checkpoint.model import NOT_OURS, CheckpointInfo, SessionInfo
+from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.named_files import FileFacts
-from edi_checkpoint.opening import open_regular, read_regular
+from edi_checkpoint.newest import newest_in
+from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.records import NUMBER_MAX, scan
 from edi_checkpoint.spool import list_streams, read_records
@@ -139,47 +138,21 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
 def newest_document(paths: Paths, session_id: str) -> FoundState:
     """Return the newest valid document of the session: the one of the highest sequence that its digests confirm.
 
-    Of a session in the trash it is read there: the daemon brings it back when it is told that somebody writes to it.
-    One that is just being deleted does not come back: there is nothing of it.
+    A session in the trash is read from there: the daemon brings it back when a client opens it. A session that the
+    daemon is deleting just now stays deleted: nothing is found.
     """
-    found = _newest_in(paths.sessions, session_id)
-    if not found.found and trash.look(paths.trash, session_id) is not None:
-        return _newest_in(paths.trash / session_id, session_id)
-    return found
+    found = newest_in(paths.sessions, session_id, _skip)
+    if found is None and trash.look(paths.trash, session_id) is not None:
+        found = newest_in(paths.trash / session_id, session_id, _skip)
+    if found is None:
+        return FoundState()
+    header = found.document.header
+    return FoundState(dict(found.document.values), header.sequence, header, found.name, found=True)
 
 
-def _newest_in(folder: Path, session_id: str) -> FoundState:
-    found = FoundState()
-    for name, parse in _documents(folder, session_id):
-        try:
-            loaded = parse(read_regular(folder / name), name)
-        except FileNotFoundError:
-            continue
-        except (OSError, EdiCheckpointError) as error:
-            log.warning("%s passed over: %s", name, error)
-            continue
-        if not found.found or loaded.header.sequence > found.sequence:
-            found = FoundState(loaded.values, loaded.header.sequence, loaded.header, name, "file", found=True)
-        if loaded.header.kind not in NOT_OURS and name != _autosave(session_id):
-            break  # checkpoints come newest first
-    return found
-
-
-def _documents(folder: Path, session_id: str):  # type: ignore[no-untyped-def]
-    """Yield the auto-save, then the checkpoints by name, newest first, each with what parses it."""
-    yield _autosave(session_id), document.parse_autosave
-    try:
-        with os.scandir(folder) as entries:
-            parsed = [(name, names.parse_checkpoint_name(name)) for name in (entry.name for entry in entries)]
-    except FileNotFoundError:
-        return
-    ours = [(found.stamp, name) for name, found in parsed if found and found.session_id == session_id]
-    for _, name in sorted(ours, reverse=True):
-        yield name, document.parse_checkpoint
-
-
-def _autosave(session_id: str) -> str:
-    return names.autosave_name(session_id)
+def _skip(name: str, error: OSError | EdiCheckpointError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        log.warning("%s passed over: %s", name, error)
 
 
 def _apply(found: FoundState, entry_bytes: bytes) -> None:

@@ -7,14 +7,12 @@ found among them. What the journal has and the files have not is brought into fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from edi_checkpoint.catalog import AutosaveInfo, Catalog
-from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
-from edi_checkpoint.errors import DocumentDamaged
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
 from edi_checkpoint.model import NOT_OURS, CheckpointInfo
-from edi_checkpoint.names import autosave_name
-from edi_checkpoint.opening import read_regular
+from edi_checkpoint.newest import newest_listed
 from edi_checkpoint.paths import Paths, ensure_private
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import set_aside
@@ -71,14 +69,24 @@ def files_teller(paths: Paths, catalog: Catalog, trash: Trash) -> Callable[[str,
         if max(saved, checkpointed) <= sequence:
             covered = autosave.header.streams if autosave and saved >= checkpointed else {}
             return Files(saved, checkpointed, covered, gone=not catalog.has(session_id))
-        for name, document in _valid_documents(paths, catalog, session_id, than=sequence):
-            header = document.header
-            found = header.sequence  # what was said to be newer was damaged
-            return Files(
-                min(saved, found), min(checkpointed, found), header.streams, header.parent_session,
-                ahead=state_of(document), document=name, keep=header.keep,
-            )  # fmt: skip
-        return Files(min(saved, sequence), min(checkpointed, sequence))
+        newest = newest_listed(paths.sessions, catalog, session_id, set_document_aside, above=sequence)
+        if newest is None:
+            return Files(min(saved, sequence), min(checkpointed, sequence))
+        header = newest.document.header
+        found = header.sequence  # what was said to be newer was damaged
+        return Files(
+            min(saved, found), min(checkpointed, found), header.streams, header.parent_session,
+            ahead=state_of(newest.document), document=newest.name, keep=header.keep,
+        )  # fmt: skip
+
+    def set_document_aside(name: str, error: OSError | EdiCheckpointError) -> None:
+        if isinstance(error, DocumentDamaged):
+            ensure_private(paths.damaged_documents)
+            kept = set_aside(paths.sessions / name, paths.damaged_documents)
+            log.warning("document set aside file=%s: %s", kept, error)
+        elif not isinstance(error, FileNotFoundError):
+            raise error
+        catalog.remove(name)
 
     return files_of
 
@@ -90,27 +98,3 @@ def _own_checkpoints(catalog: Catalog, session_id: str) -> list[CheckpointInfo]:
 def _own_autosave(catalog: Catalog, session_id: str) -> AutosaveInfo | None:
     autosave = catalog.autosave(session_id)
     return autosave if autosave and autosave.header.kind not in NOT_OURS else None
-
-
-def _valid_documents(paths: Paths, catalog: Catalog, session_id: str, *, than: int) -> Iterator[tuple[str, Document]]:
-    """Yield the session's valid documents of a sequence above `than`, with their names, newest first.
-
-    Damaged ones are set aside.
-    """
-    found = [(info.sequence, info.name) for info in _own_checkpoints(catalog, session_id)]
-    if autosave := _own_autosave(catalog, session_id):
-        found.append((autosave.header.sequence, autosave_name(session_id)))
-    for sequence, name in sorted(found, reverse=True):
-        if sequence <= than:
-            return
-        path = paths.sessions / name
-        try:
-            data = read_regular(path)
-            parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint
-            yield name, parse(data, name)
-        except FileNotFoundError:
-            catalog.remove(name)
-        except DocumentDamaged as error:
-            ensure_private(paths.damaged_documents)
-            log.warning("document set aside file=%s: %s", set_aside(path, paths.damaged_documents), error)
-            catalog.remove(name)

@@ -14,14 +14,15 @@ from typing import NamedTuple
 from edi_checkpoint import attachments, protocol, trash
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.condition import Condition
-from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.document import Document, parse_checkpoint
 from edi_checkpoint.entries import Base, JsonText, Mark, Pin, Rollback, Update, decode_entry
-from edi_checkpoint.errors import DocumentDamaged, NotFound
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
 from edi_checkpoint.fragments import parent_of, stage_of, string, summarise
 from edi_checkpoint.layout import Header
 from edi_checkpoint.listing import Journaled, condition_of, header_of, newest_first, session_info, taken_of
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
-from edi_checkpoint.names import autosave_name, check_session_id
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.newest import newest_listed
 from edi_checkpoint.opening import read_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.records import scan
@@ -224,30 +225,20 @@ class Requests:
         if row is not None and self.reader is not None:
             last = self.reader.last_sequence(row.key)
             found = Current(self._replayed(self.reader, row, last), "journal", row.parent_session)
-        files = self._newest_document(session_id, found.state.sequence)
+        above = found.state.sequence or -1  # without entries in the journal, files of no sequence count, too
+        files = newest_listed(self._paths.sessions, self.catalog, session_id, self._skip, above=above)
         if files is not None:
-            found = Current(state_of(files), "file", files.header.parent_session)
+            found = Current(state_of(files.document), "file", files.document.header.parent_session)
         if self._drained:
             return found._replace(source="daemon") if row is not None else found
         return self._with_outboxes(session_id, found)
 
-    def _newest_document(self, session_id: str, than: int) -> Document | None:
-        """Return the newest valid document of the session if its sequence is higher than `than`."""
-        candidates = [(info.sequence, info.name) for info in self.catalog.checkpoints(session_id)]
-        if autosave := self.catalog.autosave(session_id):
-            candidates.append((autosave.header.sequence, autosave_name(session_id)))
-        own_only = than > 0
-        for sequence, name in sorted(candidates, reverse=True):
-            if sequence <= than and (own_only or sequence > 0):
-                break
-            parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint
-            try:
-                return parse(read_regular(self._paths.sessions / name), name)
-            except DocumentDamaged:
-                self._met_damaged(name)
-            except OSError:
-                continue
-        return None
+    def _skip(self, name: str, error: OSError | EdiCheckpointError) -> None:
+        """Report a damaged document and ignore one that cannot be read now. Raises the error of a newer version."""
+        if isinstance(error, DocumentDamaged):
+            self._met_damaged(name)
+        elif not isinstance(error, OSError):
+            raise error
 
     def _with_outboxes(self, session_id: str, found: Current) -> Current:
         """Add what writers published and no daemon has taken yet."""
