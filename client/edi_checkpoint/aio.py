@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import edi_checkpoint
 from edi_checkpoint.client import Client as PlainClient
@@ -32,6 +32,7 @@ from edi_checkpoint.client import connect as plain_connect
 from edi_checkpoint.forms import Encoder
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
 from edi_checkpoint.session import Session as PlainSession
+from edi_checkpoint.session_core import Level
 
 __all__ = ["Client", "Session", "connect"]
 
@@ -55,7 +56,7 @@ class Client:
     def __init__(self, client: PlainClient) -> None:
         """Wrap `client`; see `connect`."""
         self._client = client
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
+        self._threads = _Threads(client)
 
     async def session(
         self,
@@ -75,19 +76,19 @@ class Client:
             session.resume_report()  # which looks at files, once
             return session
 
-        return Session(self, await _given(self._submit(opened), undo=PlainSession.close))
+        return Session(self._threads, await _given(self._threads.submit(opened), undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, of one condition or of all."""
-        return await self._aside(partial(self._client.sessions, condition=condition, limit=limit))
+        return await self._threads.run(partial(self._client.sessions, condition=condition, limit=limit))
 
     async def interrupted(self) -> list[SessionInfo]:
         """Return the sessions whose writer died, newest first."""
-        return await self._aside(self._client.interrupted)
+        return await self._threads.run(self._client.interrupted)
 
     async def status(self) -> dict[str, object]:
         """Return how the daemon is, as `edi-checkpoint status --json` tells it."""
-        return await self._aside(self._client.status)
+        return await self._threads.run(self._client.status)
 
     @property
     def connected(self) -> bool:
@@ -112,23 +113,38 @@ class Client:
         try:
             await _left(call)
         finally:
-            self._pool.shutdown(wait=False)
+            self._threads.close()
 
-    def _submit(self, call: Callable[[], _T]) -> Future[_T]:
-        self._client._check_usable()  # no thread of the pool lives on in a forked child
+
+class _Threads:
+    """The threads that a client and its sessions ask questions in."""
+
+    def __init__(self, client: PlainClient) -> None:
+        self._client = client
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Make `call` in a thread; return its future. Raises what `check_usable` of the client raises."""
+        self._client.check_usable()  # no thread of the pool lives on in a forked child
         return self._pool.submit(call)
 
-    async def _aside(self, call: Callable[[], _T]) -> _T:
-        return await _given(self._submit(call))
+    async def run(self, call: Callable[[], _T]) -> _T:
+        """Make `call` in a thread; return what it returns."""
+        return await _given(self.submit(call))
+
+    def close(self) -> None:
+        """Take no more calls; those under way are not waited for."""
+        self._pool.shutdown(wait=False)
 
 
 class Session(MutableMapping[str, object]):
     """An `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
 
-    def __init__(self, client: Client, session: PlainSession) -> None:
-        """Wrap `session`, whose `client` lends its threads."""
-        self._client = client
+    def __init__(self, threads: _Threads, session: PlainSession) -> None:
+        """Wrap `session`, whose client lends its `threads`."""
+        self._threads = threads
         self._session = session
+        self._core = session.core
         self.session_id = session.session_id
         self.parent_session = session.parent_session
 
@@ -201,27 +217,27 @@ class Session(MutableMapping[str, object]):
 
         Raises `CheckpointFailed` and `FlushTimeout`, as without asyncio. When this is cancelled the checkpoint is made.
         """
-        asked = self._session._ask_checkpoint(reason, label=label, pin=pin)
+        asked = self._core.ask_checkpoint(reason, label=label, pin=pin)
         await _heard(asked, timeout_s)
-        heard = partial(self._session._checkpoint_heard, asked, timeout_s)
-        return heard() if asked.done() else await self._client._aside(heard)  # an unheard wish is synced to the disk
+        heard = partial(self._core.checkpoint_heard, asked, timeout_s)
+        return heard() if asked.done() else await self._threads.run(heard)  # an unheard wish is synced to the disk
 
-    async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
+    async def flush(self, level: Level = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
 
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
-        asked = self._session._ask_flush(level)
+        asked = self._core.ask_flush(level)
         await _heard(asked, timeout_s)
-        self._session._flush_heard(asked, level, timeout_s)
+        self._core.flush_heard(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first: from the daemon, or from the files when none answers."""
-        return await self._client._aside(self._session.checkpoints)
+        return await self._threads.run(self._session.checkpoints)
 
     async def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:
         """Return the state as it was after the entry `sequence`, or at `time` (naive: local)."""
-        return await self._client._aside(partial(self._session.at, sequence=sequence, time=time))
+        return await self._threads.run(partial(self._session.at, sequence=sequence, time=time))
 
     async def rollback(
         self,
@@ -236,13 +252,13 @@ class Session(MutableMapping[str, object]):
         When this is cancelled it may have gone back all the same; the mapping tells.
         """
         back = partial(self._session.rollback, to, sequence=sequence, time=time, keys=keys)
-        return await self._client._aside(back)
+        return await self._threads.run(back)
 
     async def fork(
         self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
     ) -> str:
         """Begin a session of its own with the state of now, of a checkpoint or of a sequence; return its id."""
-        return await self._client._aside(partial(self._session.fork, to, sequence=sequence, session_id=session_id))
+        return await self._threads.run(partial(self._session.fork, to, sequence=sequence, session_id=session_id))
 
     async def end(self, status: str | None = None) -> None:
         """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""

@@ -39,16 +39,8 @@ class Attachments:
         self._ask = ask
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes that `reference`, found under `path` of the state, stands for.
-
-        Raises `AttachmentMissing` and `AttachmentDamaged`, naming path and digest, and `ArraysMissing`.
-        """
-        try:
-            return arrays.decode(reference, self._data(reference))
-        except ValueError as error:
-            raise AttachmentDamaged(f"{path}: attachment {reference.sha256}: {error}") from error
-        except (AttachmentMissing, AttachmentDamaged) as error:
-            raise type(error)(f"{path}: {error}", hint=error.hint) from error
+        """Return the array or bytes that `reference`, found under `path` of the state, stands for; as `restored`."""
+        return restored(reference, path, self._data)
 
     def _data(self, reference: Reference) -> bytes:
         if (recent := self.recent.attachment(reference.sha256)) is not None:
@@ -89,6 +81,20 @@ class Attachments:
                 log.warning("session %s: no room for attachment %s in a base", self._session_id, digest)
                 del found[digest]
         return found
+
+
+def restored(reference: Reference, path: str, data_of: Callable[[Reference], bytes]) -> object:
+    """Return the array or bytes that `reference` stands for; `data_of` returns its encoded content.
+
+    Raises `AttachmentMissing` and `AttachmentDamaged`, naming the path in the state and the digest, and
+    `ArraysMissing`.
+    """
+    try:
+        return arrays.decode(reference, data_of(reference))
+    except ValueError as error:
+        raise AttachmentDamaged(f"{path}: attachment {reference.sha256}: {error}") from error
+    except (AttachmentMissing, AttachmentDamaged) as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
 
 def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[], bytes | None]) -> bytes:

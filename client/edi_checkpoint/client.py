@@ -20,7 +20,8 @@ from edi_checkpoint import offline, protocol, settings, trash
 from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.autostart import is_listened_to, start_daemon
 from edi_checkpoint.condition import CONDITIONS
-from edi_checkpoint.disabled import NullAttachments, NullLink, NullOutbox, is_disabled
+from edi_checkpoint.contracts import SessionAttachments, SessionLink
+from edi_checkpoint.disabled import NullAttachments, NullLink, is_disabled
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     EdiCheckpointError,
@@ -36,14 +37,15 @@ from edi_checkpoint.forms import Encoder
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import SessionInfo
 from edi_checkpoint.names import check_session_id, new_session_id
-from edi_checkpoint.outbox import Outbox
-from edi_checkpoint.paths import ensure_private, locate
+from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpoint.points import Point
 from edi_checkpoint.protocol import Resumed
+from edi_checkpoint.publication import Publication
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Reference
 from edi_checkpoint.resume import report, told_by_files
 from edi_checkpoint.session import Session, ended_well
+from edi_checkpoint.session_core import SessionCore
 from edi_checkpoint.spool import is_held
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.version import installed_version
@@ -78,7 +80,6 @@ class Client:
     ) -> None:
         """See `connect`. Raises `FolderError` or `ConfigError` when our folders cannot be used."""
         self.disabled = is_disabled()
-        self._app = app
         self._timeout_s = timeout_s
         self._pid = os.getpid()
         self._closed = False
@@ -87,19 +88,30 @@ class Client:
         self._autostart = autostart
         self._follow_at_s = 0.0
         self._encoder = encoder
-        self._limits = settings.Limits()
-        if self.disabled:
-            self._link: Link = NullLink()
-            return
         self._recent = Recent()
-        self.paths = locate()
-        self._limits, warnings = settings.limits(self.paths.config, os.environ)
+        self._limits = settings.Limits()
+        self._paths: Paths | None = None
+        if self.disabled:
+            self._link: SessionLink = NullLink()
+            return
+        self._paths = locate()
+        self._limits, warnings = settings.limits(self._paths.config, os.environ)
         for warning in warnings:
             log.warning(warning)
-        ensure_private(self.paths.state)
-        self._link = Link(self.paths, app=app, version=installed_version(), absent=self._follow_the_dead)
+        ensure_private(self._paths.state)
+        self._link = Link(
+            self._paths, app=app, version=installed_version(), outbox_max_bytes=self._limits.outbox_max_bytes,
+            absent=self._follow_the_dead,
+        )  # fmt: skip
         atexit.register(self._at_exit)
         self._find_daemon()
+
+    @property
+    def paths(self) -> Paths:
+        """The folders of this user. Raises `UsageError` for a disabled client, which uses none."""
+        if self._paths is None:
+            raise UsageError("this client is disabled: it has no folders")
+        return self._paths
 
     def _find_daemon(self) -> None:
         """Wait for a daemon that runs or is started now, at most the client's timeout; without one, do not wait.
@@ -147,7 +159,7 @@ class Client:
         here, what it publishes from now on goes into a branch, and its next call raises `Fenced`. `encoder` stands
         in this session for that of the client (see `connect`).
         """
-        self._check_usable()
+        self.check_usable()
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         parent = None if parent is None else check_session_id(parent)
         return self.attach(session_id, parent, takeover=takeover, encoder=encoder)
@@ -165,43 +177,35 @@ class Client:
 
         Who only amends or replaces it has not seen it: an interrupted session stays one that is to be looked at.
         """
-        outbox = NullOutbox() if self.disabled else self._outbox(session_id, parent, seen=seen, takeover=takeover)
-        stream = Stream(session_id, parent, outbox)
+        stream = self._link.open(session_id, parent, seen=seen, takeover=takeover)
         try:
             attached = self._attach_stream(stream)
         except (EdiCheckpointError, OSError):
             self._link.detach(stream, unused=True)
             raise
         if attached is not None and attached.state is not None:
-            stream.parent_session = attached.parent_session
             state, sequence, told = attached.state, attached.sequence, attached.resumed or Resumed("", 0, 1, 0)
         else:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
             found = offline.load_state(self.paths, session_id)
             state, sequence, told = found.state, found.sequence, told_by_files(found)
-        resumed = report(session_id, state, sequence, told, datetime.now(UTC))
-        session = Session(
-            self._link, stream, state, resumed, self.fork, self._attachments(session_id), self._limits,
-            encoder or self._encoder,
-        )  # fmt: skip
-        if outbox.fenced:
+        attachments = self._attachments(session_id)
+        publication = Publication(stream, state, attachments, self._link.wake)
+        self._link.serve(stream, publication.base)
+        core = SessionCore(self._link, stream, publication, attachments, self._limits, encoder or self._encoder)
+        session = Session(core, report(session_id, state, sequence, told, datetime.now(UTC)), self.fork)
+        if stream.outbox.fenced:
             reached(ClientPoint.TAKEN_OVER)
-            session._published.base()  # whatever of the other's last entries is here or in its branch
+            publication.base()  # whatever of the other's last entries is here or in its branch
             self._link.wake()
         with self._lock:
             self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 
-    def _outbox(self, session_id: str, parent: str | None, *, seen: bool, takeover: bool) -> Outbox:
-        return Outbox(
-            self.paths.outbox, session_id, app=self._app, parent_session=parent, seen=seen, takeover=takeover,
-            max_bytes=self._limits.outbox_max_bytes,
-        )  # fmt: skip
-
-    def _attachments(self, session_id: str) -> Attachments:
-        if self.disabled:
+    def _attachments(self, session_id: str) -> SessionAttachments:
+        if self._paths is None:
             return NullAttachments()
-        return Attachments(self.paths, session_id, self._recent, partial(self._attachment, session_id))
+        return Attachments(self._paths, session_id, self._recent, partial(self._attachment, session_id))
 
     def _attachment(self, session_id: str, reference: Reference) -> bytes | None:
         """Return what the daemon has of an attachment, None when that is nothing or none answers."""
@@ -217,7 +221,7 @@ class Client:
         while True:
             self._find_daemon()
             timeout_s = max(0.0, deadline_s - time.monotonic()) if self._link.connected else 0.0
-            attached = self._link.attach(stream, want_state=True, timeout_s=timeout_s)
+            attached = self._link.attach(stream, timeout_s=timeout_s)
             if attached is not None or not timeout_s:
                 return attached
 
@@ -227,7 +231,7 @@ class Client:
         if self._knows(session_id):
             raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
         with self.attach(session_id, parent, seen=False) as fork:
-            fork._published.replace(point.state)
+            fork.core.publication.replace(point.state)
             with contextlib.suppress(FlushTimeout):  # it is in the outbox
                 fork.checkpoint(f"forked from {parent}, {point.said}")
         return session_id
@@ -249,7 +253,7 @@ class Client:
 
         Files alone tell of a session what its newest document and its outboxes hold; never fails for want of a daemon.
         """
-        self._check_usable()
+        self.check_usable()
         if limit < 1 or condition not in (None, *CONDITIONS):
             raise UsageError(
                 f"sessions(condition={condition!r}, limit={limit}): one of {', '.join(CONDITIONS)}; at least 1"
@@ -271,7 +275,7 @@ class Client:
 
         From the daemon, or from the files when none answers; then the journal is not read (`offline.status`).
         """
-        self._check_usable()
+        self.check_usable()
         body: object = None
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
@@ -279,7 +283,7 @@ class Client:
                 if isinstance(answer, protocol.Status):
                     body = msgspec.json.decode(answer.body)
         if body is None:
-            own = {session._stream.id: session.durable.journaled for session in self._sessions}
+            own = {session.stream: session.durable.journaled for session in self._sessions}
             body = msgspec.to_builtins(offline.status(self.paths, own))
         return {"format": 1, **msgspec.convert(body, dict[str, object])}
 
@@ -287,7 +291,7 @@ class Client:
         self, question: Callable[[int], protocol.Question], timeout_s: float = _REQUEST_TIMEOUT_S
     ) -> protocol.Answer:
         """Send a request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""
-        self._check_usable()
+        self.check_usable()
         return self._link.ask(question, timeout_s)
 
     @property
@@ -321,7 +325,8 @@ class Client:
         with contextlib.suppress(EdiCheckpointError, OSError):
             self._leave(cleanly=unhandled is None or interactive, timeout_s=2.0)
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise `SessionForked` in another process than the one that made the client, `SessionClosed` once closed."""
         if os.getpid() != self._pid:
             raise SessionForked(f"this client was made in process {self._pid}")
         if self._closed:

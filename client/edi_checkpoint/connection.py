@@ -39,7 +39,7 @@ class Connection:
     """Connects to the daemon that serves `paths`, again and again, and polls together with `wakeup_fd`."""
 
     def __init__(self, paths: Paths, wakeup_fd: int, *, queue_frames: int) -> None:
-        """Open the socket and begin to connect; at most `queue_frames` messages wait in it.
+        """Open the socket, for `connect`; at most `queue_frames` messages wait in it.
 
         No heartbeats, which wake idle clients; no ROUTING_ID, which a dead peer may still hold.
         """
@@ -67,10 +67,9 @@ class Connection:
         self._fd, self._monitor_fd = self._socket.fileno(), self._monitor.fileno()
         for fd in (self._fd, self._monitor_fd, wakeup_fd):
             self._poller.register(fd, select.POLLIN)
-        self.connect()
 
     def connect(self) -> None:
-        """Connect to our own guess of the socket, or to the one the daemon's lock file names."""
+        """Connect to our own guess of the socket, or to the one the daemon's lock file names. Raises `FolderError`."""
         endpoint = f"ipc://{self._find_socket()}"
         if endpoint != self.endpoint:
             self.disconnect()

@@ -9,21 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from uuid import uuid4
 
 import msgspec
 
 from edi_checkpoint import protocol
 from edi_checkpoint.arrays import ARRAY_MAX_BYTES
-from edi_checkpoint.attachments import Attachments
+from edi_checkpoint.attachments import restored
 from edi_checkpoint.condition import CONDITIONS
 from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import AttachmentMissing, NotFound
-from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
-from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.recent import Recent
 from edi_checkpoint.references import Attachment, Reference
 from edi_checkpoint.status import Served, Status
@@ -50,12 +49,16 @@ def is_disabled() -> bool:
     return True
 
 
-class NullAttachments(Attachments):
-    """Holds what was encoded in memory, and nowhere else."""
+class NullAttachments:
+    """Holds what was encoded in memory, and nowhere else. Satisfies `SessionAttachments`."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.recent = Recent(max_bytes=ARRAY_MAX_BYTES)
+
+    def restore(self, reference: Reference, path: str) -> object:
+        """Return the array or bytes of a reference, while it is held; as `attachments.restored`."""
+        return restored(reference, path, self._data)
 
     def _data(self, reference: Reference) -> bytes:
         if (recent := self.recent.attachment(reference.sha256)) is None:
@@ -64,30 +67,32 @@ class NullAttachments(Attachments):
             )
         return recent.data
 
+    def left_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
+        """Return `left_bytes`: nothing of it is used."""
+        return left_bytes
+
     def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
         """Return nothing: a base goes nowhere."""
         return {}
 
 
-class NullOutbox(Outbox):
-    """Numbers entries and keeps none."""
+class NullOutbox:
+    """Numbers entries and keeps none. Satisfies `SessionOutbox`."""
+
+    full = False
+    unsent_bytes = 0
+    fenced: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self) -> None:
-        """Begin a stream of nothing; it has no lock file, so that nobody is ever busy."""
+        """Begin a stream; without a lock file no writer is ever busy."""
         self.lock = threading.Lock()
         self.stream = uuid4().hex
         self.published = self.spooled = 0
-        self.fenced = {}
 
     def append(self, entry: bytes) -> int:
         """Number `entry`."""
         self.published = self.spooled = self.published + 1
         return self.published
-
-    @property
-    def full(self) -> bool:
-        """Never."""
-        return False
 
     def acknowledged(self, number: int) -> None:
         """Keep nothing."""
@@ -99,17 +104,19 @@ class NullOutbox(Outbox):
         """Keep nothing."""
 
 
-class NullLink(Link):
-    """Answers at once what a daemon would that has nothing."""
+class NullLink:
+    """Answers at once what a daemon would that has nothing. Satisfies `SessionLink`."""
+
+    paths = None
+    connected = True
 
     def __init__(self) -> None:
         """Start no thread."""
         self._streams: dict[str, Stream] = {}
         self._taking = threading.Lock()
 
-    @property
-    def connected(self) -> bool:
-        """Nobody need wait for a daemon."""
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Return True at once: no daemon is needed."""
         return True
 
     def wake(self) -> None:
@@ -132,10 +139,17 @@ class NullLink(Link):
                 return protocol.Status(0, msgspec.json.encode(told))
         raise NotFound(f"{VARIABLE} is set: nothing is remembered", hint=f"unset {VARIABLE} and begin anew")
 
-    def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached:
+    def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
+        """Return a new stream."""
+        return Stream(session_id, parent_session, NullOutbox())
+
+    def attach(self, stream: Stream, *, timeout_s: float) -> protocol.Attached:
         """Let a stream begin with nothing."""
         self._streams[stream.id] = stream
         return protocol.Attached(0, stream.id, 0, 0, 0, 0, base_wanted=False, state={})
+
+    def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
+        """Ask for no base."""
 
     def detach(self, stream: Stream, *, unused: bool = False) -> None:
         """Forget a stream."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 from math import inf
+from typing import NamedTuple
 
 from edi_checkpoint import codec, protocol
 from edi_checkpoint.connection import Change, Connection
@@ -35,11 +36,13 @@ from edi_checkpoint.errors import (
 )
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import branch_id
+from edi_checkpoint.outbox import COMPACT_BYTES, Outbox
 from edi_checkpoint.paths import Paths
-from edi_checkpoint.sending import FRAMES_IN_FLIGHT, acknowledged, keep_small, push
+from edi_checkpoint.sending import acknowledged, keep_small, push
 from edi_checkpoint.spool import list_streams
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.wakeup import Wakeup
+from edi_checkpoint.window import FRAMES_IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +54,34 @@ _BACKLOG_RETRY_S = 0.5
 _FOR_EVER = Fenced | SessionBusy | SessionPurged  # refusals that no asking again will change
 
 
+class _Source(NamedTuple):
+    """A stream, the outbox that its records are read from, and what publishes its whole state as one entry."""
+
+    stream: Stream
+    outbox: Outbox
+    publish_base: Callable[[], int] | None = None  # None: its session is not open yet
+
+
 class Link:
     """Connects the streams of one process to the daemon that serves `paths`."""
 
-    def __init__(self, paths: Paths, *, app: str, version: str, absent: Callable[[], None] = lambda: None) -> None:
-        """Start the thread; the daemon need not be there. `absent` is called there each time that none is found."""
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        app: str,
+        version: str,
+        outbox_max_bytes: int = COMPACT_BYTES,
+        absent: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the thread; the daemon need not be there. The thread calls `absent` each time it finds no daemon."""
         self.paths = paths
+        self._app = app
+        self._outbox_max_bytes = outbox_max_bytes
         self._hello = protocol.Hello(app=app, version=version, sessions_dir=str(paths.sessions))
         self._absent = absent
-        self._streams: dict[str, Stream] = {}
+        self._outboxes: dict[str, Outbox] = {}  # that are open, by their streams
+        self._sources: dict[str, _Source] = {}  # by stream; the link thread's own
         self._calls: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
         self._asleep = False
@@ -70,6 +92,7 @@ class Link:
         self._retry_at_s: float | None = None
         self._closing = False
         self.changed = threading.Condition()  # connected or lost
+        self._connection = Connection(paths, self._wakeup.fd, queue_frames=2 * FRAMES_IN_FLIGHT)
         self._thread = threading.Thread(target=self._run, name="edi-checkpoint-link", daemon=True)
         self._thread.start()
 
@@ -107,8 +130,17 @@ class Link:
         request = next(self._requests)
         return self._put(request, question(request))
 
-    def attach(self, stream: Stream, *, want_state: bool, timeout_s: float) -> protocol.Attached | None:
-        """Take `stream` into the link and wait for the daemon's answer, at most `timeout_s`.
+    def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
+        """Take the session's lock and return a new stream; raises what `Outbox` raises."""
+        outbox = Outbox(
+            self.paths.outbox, session_id, app=self._app, parent_session=parent_session, seen=seen, takeover=takeover,
+            max_bytes=self._outbox_max_bytes,
+        )  # fmt: skip
+        self._outboxes[outbox.stream] = outbox
+        return Stream(session_id, parent_session, outbox)
+
+    def attach(self, stream: Stream, *, timeout_s: float) -> protocol.Attached | None:
+        """Take `stream`, which `open` returned, into the link and wait for the daemon's answer, at most `timeout_s`.
 
         None when no daemon answered, or it was lost: the stream stays and is attached when one comes. Raises the
         daemon's refusal.
@@ -119,19 +151,28 @@ class Link:
             session_id=stream.session_id,
             stream=stream.id,
             parent_session=stream.parent_session,
-            want_state=want_state,
+            want_state=True,
         )
 
         def add() -> None:
-            self._streams[stream.id] = stream
+            self._sources.setdefault(stream.id, _Source(stream, self._outboxes[stream.id]))
 
         self._call(add)
         try:
             answer = self._await(request, message, timeout_s)
         except DaemonUnavailable:
-            self._call(self._reattach(stream))
+            self._call(lambda: self._reattach(stream.id))
             return None
         return answer if isinstance(answer, protocol.Attached) else None
+
+    def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
+        """Call `publish_base` whenever the daemon lacks entries of `stream` (`docs/protocol.md`, Gaps)."""
+
+        def replace() -> None:
+            if source := self._sources.get(stream.id):
+                self._sources[stream.id] = source._replace(publish_base=publish_base)
+
+        self._call(replace)
 
     def detach(self, stream: Stream, *, unused: bool = False) -> None:
         """Take a stream out of the link, close its outbox and tell the daemon, which drains and unlinks that.
@@ -148,18 +189,20 @@ class Link:
         self._call(remove)
         while not closed.wait(_STOPPED_S):
             if not self._thread.is_alive():
-                stream.outbox.close()
+                if outbox := self._outboxes.pop(stream.id, None):
+                    outbox.close()
                 return
 
     def _release(self, stream: Stream, *, unused: bool = False) -> None:
-        """Let go of a stream's outbox, in the link thread: whoever may take it finds its lock free."""
-        self._streams.pop(stream.id, None)
-        if unused:
-            stream.outbox.abandon()
-        elif not stream.outbox.spool():
-            log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
-        with stream.outbox.lock:  # no append is under way
-            stream.outbox.close()
+        """Close a stream's outbox, in the link thread: the daemon or another writer finds its lock free."""
+        self._sources.pop(stream.id, None)
+        if outbox := self._outboxes.pop(stream.id, None):  # else it was shut out, and closed then
+            if unused:
+                outbox.abandon()
+            elif not outbox.spool():
+                log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
+            with outbox.lock:  # no append is under way
+                outbox.close()
         if self.connected:
             self._connection.send(protocol.Close(stream=stream.id))
 
@@ -206,8 +249,8 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self._connection = Connection(self.paths, self._wakeup.fd, queue_frames=2 * FRAMES_IN_FLIGHT)
             try:
+                self._connection.connect()
                 while not self._closing:
                     self._turn()
             finally:  # or the next collection of garbage waits for the sockets, wherever that is
@@ -244,37 +287,37 @@ class Link:
         if self._retry_at_s is not None and time.monotonic() >= self._retry_at_s:
             self._retry_at_s = None
             self._connection.connect()
-        for stream in list(self._streams.values()):
-            self._see_to(stream)
+        for source in list(self._sources.values()):
+            self._see_to(source)
 
-    def _see_to(self, stream: Stream) -> None:
+    def _see_to(self, source: _Source) -> None:
         """Send what a stream has; one that is not let in yet asks again."""
-        if stream.outbox.grown:
-            keep_small(stream)
+        stream, outbox, _ = source
+        if outbox.grown:
+            keep_small(stream, outbox)
         if not self.connected or self._connection.blocked:
             return
-        if stream.attached is not None:
+        if stream.attached:
             try:
-                push(stream, self._connection)
+                push(stream, outbox, self._connection)
             except OSError as error:
                 log.warning("session %s: its outbox cannot be read: %s", stream.session_id, error)
-        elif stream.unattached and 0 < stream.attach_again_s <= time.monotonic():
-            self._reattach(stream)()
+        elif stream.attach_due_s <= time.monotonic():
+            self._reattach(stream.id)
 
     def _timeout_ms(self) -> int | None:
         due_s = inf if self._retry_at_s is None else self._retry_at_s
-        for stream in self._streams.values():
+        for source in self._sources.values():
             if self.connected:
-                due_s = min(due_s, stream.due_s)
-            if stream.outbox.backlog:
+                due_s = min(due_s, source.stream.due_s)
+            if source.outbox.backlog:
                 due_s = min(due_s, time.monotonic() + _BACKLOG_RETRY_S)
         return None if due_s == inf else max(0, int((due_s - time.monotonic()) * 1000) + 1)
 
     def _lost(self) -> None:
         self._journal = None
-        for stream in self._streams.values():
-            stream.attached = None
-            stream.rewind(stream.journaled)
+        for source in self._sources.values():
+            source.stream.lose()
         for request, (asked, future) in list(self._asked.items()):
             if isinstance(asked, protocol.Attach):  # whoever waits for it looks for another daemon
                 del self._asked[request]
@@ -306,66 +349,66 @@ class Link:
         attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, protocol.Attach)}
         for asked, _ in self._asked.values():
             self._connection.send(asked)
-        for stream in self._streams.values():
-            if stream.id not in attaching:
-                self._reattach(stream)()
+        for stream_id in self._sources:
+            if stream_id not in attaching:
+                self._reattach(stream_id)
         with self.changed:
             self.changed.notify_all()
 
-    def _reattach(self, stream: Stream) -> Callable[[], None]:
-        def send() -> None:
-            if self.connected and stream.attached is None and stream.id in self._streams:
-                outbox = stream.outbox
-                stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
-                self._connection.send(
-                    protocol.Attach(
-                        request=0,
-                        session_id=stream.session_id,
-                        stream=stream.id,
-                        parent_session=stream.parent_session,
-                        journal=stream.journal,
-                        first=outbox.first,
-                        last=outbox.published,
-                    )
-                )
-
-        return send
+    def _reattach(self, stream_id: str) -> None:
+        """Ask the daemon to let a stream in that it has not let in yet; ask again when it does not answer."""
+        source = self._sources.get(stream_id)
+        if source is None or not self.connected or source.stream.attached:
+            return
+        stream, outbox, _ = source
+        stream.ask_again_at(time.monotonic() + _ATTACH_AGAIN_S)
+        self._connection.send(
+            protocol.Attach(
+                request=0,
+                session_id=stream.session_id,
+                stream=stream.id,
+                parent_session=stream.parent_session,
+                journal=stream.journal,
+                first=outbox.first,
+                last=outbox.published,
+            )
+        )
 
     def _attached(self, message: protocol.Attached) -> None:
-        stream = self._streams.get(message.stream)
-        if stream is None:
+        source = self._sources.get(message.stream)
+        if source is None:
             return
-        another_journal = stream.journal is not None and stream.journal != self._journal
-        if message.base_wanted or another_journal:
+        stream, after = source.stream, message.number
+        if message.base_wanted or stream.journal not in (None, self._journal):
             log.warning("session %s: the daemon lacks entries; publishing the whole state", stream.session_id)
-            try:
-                base = stream.publish_base()
-            except (EdiCheckpointError, OSError) as error:
-                log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
-                stream.attach_again_s = time.monotonic() + _ATTACH_AGAIN_S
+            base = self._publish_base(source)
+            if base is None:
+                stream.ask_again_at(time.monotonic() + _ATTACH_AGAIN_S)
                 return
-            stream.rewind(message.number if stream.outbox.first <= message.number + 1 else base - 1)
-        else:
-            stream.rewind(message.number)
-        if another_journal:
-            stream.forget_acknowledged()
-        stream.journal = self._journal
-        stream.save_sent = 0
-        with stream.news:
-            stream.attached = message
-        stream.attachments_left = message.attachments_left
-        stream.acknowledge(message.number, message.checkpointed)
+            if source.outbox.first > after + 1:
+                after = base - 1
+        stream.attach(message, self._journal, after=after)
         for number in list(stream.marks):
             if number <= message.number:
                 self._connection.send(protocol.AskMark(stream=stream.id, number=number))
 
+    def _publish_base(self, source: _Source) -> int | None:
+        """Publish the whole state of a stream; return its number, None when that is not possible now."""
+        if source.publish_base is None:
+            return source.outbox.published
+        try:
+            return source.publish_base()
+        except (EdiCheckpointError, OSError) as error:
+            log.warning("session %s: %s; the daemon is asked again", source.stream.session_id, error)
+            return None
+
     def _acknowledged(self, message: protocol.Ack) -> None:
-        if stream := self._streams.get(message.stream):
-            acknowledged(stream, message)
+        if source := self._sources.get(message.stream):
+            acknowledged(source.stream, message)
 
     def _settle(self, stream_id: str, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
-        if stream := self._streams.get(stream_id):
-            stream.settle_mark(number, outcome)
+        if source := self._sources.get(stream_id):
+            source.stream.settle_mark(number, outcome)
 
     def _answer(self, message: protocol.Answer) -> None:
         _, future = self._asked.pop(message.request, (None, None))
@@ -381,12 +424,13 @@ class Link:
             _, future = self._asked.pop(message.request, (None, None))
             if future is not None and not future.done():
                 future.set_exception(error)
-        if stream := self._streams.get(message.stream):
-            gone = isinstance(error, NotFound) and not message.request and stream.outbox.gone
+        if source := self._sources.get(message.stream):
+            stream = source.stream
+            gone = isinstance(error, NotFound) and not message.request and source.outbox.gone
             if gone or isinstance(error, SessionPurged):
                 error = _purged(stream)
             for_ever = isinstance(error, _FOR_EVER)
-            if stream.attached is None and not message.request and not for_ever:
+            if not stream.attached and not message.request and not for_ever:
                 log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
                 return  # its disk may refuse: no publishing call need know
             self._refuse(stream, error, asked=bool(message.request))
@@ -400,8 +444,8 @@ class Link:
         `asked`: the publisher waits for the answer to its first attach, and sees to that itself.
         """
         with stream.outbox.lock:  # what another thread publishes meanwhile is counted, or refused
-            if isinstance(error, Fenced) and stream.outbox.published <= error.number:
-                error.branch = None
+            if isinstance(error, Fenced) and stream.outbox.published <= error.number:  # then there is no branch
+                error = Fenced(error.message, number=error.number, hint=error.hint)
             stream.refuse(error, for_ever=isinstance(error, _FOR_EVER))
         if isinstance(error, Fenced | SessionPurged) and not asked:
             log.warning("session %s: %s", stream.session_id, error)
@@ -409,11 +453,11 @@ class Link:
 
     def _look_for_fences(self) -> None:
         """Without a daemon, a writer that has taken over has said so in its own lock file alone; so has no purge."""
-        for stream in list(self._streams.values()):
-            if stream.outbox.gone:
+        for stream, outbox, _ in list(self._sources.values()):
+            if outbox.gone:
                 self._refuse(stream, _purged(stream), asked=False)
                 continue
-            for other in list_streams(stream.outbox.folder):
+            for other in list_streams(outbox.folder):
                 if (number := other.owner.fenced.get(stream.id)) is not None:
                     session_id = stream.session_id
                     told = f"session {session_id}: process {other.owner.pid} has taken it over"

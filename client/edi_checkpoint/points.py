@@ -12,14 +12,15 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from edi_checkpoint import protocol
+from edi_checkpoint.contracts import SessionLink
 from edi_checkpoint.document import parse_checkpoint
 from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import DaemonUnavailable, DocumentDamaged, NotFound, UsageError
 from edi_checkpoint.layout import RESERVED
-from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.names import parse_checkpoint_name
 from edi_checkpoint.opening import read_regular
+from edi_checkpoint.paths import Paths
 from edi_checkpoint.records import NUMBER_MAX
 
 _ANSWER_S = 5.0
@@ -35,7 +36,7 @@ class Point(NamedTuple):
 
 
 def find(
-    link: Link,
+    link: SessionLink,
     session_id: str,
     checkpoint: CheckpointInfo | str | None = None,
     sequence: int | None = None,
@@ -60,9 +61,9 @@ def find(
     try:
         answer = link.ask(lambda n: protocol.GetState(n, session_id, name, sequence, time_us, hold=True), _ANSWER_S)
     except DaemonUnavailable:
-        if name is None:
+        if name is None or link.paths is None:
             raise
-        return _from_file(link, session_id, name)
+        return _from_file(link.paths, session_id, name)
     if not isinstance(answer, protocol.StateAt):
         raise NotFound(f"session {session_id}: {type(answer).__name__} is no state")
     return Point(compact(answer.state), answer.sequence, name or f"sequence {answer.sequence}")
@@ -116,12 +117,12 @@ def compact(state: Mapping[str, JsonText]) -> dict[str, JsonText]:
     return {key: msgspec.json.format(text, indent=-1) for key, text in state.items() if key != RESERVED}
 
 
-def _from_file(link: Link, session_id: str, name: str) -> Point:
+def _from_file(paths: Paths, session_id: str, name: str) -> Point:
     named = parse_checkpoint_name(name)
     if named is None or named.session_id != session_id:
         raise NotFound(f"session {session_id} has no checkpoint {name}")
     try:
-        document = parse_checkpoint(read_regular(link.paths.sessions / name), name)
+        document = parse_checkpoint(read_regular(paths.sessions / name), name)
     except FileNotFoundError:
         raise NotFound(f"session {session_id} has no checkpoint {name}") from None
     return Point(compact(document.values), document.header.sequence, name)

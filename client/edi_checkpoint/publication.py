@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import msgspec
 
 from edi_checkpoint import points
-from edi_checkpoint.attachments import Attachments
+from edi_checkpoint.contracts import SessionAttachments
 from edi_checkpoint.entries import TEXT_MAX, Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.errors import NotFound, OutboxFull, SessionClosed, SessionForked, StateValueError
 from edi_checkpoint.model import CheckpointInfo
@@ -36,7 +36,7 @@ class Publication:
     """
 
     def __init__(
-        self, stream: Stream, state: Mapping[str, JsonText], attachments: Attachments, wake: Callable[[], None]
+        self, stream: Stream, state: Mapping[str, JsonText], attachments: SessionAttachments, wake: Callable[[], None]
     ) -> None:
         """Continue from `state`; `wake` lets the link look for what was published."""
         self.texts = points.compact(state)
@@ -46,7 +46,6 @@ class Publication:
         self._attachments = attachments
         self._wake = wake
         self._pid = os.getpid()
-        stream.publish_base = self.base
 
     @property
     def usable(self) -> bool:
@@ -80,7 +79,8 @@ class Publication:
         """Publish keys with new texts, what these refer to, and keys that are gone, as one entry."""
         self.check()
         if carried and (left := self._stream.attachments_left) is not None:
-            self._stream.attachments_left = self._attachments.left_after(carried, list(self.texts.values()), left)
+            left = self._attachments.left_after(carried, list(self.texts.values()), left)
+            self._stream.note_attachments_left(left)
         entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
         with self._stream.outbox.lock:
             held = self.texts

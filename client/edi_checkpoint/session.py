@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import structs
 
 from edi_checkpoint import offline, points, protocol, values
-from edi_checkpoint.attachments import Attachments
 from edi_checkpoint.entries import JsonText
-from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, StateValueError, UsageError
+from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout
 from edi_checkpoint.faults import ClientPoint, reached
-from edi_checkpoint.forms import Encoder
-from edi_checkpoint.link import Link
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.named_files import compare, look_in_time
 from edi_checkpoint.points import Point
-from edi_checkpoint.publication import Publication, text
-from edi_checkpoint.references import Attachment, digests_in
-from edi_checkpoint.restored import Restored
-from edi_checkpoint.settings import Limits
-from edi_checkpoint.stream import Stream, wait
+from edi_checkpoint.publication import text
+from edi_checkpoint.references import Attachment
+from edi_checkpoint.session_core import Level, SessionCore
+from edi_checkpoint.stream import wait
 
 log = logging.getLogger(__name__)
 
@@ -50,32 +46,17 @@ class Session(MutableMapping[str, object]):
     `SessionClosed`, `OutboxFull`, and once whatever the daemon refused of an earlier call.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        stream: Stream,
-        state: dict[str, JsonText],
-        resumed: ResumeReport,
-        fork: Callable[[str, Point, str | None], str],
-        attachments: Attachments,
-        limits: Limits,
-        encoder: Encoder | None = None,
-    ) -> None:
-        """Continue from `state` (key to JSON text); the stream is attached to the link already.
-
-        `fork` begins another session, as `Client.fork`.
-        """
-        self.session_id = stream.session_id
-        self.parent_session = stream.parent_session
-        self._link = link
-        self._stream = stream
-        self._published = Publication(stream, state, attachments, link.wake)
+    def __init__(self, core: SessionCore, resumed: ResumeReport, fork: Callable[[str, Point, str | None], str]) -> None:
+        """Continue from the state of `core`. `fork` begins another session, as `Client.fork`."""
+        self.session_id = core.stream.session_id
+        self.parent_session = core.stream.parent_session
+        self.core = core  # for this package, see `SessionCore`
+        self._link = core.link
+        self._stream = core.stream
+        self._published = core.publication
         self._resumed = resumed
         self._looked = not resumed.resumed  # at the files that the state names
         self._fork = fork
-        self._attachments = attachments
-        self._limits = limits
-        self._encoder = encoder
 
     # -- the mapping -------------------------------------------------------------------------------------------------
 
@@ -84,14 +65,14 @@ class Session(MutableMapping[str, object]):
 
         Raises `AttachmentMissing` or `AttachmentDamaged`, naming the path, when one of them cannot be had.
         """
-        return values.decode(self._published.texts[key], key, self._attachments.restore)
+        return self.core.decode(key, self._published.texts[key])
 
     def __setitem__(self, key: str, value: object) -> None:
         """Publish `key` with `value`."""
         if key not in self._published.texts:
             key = values.check_key(key)
         carried: dict[str, Attachment] = {}
-        self._published.update({key: self._encode(key, value, carried)}, carried)
+        self._published.update({key: self.core.encode(key, value, carried)}, carried)
 
     def __delitem__(self, key: str) -> None:
         """Publish that `key` is gone; raises KeyError when it is not there."""
@@ -113,14 +94,13 @@ class Session(MutableMapping[str, object]):
 
     def texts(self) -> dict[str, JsonText]:
         """Return the state as it is published: compact JSON text by key."""
-        with self._stream.outbox.lock:
-            return dict(self._published.texts)
+        return self.core.texts()
 
     def update(self, *args: Any, **fields: object) -> None:
         """Publish several keys as one entry; takes what `dict.update` takes."""
         items: dict[str, object] = dict(*args, **fields)
         if items:
-            self._published.update(*self._encode_all(items))
+            self._published.update(*self.core.encode_all(items))
 
     def pop(self, key: str, *default: object) -> object:
         """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
@@ -139,7 +119,7 @@ class Session(MutableMapping[str, object]):
 
     def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
         """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
-        self._published.update(*self._encode_all({**fields, "current_stage": stage}), reason=text(reason))
+        self._published.update(*self.core.encode_all({**fields, "current_stage": stage}), reason=text(reason))
 
     @contextlib.contextmanager
     def edit(self, key: str) -> Iterator[object]:
@@ -147,43 +127,9 @@ class Session(MutableMapping[str, object]):
         value = self[key]
         yield value
         carried: dict[str, Attachment] = {}
-        encoded = self._encode(key, value, carried)
+        encoded = self.core.encode(key, value, carried)
         if encoded != self._published.texts.get(key):
             self._published.update({key: encoded}, carried)
-
-    # -- publishing --------------------------------------------------------------------------------------------------
-
-    def _encode_all(self, items: Mapping[str, object]) -> tuple[dict[str, JsonText], dict[str, Attachment]]:
-        """Return the JSON texts of `items`, their keys checked, and what the texts refer to."""
-        carried: dict[str, Attachment] = {}
-        return {values.check_key(key): self._encode(key, value, carried) for key, value in items.items()}, carried
-
-    def _encode(self, key: str, value: object, carried: dict[str, Attachment]) -> JsonText:
-        """Return the JSON text of a value; what it refers to goes into `carried`."""
-        if key == "session_id" and value != self.session_id:
-            raise StateValueError(f"session_id: {value!r} is not this session's id {self.session_id!r}")
-        return values.encode(
-            value, key, carried, self._attachments.recent, self._encoder,
-            max_bytes=self._limits.value_max_bytes, max_depth=self._limits.value_max_depth,
-        )  # fmt: skip
-
-    def _publish_difference(self, state: Mapping[str, object]) -> None:
-        """Publish, as one entry, whatever of `state` is not so here yet, at the cost of encoding all of it.
-
-        What of a `Restored` was never read cannot have been changed: it still is the text it was.
-        """
-        unread = state.unread if isinstance(state, Restored) else {}
-        texts, carried = self._encode_all({key: state[key] for key in state if key not in unread})
-        texts |= unread
-        changed = {key: text for key, text in texts.items() if self._published.texts.get(key) != text}
-        removed = tuple(key for key in self if key not in texts)
-        if changed or removed:
-            named = set[str]().union(*map(digests_in, changed.values()))
-            self._published.update(changed, {digest: carried[digest] for digest in carried.keys() & named}, removed)
-
-    def _restored(self, state: Mapping[str, JsonText]) -> Restored:
-        """Return a state of the session as a dict of its own; its values are read when they are looked at."""
-        return Restored(state, lambda key, text: values.decode(text, key, self._attachments.restore))
 
     # -- checkpoints and durability ----------------------------------------------------------------------------------
 
@@ -200,68 +146,24 @@ class Session(MutableMapping[str, object]):
         Raises `CheckpointFailed` when told that it could not be written, and `FlushTimeout` when nothing was heard
         within `timeout_s`: then the wish is in the outbox, fsynced, and the file follows.
         """
-        return self._checkpoint(reason, label, pin=pin, timeout_s=timeout_s)
+        return self.core.checkpoint(reason, label, pin=pin, timeout_s=timeout_s)
 
-    def _checkpoint(
-        self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None, timeout_s: float
-    ) -> CheckpointInfo:
-        """As `checkpoint`; `keep` says how many checkpoints of the session are kept from now on."""
-        asked = self._ask_checkpoint(reason, label, pin=pin, keep=keep)
-        wait(asked, timeout_s)
-        return self._checkpoint_heard(asked, timeout_s)
-
-    def _ask_checkpoint(
-        self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None
-    ) -> Future[CheckpointInfo]:
-        """Publish a mark; return the future of its checkpoint, for `_checkpoint_heard`."""
-        return self._published.manual(reason, label, pin=pin, keep=keep)
-
-    def _checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
-        """Return or raise what was heard within `timeout_s`, which are over; bring an unheard wish onto the disk."""
-        silent = asked.cancel()
-        self._stream.raise_failure()
-        if silent:
-            self._stream.outbox.sync()
-            raise FlushTimeout(f"session {self.session_id}: no checkpoint heard of within {timeout_s:g} s")
-        return asked.result()
-
-    def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
+    def flush(self, level: Level = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
 
         Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
         """
-        asked = self._ask_flush(level)
+        asked = self.core.ask_flush(level)
         wait(asked, timeout_s)
-        self._flush_heard(asked, level, timeout_s)
-
-    def _ask_flush(self, level: Literal["journaled", "checkpointed"]) -> Future[None]:
-        """Ask for what `flush` waits for; return its future, for `_flush_heard`."""
-        if level not in ("journaled", "checkpointed"):
-            raise UsageError(f"flush({level!r}): `journaled` or `checkpointed` is meant")
-        self._published.check()
-        self._stream.hurry = number = self._stream.outbox.published
-        if level == "checkpointed":
-            self._stream.save_wanted = number
-        self._link.wake()
-        return self._stream.when(lambda: self._reached(level) >= number)
-
-    def _reached(self, level: str) -> int:
-        return self._stream.journaled if level == "journaled" else self._stream.saved
-
-    def _flush_heard(self, asked: Future[None], level: str, timeout_s: float) -> None:
-        """Raise unless all was heard of within `timeout_s`, which are over."""
-        if asked.cancel():
-            self._stream.raise_failure()
-            done = f"{self._reached(level)} of {self._stream.outbox.published} entries {level}"
-            raise FlushTimeout(f"session {self.session_id}: {done} within {timeout_s:g} s")
-        asked.result()
+        self.core.flush_heard(asked, level, timeout_s)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first: from the daemon, or from the files when none answers."""
         try:
             answer = self._link.ask(lambda n: protocol.ListCheckpoints(n, self.session_id), _REQUEST_TIMEOUT_S)
         except DaemonUnavailable:
-            return offline.checkpoints(self._link.paths, self.session_id)
+            paths = self._link.paths
+            return [] if paths is None else offline.checkpoints(paths, self.session_id)
         return answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
 
     # -- going back --------------------------------------------------------------------------------------------------
@@ -273,7 +175,7 @@ class Session(MutableMapping[str, object]):
 
         Raises `NotFound` outside the journal's window, and `DaemonUnavailable`.
         """
-        return self._restored(self._point(None, sequence, time).state)
+        return self.core.restored(self._point(None, sequence, time).state)
 
     def rollback(
         self,
@@ -328,16 +230,17 @@ class Session(MutableMapping[str, object]):
         """Wait for what a daemon answers, if there is one."""
         timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
         wait(asked, timeout_s)
-        return self._checkpoint_heard(asked, timeout_s)
+        return self.core.checkpoint_heard(asked, timeout_s)
 
     def resume_report(self) -> ResumeReport:
         """Return what was resumed when this session was opened: from where, how it was left, what is missing.
 
         The first call looks what has become of the files that the state names, for at most a quarter of a second.
         """
-        if not self._looked:
+        paths = self._link.paths
+        if not self._looked and paths is not None:
             self._looked = True
-            recorded = offline.recorded_files(self._link.paths, self._resumed.checkpoint)
+            recorded = offline.recorded_files(paths, self._resumed.checkpoint)
             files = compare(recorded, look_in_time(recorded, _LOOK_S))
             self._resumed = structs.replace(self._resumed, files=tuple(files))
         return self._resumed

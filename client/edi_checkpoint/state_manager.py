@@ -115,7 +115,7 @@ class StateManager:
         """
         session = self._published()
         try:
-            session._checkpoint(reason, keep=self._keep, timeout_s=self._patience_s())
+            session.core.checkpoint(reason, keep=self._keep, timeout_s=self._patience_s())
         except FlushTimeout as error:
             log.warning("%s; it follows when the daemon answers", error)
 
@@ -140,7 +140,7 @@ class StateManager:
         if session is None:
             return False
         self._take(session)
-        self.state_data = session._restored(session.texts())
+        self.state_data = session.core.restored(session.texts())
         if missing := [name for name in _EXPECTED if name not in self.state_data]:
             log.warning("session %s is loaded without %s", wanted, ", ".join(missing))
         return True
@@ -165,7 +165,7 @@ class StateManager:
             session = _shared.find(self.session_id)
             if session is None:
                 session = _process_client().attach(self.session_id, seen=False)
-            session._published.begin_anew()
+            session.core.publication.begin_anew()
             self._take(session)
         assert self._session is not None
         return self._session
@@ -173,7 +173,7 @@ class StateManager:
     def _published(self) -> Session:
         """Publish what was changed in place in `state_data`, at the cost of encoding it once; return the session."""
         session = self._attached()
-        session._publish_difference(self.state_data)
+        session.core.publish_difference(self.state_data)
         return session
 
     def _patience_s(self) -> float:
@@ -194,7 +194,7 @@ def _resume(session_id: str) -> Session | None:
     session = client.attach(session_id)
     foreign = found is not None and found.header is not None and found.header.kind in NOT_OURS
     if found is not None and foreign and not (session and client.connected):
-        session._published.replace(found.state)  # the daemon takes in only what it wrote itself
+        session.core.publication.replace(found.state)  # the daemon takes in only what it wrote itself
     return session
 
 

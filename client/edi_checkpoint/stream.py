@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
 from typing import Final, TypeVar
 
+from edi_checkpoint.contracts import SessionOutbox
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, Durable
-from edi_checkpoint.outbox import Outbox
 from edi_checkpoint.protocol import Attached
+from edi_checkpoint.window import Window
 
 _T = TypeVar("_T")
 
@@ -25,59 +25,42 @@ GATHERED_BYTES: Final = 64 << 10  # unsent; so many leave without waiting for mo
 
 
 class Stream:
-    """One client's attachment to one session.
+    """One client's attachment to one session."""
 
-    `publish_base` publishes the whole mapping as one `Base` entry and returns its number; the link calls it when the
-    daemon lacks entries (`docs/protocol.md`, Gaps).
-    """
-
-    def __init__(self, session_id: str, parent_session: str | None, outbox: Outbox) -> None:
+    def __init__(self, session_id: str, parent_session: str | None, outbox: SessionOutbox) -> None:
         """Wrap a new outbox; nothing is sent before the link has the stream."""
         self.session_id = session_id
         self.parent_session = parent_session
         self.outbox = outbox
         self.id = outbox.stream
-        self.publish_base: Callable[[], int] = lambda: outbox.published
+        self.window = Window()
         self.news = threading.Lock()  # held while the link changes one of the fields below and tells who waits for it
         self._awaited: list[tuple[Callable[[], bool], Future[None]]] = []
-        self.attached: Attached | None = None  # the answer of the daemon now connected
+        self.attached = False  # whether the daemon now connected takes entries
         self.journal: str | None = None  # the journal that gave `journaled`
         self.journaled = 0
         self.checkpointed = 0  # in a checkpoint or the auto-save
         self.saved = 0  # in the auto-save
         self.attachments_left: int | None = None  # bytes of them that the daemon takes; None: it has not said
         self.marks: dict[int, Future[CheckpointInfo]] = {}  # those that are waited for
-        self.hurry = 0  # somebody waits for entries up to this number
-        self.save_wanted = 0  # bring entries up to this number into a file
         self.failed: EdiCheckpointError | None = None  # raised at the next call
         self.fenced: EdiCheckpointError | None = None  # raised at every call from now on
+        self._hurry = 0  # somebody waits for entries up to this number
+        self._save_wanted = 0  # bring entries up to this number into a file
         # the link thread's own:
-        self.attach_again_s = 0.0  # when to ask once more, if the daemon has not answered
-        self.sent = 0
-        self.in_flight: deque[tuple[int, int]] = deque()  # (last number, bytes) of each frame sent
-        self.in_flight_bytes = 0
-        self.burst = 0  # how many entries the last frame had, if they were many
-        self.leave_at_s = 0.0  # when what gathers after a burst leaves; 0: nothing does
-        self.unsent: tuple[bytes, int] | None = None  # a frame that the socket did not take
-        self.save_sent = 0
-        self.probe_at_s = 0.0
-        self.probe_pause_s = 0.0
-        self.probed = 0  # `sent` when the probe under way left; 0: none
+        self._attach_again_s = 0.0  # when to ask once more, if the daemon has not answered
+        self._save_asked = 0
 
     @property
-    def unattached(self) -> bool:
-        """Whether the daemon now connected has not let the stream in, and may yet."""
-        return self.attached is None and self.fenced is None
+    def attach_due_s(self) -> float:
+        """When the link asks the daemon once more to let the stream in: monotonic, or infinity."""
+        waits = self._attach_again_s and not self.attached and self.fenced is None
+        return self._attach_again_s if waits else inf
 
     @property
     def due_s(self) -> float:
         """When the link has to look at the stream by itself, while a daemon is connected: monotonic, or infinity."""
-        due_s = self.probe_at_s if self.in_flight else inf
-        if self.leave_at_s:
-            due_s = min(due_s, self.leave_at_s)
-        if self.attach_again_s and self.unattached:
-            due_s = min(due_s, self.attach_again_s)
-        return due_s
+        return min(self.window.due_s, self.attach_due_s)
 
     @property
     def gathers(self) -> bool:
@@ -87,9 +70,9 @@ class Stream:
         While a frame is on its way it does, since the daemon is busy with that; and after a burst for a moment, or
         until as much has come again. What somebody waits for leaves at once.
         """
-        if self.sent < self.hurry or self.outbox.unsent_bytes >= GATHERED_BYTES:
+        if self.window.sent < self._hurry or self.outbox.unsent_bytes >= GATHERED_BYTES:
             return False
-        return bool(self.in_flight) or (self.leave_at_s > 0 and self.outbox.published - self.sent < self.burst)
+        return self.window.gathers(self.outbox.published)
 
     @property
     def wants_link(self) -> bool:
@@ -98,7 +81,12 @@ class Stream:
         For the publishing thread: the link first forgets why it waits, then looks into the outbox; so either it finds
         the entry there, or we find no reason to wait.
         """
-        return self.outbox.full if self.attached is None else not self.gathers
+        return not self.gathers if self.attached else self.outbox.full
+
+    @property
+    def save_due(self) -> bool:
+        """Whether the daemon is to be asked now to bring entries into a file: it has them, and was not asked yet."""
+        return self._save_asked < self._save_wanted <= self.journaled
 
     def durable(self) -> Durable:
         """Return how far the stream's entries have come."""
@@ -134,7 +122,7 @@ class Stream:
         """
         future: Future[CheckpointInfo] = Future()
         future.add_done_callback(lambda _: self.marks.pop(number, None))
-        self.hurry = number
+        self.hurry(number)
         with self.news:
             self.marks[number] = future
             self._tell()
@@ -161,12 +149,23 @@ class Stream:
             failed, self.failed = self.failed, None
             raise failed
 
+    def hurry(self, number: int) -> None:
+        """Have entries up to `number` sent at once: somebody waits for them."""
+        self._hurry = number
+
+    def want_saved(self, number: int) -> None:
+        """Have entries up to `number` brought into the auto-save."""
+        self._save_wanted = number
+
+    def note_attachments_left(self, left_bytes: int | None) -> None:
+        """Note how many bytes of new attachments the daemon still takes; None: it does not say."""
+        self.attachments_left = left_bytes
+
     # -- told by the link --------------------------------------------------------------------------------------------
 
     def acknowledge(self, number: int, checkpointed: int, saved: int = 0) -> None:
         """Note that entries up to `number` are durable, to `checkpointed` in a file, to `saved` in the auto-save."""
-        while self.in_flight and self.in_flight[0][0] <= number:
-            self.in_flight_bytes -= self.in_flight.popleft()[1]
+        self.window.acknowledge(number)
         self.outbox.acknowledged(number)
         with self.news:
             self.journaled = max(self.journaled, number)
@@ -175,19 +174,31 @@ class Stream:
             self._tell()
         self.outbox.trim(checkpointed)
 
-    def forget_acknowledged(self) -> None:
-        """Count nothing as acknowledged or in a file: the journal that said so is gone."""
+    def attach(self, message: Attached, journal: str | None, *, after: int) -> None:
+        """Note that the daemon with `journal` takes entries; those after the number `after` are sent next."""
+        self.window.rewind(after)
         with self.news:
-            self.journaled = self.checkpointed = self.saved = 0
+            if self.journal not in (None, journal):  # the journal that gave the numbers is gone
+                self.journaled = self.checkpointed = self.saved = 0
+            self.journal = journal
+            self.parent_session = message.parent_session
+            self._save_asked = 0
+            self.attached = True
+        self.note_attachments_left(message.attachments_left)
+        self.acknowledge(message.number, message.checkpointed)
 
-    def rewind(self, number: int) -> None:
-        """Send again all that follows `number`."""
-        self.sent = number
-        self.in_flight.clear()
-        self.in_flight_bytes = 0
-        self.leave_at_s = 0.0
-        self.unsent = None
-        self.probed = 0
+    def ask_again_at(self, monotonic_s: float) -> None:
+        """Have the daemon asked once more to let the stream in, if it has not by then."""
+        self._attach_again_s = monotonic_s
+
+    def lose(self) -> None:
+        """Note that the daemon is gone; what it has not acknowledged is sent again to the next."""
+        self.attached = False
+        self.window.rewind(self.journaled)
+
+    def note_save_asked(self) -> None:
+        """Note that the daemon was asked to bring entries into a file."""
+        self._save_asked = self._save_wanted
 
     def settle_mark(self, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
         """Hand the outcome of a mark to whoever waits for it; nobody may."""

@@ -401,7 +401,7 @@ def test_going_back_and_forking_bring_the_masks_back(home: Home) -> None:
     writer.do("session.update(mask=masks.smooth(64, 2))")
     second = writer.do("masks.told(session['mask'])")
     writer.do("session.flush()")
-    writer.do("setattr(session._attachments, 'recent', type(session._attachments.recent)())")
+    writer.do("setattr(session.core.attachments, 'recent', type(session.core.attachments.recent)())")
     assert writer.do("masks.told(session.at(sequence=1)['mask'])") == first  # from the journal: no file has it
     writer.do("session.rollback(sequence=1)")
     assert writer.do("masks.told(session['mask'])") == first

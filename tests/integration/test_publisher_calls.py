@@ -315,9 +315,9 @@ def test_a_mark_does_not_wait_for_what_is_under_way(home: Home) -> None:
     publisher = home.publisher("s1")
     os.kill(daemon.pid, signal.SIGSTOP)
     publisher.do("session.update(n=1)")
-    publisher.sees("session._stream.in_flight")
+    publisher.sees("session._stream.window.in_flight")
     publisher.do("session.update(n=2)")
-    publisher.do("asked = session._ask_checkpoint('now')")
-    publisher.sees("session._stream.sent == session._stream.outbox.published")
+    publisher.do("asked = session.core.ask_checkpoint('now')")
+    publisher.sees("session._stream.window.sent == session._stream.outbox.published")
     os.kill(daemon.pid, signal.SIGCONT)
     assert publisher.do("asked.result(20).reason") == "now"

@@ -308,7 +308,9 @@ def test_a_fork_without_a_daemon_finds_what_its_parent_published(client: Client)
         session["mask"] = np.eye(9, dtype=bool)
         state = dict(session.texts())
         with client.session("fork", parent="parent") as fork:
-            fork._attachments.recent = type(client._recent)()  # as if more had been encoded since than is remembered
+            fork.core.attachments.recent = type(
+                client._recent
+            )()  # as if more had been encoded since than is remembered
             fork._published.replace(state)
     client._recent = type(client._recent)()
     with client.session("fork") as session:
@@ -366,7 +368,7 @@ def test_what_does_not_fit_into_one_entry_is_refused_and_the_state_is_unchanged(
 def test_deleting_a_key_reads_nothing_of_it(client: Client) -> None:
     with client.session("s") as session:
         session["a"] = b"gone"
-        client._recent = session._attachments.recent = type(client._recent)()
+        client._recent = session.core.attachments.recent = type(client._recent)()
         for segment in (client.paths.outbox / "s").glob("*.seg"):
             os.truncate(segment, 0)
         with pytest.raises(LookupError, match="^a: attachment"):

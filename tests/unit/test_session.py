@@ -528,20 +528,20 @@ def test_a_base_that_the_disk_refuses_does_not_end_the_link(client: Client, sess
         raise OutboxFull("no room")
 
     def hear() -> None:
-        stream.publish_base = refused
         client._link._take(attached)
         told.set()
 
+    client._link.serve(stream, refused)
     client._link._call(hear)
     assert told.wait(10)
-    assert stream.attached is None
-    stream.publish_base = session._published.base
+    assert not stream.attached
+    client._link.serve(stream, session._published.base)
     told.clear()
-    client._link._call(lambda: (client._link._take(attached), told.set()))  # type: ignore[arg-type, return-value]
+    client._link._call(hear)
     assert told.wait(10)
-    assert stream.attached is attached
+    assert stream.attached
     assert isinstance(entries(session)[-1], Base)
-    stream.attached = None
+    stream.lose()
 
 
 def test_what_another_journal_acknowledged_counts_no_more(
@@ -558,13 +558,13 @@ def test_what_another_journal_acknowledged_counts_no_more(
         monkeypatch.setattr(link, "_journal", "restored")
         link._take(Attached(1, stream.id, epoch=1, number=1, checkpointed=0, sequence=1, base_wanted=False))
         monkeypatch.undo()
-        stream.attached = None
         told.set()
 
     link._call(hear)
     assert told.wait(10)
     assert (session.durable.journaled, session.durable.checkpointed) == (1, 0)
-    assert stream.sent == 1  # the others go out again, and the whole state behind them
+    stream.attached = False
+    assert stream.window.sent == 1  # the others go out again, and the whole state behind them
     assert [type(entry) for entry in entries(session)] == [Update, Update, Update, Base]
     with pytest.raises(FlushTimeout):
         session.flush(timeout_s=0)
@@ -584,7 +584,7 @@ def test_an_outbox_that_cannot_be_read_does_not_end_the_link(
     monkeypatch.setattr(link._connection, "send", lambda _: True)
     monkeypatch.setattr(link._connection, "blocked", False)
     monkeypatch.setattr(link, "_journal", "j")
-    monkeypatch.setattr(session._stream, "attached", Attached(1, session._stream.id, 1, 0, 0, 0, base_wanted=False))
+    monkeypatch.setattr(session._stream, "attached", True)
     session["a"] = 1
     assert pushed.wait(10)
     monkeypatch.undo()

@@ -63,6 +63,7 @@ class Setup:
         hello = protocol.Hello(app="edi-checkpoint", version=self.version, sessions_dir=str(self.paths.sessions))
         until_s = time.monotonic() + GREETING_S
         try:
+            connection.connect()
             while (left_s := until_s - time.monotonic()) > 0:
                 _, changes, messages = connection.poll(int(left_s * 1000) + 1)
                 if Change.UP in changes:
