@@ -18,11 +18,11 @@ from edi_checkpoint import protocol
 from edi_checkpoint.errors import DaemonUnavailable
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import Event, SessionInfo
+from edi_checkpointd.cli.events import EVENT_STYLE, said_briefly
 from edi_checkpointd.cli.following import follow
 from edi_checkpointd.cli.render import CONDITION_STYLE
 from edi_checkpointd.cli.report import duration
 from edi_checkpointd.cli.screen import visible
-from edi_checkpointd.cli.watching import EVENT_STYLE, said
 
 SESSIONS_ASKED = 100
 EVENTS_KEPT = 200
@@ -127,12 +127,8 @@ def _event_table(events: list[Event]) -> Table:
         time = event.timestamp.astimezone().strftime("%H:%M:%S")
         what = Text(event.event, EVENT_STYLE.get(event.event, ""))
         sequence = "" if event.sequence is None else str(event.sequence)
-        table.add_row(time, what, _text(event.session_id or ""), sequence, _text(_short(event)))
+        table.add_row(time, what, _text(event.session_id or ""), sequence, _text(said_briefly(event)))
     return table
-
-
-def _short(event: Event) -> str:
-    return event.detail or "" if event.event == "checkpoint" else said(event)  # its name hardly ever fits
 
 
 def _table(*columns: str, wide: str) -> Table:

@@ -13,12 +13,12 @@ from edi_checkpoint.model import Event
 from edi_checkpoint.paths import locate
 from edi_checkpointd.cli import PROGRAM, Exit, documents
 from edi_checkpointd.cli.app import app
+from edi_checkpointd.cli.events import EVENT_STYLE, said
 from edi_checkpointd.cli.screen import Cell, Screen, moment
 
 if TYPE_CHECKING:
     from edi_checkpoint.link import Link
 
-EVENT_STYLE = {"checkpoint": "green", "rollback": "cyan", "fault": "bold red", "daemon": "bold"}
 _EVENT_CELLS = 10
 
 
@@ -76,14 +76,3 @@ def _line(event: Event) -> list[str | Cell]:
     what = Cell(event.event.ljust(_EVENT_CELLS), EVENT_STYLE.get(event.event, ""))
     whose = "" if event.session_id is None else f"  {event.session_id} {event.sequence or ''}".rstrip()
     return [moment(event.timestamp), "  ", what, whose, "  ", said(event)]
-
-
-def said(event: Event) -> str:
-    """Return what there is to say of an event beside its kind and its session."""
-    match event.event:
-        case "update":
-            return f"{event.entries} change{'s' * (event.entries != 1)}: {event.detail}"
-        case "checkpoint":
-            return f"{event.detail}, {event.name}"
-        case _:
-            return ": ".join(text for text in (event.name, event.detail) if text)

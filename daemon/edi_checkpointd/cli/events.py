@@ -1,0 +1,25 @@
+"""The words and colours of the daemon's events, for the lines and for the live view of `watch`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edi_checkpoint.model import Event
+
+EVENT_STYLE: Final = {"checkpoint": "green", "rollback": "cyan", "fault": "bold red", "daemon": "bold"}
+
+
+def said(event: Event) -> str:
+    """Return what there is to say of an event beside its kind and its session."""
+    match event.event:
+        case "update":
+            return f"{event.entries} change{'s' * (event.entries != 1)}: {event.detail}"
+        case "checkpoint":
+            return f"{event.detail}, {event.name}"
+        case _:
+            return ": ".join(text for text in (event.name, event.detail) if text)
+
+
+def said_briefly(event: Event) -> str:
+    """Return what `said` returns, without the file name of a checkpoint, which hardly ever fits a table."""
+    return event.detail or "" if event.event == "checkpoint" else said(event)
