@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from edi_checkpoint.catalog import Catalog
@@ -24,14 +24,15 @@ from edi_checkpoint.errors import SessionBusy
 from edi_checkpoint.names import parse_autosave_name
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.trash import holds
-from edi_checkpointd.attendance import Attendance
-from edi_checkpointd.clock import Clock, to_us
+from edi_checkpointd.admission import Admission
+from edi_checkpointd.clock import Jumps, to_us
+from edi_checkpointd.coordinator import Coordinator
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.forgetting import Forgetting
 from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.health import Health
 from edi_checkpointd.journal import SessionRow
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.saving import Saving
 
 log = logging.getLogger(__name__)
 
@@ -49,31 +50,30 @@ class Absence:
         paths: Paths,
         catalog: Catalog,
         ledger: Ledger,
-        attendance: Attendance,
-        saving: Saving,
+        coordinator: Coordinator,
+        access: Admission,
+        purger: Forgetting,
         health: Health,
-        clock: Clock,
-        *,
-        forget: Callable[[Collection[str]], None],
-        jumped: Callable[[], bool],
+        jumps: Jumps,
     ) -> None:
-        """Take the parts; `look` begins.
-
-        `forget` has sessions forgotten that nobody writes; `jumped` tells of a wall clock not to be believed for now.
-        """
+        """Take the parts; `look` begins."""
         self._marker = paths.marker
         self._damaged = paths.damaged_documents
         self._trash = paths.trash
         self._catalog = catalog
         self._ledger = ledger
-        self._attendance = attendance
-        self._saving = saving
+        self._coordinator = coordinator
+        self._access = access
+        self._purger = purger
         self._health = health
-        self._clock = clock
-        self._forget = forget
-        self._jumped = jumped
+        self._jumps = jumps
+        self._clock = ledger.clock
         self._look_at_s = 0.0
         self._lost: deque[str] = deque()  # to be saved again
+
+    def settle(self) -> None:
+        """At a start: see to all sessions."""
+        self.look()
 
     def look(self, sessions: Collection[str] | None = None) -> None:
         """See to the `sessions` that may have no file, or to all; the catalog knows what is there.
@@ -87,7 +87,7 @@ class Absence:
             self._look_at_s = self._clock.monotonic_s() + LOOK_AGAIN_S
 
     def _look(self, sessions: Collection[str] | None) -> None:
-        self._saving.note()
+        self._coordinator.note_saved()
         lost = not self._marker.exists()
         rows = self._ledger.journal.read.sessions()
         if sessions is not None and not lost:
@@ -142,15 +142,15 @@ class Absence:
             journal.note_gone([row.key for row in new], to_us(now))
         if back := noted.keys() & {row.key for row in rows} - {row.key for row in left}:
             journal.note_back(back)
-        if not self._jumped():
-            before_us = to_us(now - timedelta(days=self._ledger.config.trash_days))
+        if not self._jumps.lately():
+            before_us = to_us(now - timedelta(days=self._ledger.config.now.trash_days))
             self._forget_expired([row.session_id for row in left if noted.get(row.key, before_us + 1) <= before_us])
 
     def _forget_expired(self, session_ids: list[str]) -> None:
         if not session_ids:
             return
         try:
-            self._forget(session_ids)
+            self._purger.forget(session_ids)
         except SessionBusy:  # somebody has come this very moment
             return
         for session_id in session_ids:
@@ -158,16 +158,16 @@ class Absence:
 
     def _attended(self, session_id: str) -> bool:
         """Whether somebody writes to a session, or has left what is not seen to yet."""
-        return session_id in self._ledger.sessions or bool(self._attendance.outboxes_of(session_id))
+        return session_id in self._ledger.sessions or bool(self._access.outboxes_of(session_id))
 
     def step(self) -> bool:
         """Do one slice of what is to be done; return whether there is more to do at once. Raises `JournalRefused`."""
         if self._lost:
-            if self._attendance.leaving < AT_ONCE:
+            if len(self._access.leaving) < AT_ONCE:
                 if self._ledger.journal.read.session(self._lost[0]) is not None:  # else it was purged meanwhile
-                    session = self._attendance.open(self._lost[0])
+                    session = self._access.open(self._lost[0])
                     if session.state.changed:
-                        self._saving.save_again(session, "its files were lost")
+                        self._coordinator.save_again(session, "its files were lost")
                 self._lost.popleft()
                 return True
             return False  # those under way come to their ends first

@@ -6,19 +6,20 @@ that moment: reading its outbox needs no lock. From then on it is fenced, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import Fenced, NotFound, SessionBusy
+from edi_checkpoint.errors import EdiCheckpointError, Fenced, NotFound, SessionBusy
 from edi_checkpoint.model import Gap
 from edi_checkpoint.names import branch_id, may_be_branch
 from edi_checkpoint.records import scan
 from edi_checkpoint.spool import StreamFiles, is_held, read_records
+from edi_checkpointd.coordinator import Coordinator
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import Liveness
-from edi_checkpointd.saving import Saving
-from edi_checkpointd.sessions import Session, Stream
+from edi_checkpointd.loading import branch_stream
+from edi_checkpointd.pipeline import Pipeline
+from edi_checkpointd.sessions import Session, Stream, fenced_error
 
 GAPS_TOLD = 100  # to a writer that resumes; the journal has them all
 
@@ -27,36 +28,47 @@ class Admission:
     """Lets writers in. `leaving` holds the sessions in memory that nobody may write any more."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        liveness: Liveness,
-        saving: Saving,
-        *,
-        commit: Callable[[], None],
-        take: Callable[[Stream, bytes], object],
-        fenced: Callable[[Stream], None],
+        self, ledger: Ledger, liveness: Liveness, coordinator: Coordinator, pipeline: Pipeline, listener: Listener
     ) -> None:
-        """Take the parts.
-
-        `commit` commits the ledger's open transaction and does what follows, `take` accepts a stream's records or
-        refuses them, `fenced` tells a stream's client that another writer has taken over.
-        """
+        """Take the parts."""
         self._ledger = ledger
         self._liveness = liveness
-        self._saving = saving
-        self._commit = commit
-        self._take = take
-        self._fenced = fenced
+        self._coordinator = coordinator
+        self._pipeline = pipeline
+        self._listener = listener
         self.leaving: set[str] = set()
 
-    def open(self, session_id: str, parent_session: str | None) -> Session:
-        """Return a session, begun if there is none; have those checkpoints written that a crash left undone."""
-        session, wishes = self._ledger.open(session_id, parent_session)
+    def open(self, session_id: str, parent_session: str | None = None) -> Session:
+        """Return a session, begun if there is none; the checkpoints that a crash left unwritten are ordered."""
+        session = self._ledger.sessions.get(session_id)
+        if session is None:
+            opened = self._ledger.open(session_id, parent_session)
+            self._coordinator.opened(opened)
+            session = opened.session
         self.leaving.add(session_id)  # until it has a stream
-        for wish in wishes:
-            self._saving.wish(session, wish)
-        self._saving.changed(session)
         return session
+
+    def branch(self, stream: Stream) -> Stream:
+        """Return the stream that takes what the writer of the fenced `stream` published after the fence.
+
+        It belongs to a session of its own, which begins with the state at the fence. Both ids follow from the stream's,
+        so a branch that a crash cut short is continued.
+        """
+        parent = stream.session
+        session = self.open(branch_id(parent.session_id, stream.id), parent.session_id)
+        if branch_stream(stream.id) not in session.streams:
+            self._ledger.begin_branch(session, stream)
+            self._coordinator.release(session)
+            session = self.open(session.session_id)
+        return self._ledger.attach(session, branch_stream(stream.id))
+
+    def disconnect(self, stream_id: str) -> None:
+        """Send nothing more to the client of a stream."""
+        self._listener.routes.pop(stream_id, None)
+
+    def shut_out(self, stream_id: str, error: EdiCheckpointError) -> None:
+        """Tell the writer of a stream why nothing more is taken from it."""
+        self._listener.shut_out(stream_id, error)
 
     def attach(self, message: protocol.Attach, peer_pid: int | None) -> protocol.Attached:
         """Let a writer in; what dead ones left of the session is drained.
@@ -82,7 +94,7 @@ class Admission:
             stream=stream.id,
             epoch=stream.epoch,
             number=stream.number,
-            checkpointed=session.covered_number(stream),
+            checkpointed=self._coordinator.covered_number(stream),
             sequence=session.state.sequence,
             base_wanted=message.first > stream.number + 1,
             parent_session=session.parent_session,
@@ -118,7 +130,7 @@ class Admission:
             if owner.seen:
                 session.document = None
             for stream_id in fenced:
-                self._fenced(self._ledger.streams[stream_id])
+                self._listener.shut_out(stream_id, fenced_error(self._ledger.streams[stream_id]))
         session.app, session.pid = owner.app, owner.pid
         return stream
 
@@ -132,8 +144,8 @@ class Admission:
             records = scan(chunk)
             taken = [record for record in records if record.number <= upto]
             if taken and taken[-1].number > stream.number:
-                self._take(stream, chunk[: taken[-1].end])
-                self._commit()
+                self._pipeline.take(stream, chunk[: taken[-1].end])
+                self._pipeline.commit()
             if len(taken) < len(records):
                 break
         reached(CrashPoint.FENCED_READ)
@@ -151,9 +163,13 @@ class Admission:
             document=session.document,
             gaps=gaps,
             short_lives=session.short_lives,
-            newest=self._saving.newest_checkpoint(session),
-            before=self._saving.checkpoint_before(session, session.resumed_at) if session.short_lives else None,
+            newest=self._coordinator.newest_checkpoint(session),
+            before=self._coordinator.checkpoint_before(session, session.resumed_at) if session.short_lives else None,
         )
+
+    def outboxes_of(self, session_id: str) -> list[StreamFiles]:
+        """Return the streams that have outboxes for a session: its own, and those stranded in it."""
+        return [*self._liveness.outboxes(session_id), *self.stranded_in(session_id)]
 
     def stranded_in(self, session_id: str) -> list[StreamFiles]:
         """Return the outboxes whose last entries go into `session_id`, the branch of a fenced writer, if it is one."""

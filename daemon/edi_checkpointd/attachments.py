@@ -45,7 +45,7 @@ class Attachments:
         """Sweep temporaries that a crash left. What is there counts from `count` on."""
         self.folder = folder
         self._journal = journal
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._again: set[str] | None = None  # published again while somebody wants to know
@@ -62,10 +62,14 @@ class Attachments:
         with self._lock:
             self._used_bytes = used_bytes
 
+    def use_limit(self, max_bytes: int) -> None:
+        """Bound what is held by another number from now on."""
+        self._max_bytes = max_bytes
+
     @property
     def left_bytes(self) -> int:
         """How much of new attachments is still taken."""
-        return max(0, self.max_bytes - self._used_bytes)
+        return max(0, self._max_bytes - self._used_bytes)
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
@@ -135,7 +139,7 @@ class Attachments:
         left_bytes = self.left_bytes - _size(taken)
         if new and _size(new) > left_bytes:
             raise AttachmentsFull(
-                f"attachments of {_size(new)} bytes: of {self.max_bytes} (attachments_max_bytes) {left_bytes} are left"
+                f"attachments of {_size(new)} bytes: of {self._max_bytes} (attachments_max_bytes) {left_bytes} are left"
             )
         return new
 

@@ -1,7 +1,7 @@
-"""The checkpointer: wishes to documents, documents to files, and the plan of what goes in their place.
+"""The writer of checkpoints and auto-saves: a wish becomes a document, a document becomes a file.
 
-One thread does all file work of a daemon, in order: names only rise, and a mark's file is never overtaken by a later
-one. It is handed `State` values and tells results back; it decides nothing about when.
+One thread does all file work of a daemon, in order: names only rise, and no later file overtakes a mark's. The writer
+takes `State` values and reports results to the loop's thread. It never decides when.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from msgspec import structs
 
@@ -26,24 +25,22 @@ from edi_checkpoint.fragments import Fragment, fragment, parent_of, stage_of, su
 from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
 from edi_checkpoint.model import NOT_OURS, CheckpointInfo, Kind
 from edi_checkpoint.named_files import paths_in
-from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp, parse_checkpoint_name
+from edi_checkpoint.names import autosave_name, checkpoint_name, next_stamp
 from edi_checkpoint.opening import is_bad, read_regular
-from edi_checkpoint.paths import Paths, ensure_private
+from edi_checkpoint.paths import Paths
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.collection import Collector
-from edi_checkpointd.config import Config
+from edi_checkpointd.config import LiveConfig
+from edi_checkpointd.damaged import DamagedDocuments
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.fs import set_aside, write_atomic
+from edi_checkpointd.fs import write_atomic
 from edi_checkpointd.policy import PINS_MAX, Amendment, Wish
-from edi_checkpointd.retention import Dropped, Own, held_of, plan_session
 from edi_checkpointd.sightings import Sightings
 from edi_checkpointd.state import State
+from edi_checkpointd.worker import Worker
 
 log = logging.getLogger(__name__)
-
-IN_USE_S = 60.0  # for how long who asked for a checkpoint may still be about to ask for it again
-T = TypeVar("T")
 
 
 class Subject(NamedTuple):
@@ -54,7 +51,6 @@ class Subject(NamedTuple):
     started: datetime
     app: str
     pid: int
-    seen: int  # the newest sequence shown to a writer that attached: `interrupted` checkpoints behind it are unseen
     keep: int | None  # the session's own number of checkpoints kept; None: the setting's
 
 
@@ -69,105 +65,60 @@ class Written(NamedTuple):
     filed: Collection[str]  # digests of attachments that have come into files before it
 
 
-class InUse:
-    """The checkpoints that somebody has asked for by name within a minute, to go back, to fork or to copy: no rule
-    deletes them under their hands. Any thread may note and look.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        """Nothing is in use."""
-        self._clock = clock
-        self._until_s: dict[str, float] = {}
-
-    def note(self, name: str) -> None:
-        """Take note that the checkpoint `name` is used now."""
-        now_s = self._clock.monotonic_s()
-        self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > now_s}
-        self._until_s[name] = now_s + IN_USE_S
-
-    def names(self) -> set[str]:
-        """Return what is in use."""
-        now_s = self._clock.monotonic_s()
-        return {name for name, until_s in self._until_s.copy().items() if until_s > now_s}
+Tell = Callable[[Written], None]
 
 
 class Checkpointer:
-    """Writes documents and attachments, keeps `catalog` true, and calls `tell`, in its thread, with each result."""
+    """Writes documents and attachments in the files thread, and keeps `catalog` true."""
 
     def __init__(
         self,
         paths: Paths,
         catalog: Catalog,
         attachments: Attachments,
-        config: Config,
+        collector: Collector,
+        damaged: DamagedDocuments,
+        worker: Worker,
         clock: Clock,
-        tell: Callable[[Written], None],
+        config: LiveConfig,
     ) -> None:
-        """Start the thread; nothing is written before it is asked for."""
-        self.config = config
+        """Take the parts; `worker` is the files thread."""
         self._folder = paths.sessions
-        self._damaged = paths.damaged_documents
         self._catalog = catalog
         self._attachments = attachments
-        self._sightings = Sightings()
-        self.in_use = InUse(clock)
+        self._collector = collector
+        self._damaged = damaged
+        self._worker = worker
         self._clock = clock
-        self._tell = tell
+        self._config = config
+        self._sightings = Sightings()
         self._lock = threading.Lock()
-        self._waiting: dict[str, deque[tuple[Subject, Wish | Amendment]]] = {}
-        self._autosaves: dict[str, tuple[Subject, State]] = {}
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._collector = Collector(paths, attachments, clock, config.collect_every_s, self._submit)
+        self._waiting: dict[str, deque[tuple[Subject, Wish | Amendment, Tell]]] = {}
+        self._autosaves: dict[str, tuple[Subject, State, Tell]] = {}
 
-    def use(self, config: Config) -> None:
-        """Go by other settings from now on."""
-        self.config = config
-        self._collector.every_s = config.collect_every_s
+    def checkpoint(self, subject: Subject, wish: Wish | Amendment, tell: Tell) -> bool:
+        """Write or amend a checkpoint after the earlier ones; `tell` is called with the result, in the loop's thread.
 
-    def checkpoint(self, subject: Subject, wish: Wish | Amendment) -> bool:
-        """Write or amend a checkpoint as soon as earlier ones are written; return whether one more will be told of.
-
-        Transitions that wait in greater number than are kept at all give way to newer ones: the queue is bounded by
-        what could survive it.
+        Returns False when this wish replaces a waiting one, so that no further result follows. More transitions than
+        the session keeps never wait: a newer one replaces the oldest. This bounds the queue.
         """
         with self._lock:
             waiting = self._waiting.setdefault(subject.session_id, deque())
-            waiting.append((subject, wish))
+            waiting.append((subject, wish, tell))
             transitions = [item for item in waiting if isinstance(item[1], Wish) and item[1].kind == Kind.TRANSITION]
-            if len(transitions) > (subject.keep or self.config.keep_per_session):
+            if len(transitions) > (subject.keep or self._config.now.keep_per_session):
                 waiting.remove(transitions[0])
                 return False
-        self._submit(self._next_checkpoint, subject.session_id)
+        self._worker.submit(self._next_checkpoint, subject.session_id)
         return True
 
-    def keep_within_limits(self, subject: Subject) -> None:
-        """Delete what the plan drops of a session's checkpoints; asked for when those who waited have their answer."""
-        self._submit(self._keep_within_limits, subject)
-
-    def delete(self, drop: Sequence[Dropped], then: Callable[[], None]) -> None:
-        """Delete what a clean-up drops, and call `then`, in the files thread."""
-        self._submit(self._delete, drop)
-        self._submit(then)
-
-    def look_at(self, names: Collection[str] | None, then: Callable[[set[str]], None]) -> None:
-        """Look at files that others may have touched (None: at all), and call `then`, in the files thread, with the
-        sessions that have none left.
-        """
-        self._submit(self._look_at, names, then)
-
-    def _look_at(self, names: Collection[str] | None, then: Callable[[set[str]], None]) -> None:
-        try:
-            then(self._catalog.refresh(names))
-        except OSError as error:  # the folder itself is gone, which is seen to elsewhere
-            log.warning("sessions folder not looked at: %s", error)
-
-    def autosave(self, subject: Subject, state: State) -> None:
-        """Write the auto-save of `state`; one that still waits is replaced by this."""
+    def autosave(self, subject: Subject, state: State, tell: Tell) -> None:
+        """Write the auto-save of `state` in the place of one that still waits; `tell` is called as in `checkpoint`."""
         with self._lock:
             waits = subject.session_id in self._autosaves
-            self._autosaves[subject.session_id] = (subject, state)
+            self._autosaves[subject.session_id] = (subject, state, tell)
         if not waits:
-            self._submit(self._next_autosave, subject.session_id)
+            self._worker.submit(self._next_autosave, subject.session_id)
 
     def checkpoint_at(self, session_id: str, sequence: int) -> CheckpointInfo | None:
         """Return the newest checkpoint of the state at exactly `sequence`, None when there is none."""
@@ -179,40 +130,11 @@ class Checkpointer:
         found = [info for info in self._catalog.checkpoints(session_id) if 0 < info.sequence < sequence]
         return found[-1] if found else None
 
-    def met_damaged(self, name: str) -> None:
-        """Set a document aside that somebody could not read; any thread may tell of it."""
-        self._submit(self._set_aside_if_damaged, name)
-
-    def collect(self) -> None:
-        """Look for attachments that nothing names any more, if it is time to."""
-        self._submit(self._collector.look_if_due)
-
-    def look_at_all(self) -> Future[None]:
-        """Have all attachments deleted that nothing names, of whatever age; the future tells the end, or the error."""
-        done: Future[None] = Future()
-        self._submit(self._collector.look_at_all, done)
-        return done
-
-    def forget(self, session_ids: Iterable[str]) -> None:
-        """Let go of what is asked for and not begun, of sessions that are being forgotten."""
+    def cancel(self, session_id: str) -> None:
+        """Drop what is ordered of a session and not begun."""
         with self._lock:
-            for session_id in session_ids:
-                self._waiting.pop(session_id, None)
-                self._autosaves.pop(session_id, None)
-
-    def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have `work` done by the thread that writes files, behind what is asked for already."""
-        return self._files.submit(work)
-
-    def close(self, within_s: float | None = None) -> None:
-        """Write what is asked for already, as far as `within_s` goes (None: all of it), then end the thread."""
-        with contextlib.suppress(TimeoutError):
-            self._files.submit(lambda: None).result(within_s)
-        self._files.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # closed: what is left undone, the next start finds and does
-            self._files.submit(work, *arguments)
+            self._waiting.pop(session_id, None)
+            self._autosaves.pop(session_id, None)
 
     # -- the files thread --------------------------------------------------------------------------------------------
 
@@ -221,7 +143,7 @@ class Checkpointer:
             waiting = self._waiting.get(session_id)
             if waiting is None:
                 return  # the session was forgotten meanwhile
-            subject, wish = waiting.popleft()
+            subject, wish, tell = waiting.popleft()
             if not waiting:
                 del self._waiting[session_id]
         reached(CrashPoint.MARK_COMMITTED)
@@ -230,10 +152,10 @@ class Checkpointer:
             filed = self._attachments.store()
             info = self._amend(subject, wish) if isinstance(wish, Amendment) else self._write_checkpoint(subject, wish)
         except (EdiCheckpointError, OSError) as error:
-            self._told(Written(session_id, wish.state, wish, None, error, filed))
+            self._report(tell, Written(session_id, wish.state, wish, None, error, filed))
             return
         reached(_written(wish))
-        self._told(Written(session_id, wish.state, wish, info, None, filed))
+        self._report(tell, Written(session_id, wish.state, wish, info, None, filed))
         if isinstance(wish, Wish):  # who waits for it is told first
             _log_written(info)
 
@@ -308,62 +230,20 @@ class Checkpointer:
             rule=rule,
         )
 
-    def _keep_within_limits(self, subject: Subject) -> None:
-        held = held_of(self._catalog.checkpoints(subject.session_id))
-        self._unlink(plan_session(held, Own(subject.keep, subject.seen), self.config, self.in_use.names()).drop)
-
-    def _delete(self, drop: Sequence[Dropped]) -> None:
-        """Unlink what a clean-up has planned to drop; what has been pinned or used since stays.
-
-        So does all of a session whose newest checkpoint turns out to be damaged: an older one has to stand in for it.
-        """
-        intact: dict[str, bool] = {}
-        for dropped in drop:
-            named = parse_checkpoint_name(dropped.name)
-            if named is None or dropped.name in self.in_use.names():
-                continue
-            checkpoints = self._catalog.checkpoints(named.session_id)
-            pinned = any(info.name == dropped.name and info.pinned for info in checkpoints)
-            if named.session_id not in intact:
-                intact[named.session_id] = self._is_intact(checkpoints[-1].name) if checkpoints else False
-            if intact[named.session_id] and not pinned and checkpoints[-1].name != dropped.name:
-                self._unlink([dropped])
-
-    def _is_intact(self, name: str) -> bool:
-        try:
-            parse_checkpoint(read_regular(self._folder / name), name)
-        except (EdiCheckpointError, OSError) as error:
-            log.warning("no checkpoint deleted, the newest cannot be used name=%s: %s", name, error)
-            return False
-        return True
-
-    def _unlink(self, drop: Sequence[Dropped]) -> None:
-        """Unlink checkpoints, each with its rule in the log (P7)."""
-        for dropped in drop:
-            try:
-                (self._folder / dropped.name).unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("checkpoint not deleted name=%s: %s", dropped.name, error)
-                continue
-            self._catalog.remove(dropped.name)
-            log.info("checkpoint deleted name=%s rule=%s", dropped.name, dropped.rule)
-        if drop:
-            reached(CrashPoint.CHECKPOINT_EVICTED)
-
     def _next_autosave(self, session_id: str) -> None:
         with self._lock:
             if session_id not in self._autosaves:
                 return  # the session was forgotten meanwhile
-            subject, state = self._autosaves.pop(session_id)
+            subject, state, tell = self._autosaves.pop(session_id)
         filed: Collection[str] = ()
         try:
             filed = self._attachments.store()
             self._write_autosave(subject, state)
         except (EdiCheckpointError, OSError) as error:
-            self._told(Written(session_id, state, None, None, error, filed))
+            self._report(tell, Written(session_id, state, None, None, error, filed))
             return
         reached(CrashPoint.AUTOSAVE_WRITTEN)
-        self._told(Written(session_id, state, None, None, None, filed))
+        self._report(tell, Written(session_id, state, None, None, None, filed))
 
     def _write_autosave(self, subject: Subject, state: State) -> None:
         path = self._folder / autosave_name(subject.session_id)
@@ -392,8 +272,7 @@ class Checkpointer:
         except (DocumentDamaged, OSError) as error:
             if isinstance(error, OSError) and not is_bad(error):
                 raise
-            ensure_private(self._damaged)
-            log.warning("session file set aside file=%s: %s", set_aside(path, self._damaged), error)
+            self._damaged.set_aside(path.name, error)
             return
         wish = Wish(State(fragments=fragments), Kind.FOREIGN, "written by another program")
         _log_written(self._write_checkpoint(subject, wish))
@@ -407,24 +286,8 @@ class Checkpointer:
                     document = parse_checkpoint(read_regular(self._folder / info.name), info.name)
                     yield {key: fragment(text) for key, text in document.values.items()}
 
-    def _set_aside_if_damaged(self, name: str) -> None:
-        """Move a document into `damaged/`, unless it is whole: it may have been written anew since it was met."""
-        path = self._folder / name
-        parse = parse_checkpoint if parse_checkpoint_name(name) else parse_autosave
-        try:
-            parse(read_regular(path), name)
-        except DocumentDamaged as error:
-            ensure_private(self._damaged)
-            log.warning("document set aside file=%s: %s", set_aside(path, self._damaged), error)
-            self._catalog.remove(name)
-        except (EdiCheckpointError, OSError) as error:
-            log.warning("document left as it is name=%s: %s", name, error)
-
-    def _told(self, written: Written) -> None:
-        try:
-            self._tell(written)
-        except RuntimeError:  # the intake is gone; the next start finds the file
-            log.debug("result not told session=%s", written.session_id)
+    def _report(self, tell: Tell, written: Written) -> None:
+        self._worker.report(lambda: tell(written))
 
 
 def _log_written(info: CheckpointInfo) -> None:

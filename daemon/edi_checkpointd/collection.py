@@ -15,7 +15,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from edi_checkpoint.paths import Paths
 from edi_checkpoint.references import MARK, digests_in
 from edi_checkpointd.attachments import Attachments, Filed, listed
 from edi_checkpointd.clock import Clock, Jumps
+from edi_checkpointd.config import LiveConfig
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import sync_folder
 from edi_checkpointd.journal import Reader
+from edi_checkpointd.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +43,36 @@ _STAMP = ".looked"
 
 
 class Collector:
-    """Looks once in `every_s`, in the thread that writes files; `submit` has a call made there."""
+    """Looks once in `collect_every_s`, in the files thread."""
 
     def __init__(
-        self, paths: Paths, attachments: Attachments, clock: Clock, every_s: float, submit: Callable[..., None]
+        self, paths: Paths, attachments: Attachments, worker: Worker, clock: Clock, config: LiveConfig
     ) -> None:
-        """Begin with no look under way."""
+        """Begin with no look under way; `worker` is the files thread."""
         self._paths = paths
         self._attachments = attachments
         self._clock = clock
-        self.every_s = every_s
-        self._submit = submit
+        self._worker = worker
+        self._config = config
         self._stamp = attachments.folder / _STAMP
         self._jumps = Jumps(clock)
         self._look: Look | None = None
         self._steps: Generator[None] | None = None
 
-    def look_if_due(self) -> None:
-        """Begin a look unless one is under way, or was begun less than `every_s` ago, by whatever daemon."""
+    def collect(self) -> None:
+        """Have the files thread delete attachments that nothing names, if it is time to. Any thread may ask."""
+        self._worker.submit(self._look_if_due)
+
+    def collect_all(self) -> Future[None]:
+        """Have the files thread delete all attachments that nothing names, of whatever age; return its end or error."""
+        done: Future[None] = Future()
+        self._worker.submit(self._look_at_all, done)
+        return done
+
+    # -- the files thread --------------------------------------------------------------------------------------------
+
+    def _look_if_due(self) -> None:
+        """Begin a look unless one is under way, or any daemon began one less than `collect_every_s` ago."""
         now_s = self._clock.now().timestamp()
         if self._look is not None or not self._attachments.folder.exists():
             return
@@ -66,7 +80,7 @@ class Collector:
             log.warning("attachments not looked through: the wall clock jumped by more than a day")
             return
         with contextlib.suppress(FileNotFoundError):
-            if 0 <= now_s - self._stamp.stat().st_mtime < self.every_s:
+            if 0 <= now_s - self._stamp.stat().st_mtime < self._config.now.collect_every_s:
                 return
         try:
             self._stamp.touch(mode=0o600)
@@ -75,7 +89,7 @@ class Collector:
             return
         self._begin(Look(self._paths, self._attachments, now_s), Future())
 
-    def look_at_all(self, done: Future[None]) -> None:
+    def _look_at_all(self, done: Future[None]) -> None:
         """Begin a look at files of whatever age, in the place of one under way; `done` tells its end, or its error."""
         if self._steps is not None:
             self._steps.close()
@@ -83,7 +97,7 @@ class Collector:
 
     def _begin(self, look: Look, done: Future[None]) -> None:
         self._look, self._steps = look, look.steps()
-        self._submit(self._go_on, self._steps, done)
+        self._worker.submit(self._go_on, self._steps, done)
 
     def _go_on(self, steps: Generator[None], done: Future[None]) -> None:
         if steps is not self._steps:  # another took its place
@@ -98,7 +112,7 @@ class Collector:
             self._look = self._steps = None
             done.set_exception(error)
         else:
-            self._submit(self._go_on, steps, done)
+            self._worker.submit(self._go_on, steps, done)
 
     def keep(self, texts: Iterable[bytes]) -> None:
         """Take note of what is written into a document: a look under way may have passed that already."""

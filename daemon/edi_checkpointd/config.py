@@ -151,6 +151,18 @@ def explain(config: Config) -> list[dict[str, object]]:
     ]
 
 
+class LiveConfig:
+    """The settings in force. Each part reads `now` when it decides; a reload replaces them as a whole."""
+
+    def __init__(self, config: Config) -> None:
+        """Begin with these."""
+        self.now = config
+
+    def replace(self, config: Config) -> None:
+        """Put other settings in force."""
+        self.now = config
+
+
 def changes(before: Config, after: Config) -> list[str]:
     """Return what is another setting in `after`, a sentence for each."""
     return [

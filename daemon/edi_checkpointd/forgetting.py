@@ -20,25 +20,26 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.errors import EdiCheckpointError, NotFound, SessionBusy, SessionIdError, SessionPurged
+from edi_checkpoint.errors import EdiCheckpointError, NotFound, SessionBusy, SessionIdError
 from edi_checkpoint.names import check_session_id
 from edi_checkpoint.opening import open_regular
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.spool import is_held
 from edi_checkpointd import erasure, traces
+from edi_checkpointd.admission import Admission
 from edi_checkpointd.attendance import Attendance
-from edi_checkpointd.checkpointer import Checkpointer
-from edi_checkpointd.clock import Clock
+from edi_checkpointd.collection import Collector
+from edi_checkpointd.coordinator import Coordinator
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import sweep_temporaries, sync_folder, write_atomic
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.saving import Saving
+from edi_checkpointd.sessions import purged_error
+from edi_checkpointd.worker import Worker
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.2  # while a reader keeps the WAL from being cut off
 ASKED_MAX = 100  # pieces of work that wait
-STREAMS_REMEMBERED = 1024  # whose writers were shut out, and may not have heard of it
 _NOTE_MAX_BYTES = 64 << 20
 
 
@@ -77,35 +78,28 @@ class Forgetting:
         paths: Paths,
         catalog: Catalog,
         ledger: Ledger,
-        saving: Saving,
-        checkpointer: Checkpointer,
-        attendance: Attendance,
-        clock: Clock,
-        *,
-        post: Callable[[Callable[[], None]], None],
-        shut_out: Callable[[str, EdiCheckpointError], None],
+        coordinator: Coordinator,
+        access: Admission,
+        drains: Attendance,
+        collector: Collector,
+        worker: Worker,
     ) -> None:
-        """Take the parts.
-
-        `post` has a call made in the intake thread, `shut_out` tells the client of a stream why
-        nothing more is taken from it.
-        """
+        """Take the parts; `worker` is the files thread."""
         self._paths = paths
         self._catalog = catalog
         self._ledger = ledger
-        self._saving = saving
-        self._checkpointer = checkpointer
-        self._attendance = attendance
-        self._clock = clock
-        self._post = post
-        self._shut_out = shut_out
+        self._coordinator = coordinator
+        self._access = access
+        self._drains = drains
+        self._collector = collector
+        self._worker = worker
+        self._clock = ledger.clock
         self._asked: deque[_Asked] = deque()
         self._steps: _Steps | None = None
         self._waits_for: _Job | None = None
         self._again_at_s = 0.0
         self._kept: list[str] = []
-        self._streams: dict[str, None] = {}  # whose writers were shut out, the latest last
-        self._begun = clock.now()
+        self._begun = self._clock.now()
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -140,7 +134,7 @@ class Forgetting:
 
     def _refuse_living(self, session_ids: Collection[str]) -> None:
         for session_id in session_ids:
-            for files in self._attendance.outboxes_of(session_id):
+            for files in self._access.outboxes_of(session_id):
                 if is_held(files.lock):
                     owner = files.owner
                     raise SessionBusy(
@@ -156,9 +150,9 @@ class Forgetting:
         if len(self._asked) >= ASKED_MAX:
             raise EdiCheckpointError(f"{ASKED_MAX} purges wait already", hint="ask again in a while")
         self._asked.append(_Asked(work, [tell]))
-        self._post(lambda: None)  # there is something to do between two turns
+        self._worker.report(lambda: None)  # there is something to do between two turns
 
-    def finish_cut_short(self) -> None:
+    def settle(self) -> None:
         """At a start: forget what a crash has kept from being forgotten; returns when that is done."""
         sweep_temporaries(self._paths.state, lambda name: name == self._paths.forgetting.name)
         try:
@@ -190,17 +184,13 @@ class Forgetting:
 
     def check(self, session_id: str, stream_id: str = "") -> None:
         """Raise what is told to a writer who is shut out, and to whoever comes while the session is being purged."""
-        if self.has_shut_out(stream_id):
+        if self._ledger.is_purged(stream_id):
             raise purged_error()
         if any(session_id in asked.work.sessions for asked in self._asked):
             raise SessionBusy(
                 "this session is being purged", pid=os.getpid(), since=self._begun.isoformat(timespec="seconds"),
                 hint="open it again in a moment: it begins anew",
             )  # fmt: skip
-
-    def has_shut_out(self, stream_id: str) -> bool:
-        """Whether the session of a stream was purged while it was open."""
-        return stream_id in self._streams
 
     def wait_s(self) -> float | None:
         """Return how long until the next step, None when there is none or a call comes before it."""
@@ -233,7 +223,7 @@ class Forgetting:
             self._again_at_s = self._clock.monotonic_s() + found
         elif found is not None:
             self._waits_for = found
-            found.add_done_callback(lambda _: self._post(lambda: None))
+            found.add_done_callback(lambda _: self._worker.report(lambda: None))
         else:
             self._end()
 
@@ -246,36 +236,34 @@ class Forgetting:
             self._let_go(session_id)
             yield 0.0
         reached(CrashPoint.OUTBOXES_FORGOTTEN)
-        yield self._checkpointer.call(lambda: self._erase(work))
+        yield self._worker.call(lambda: self._erase(work))
         for session_id in sessions:
             while journal.forget(session_id):
                 yield 0.0
         blobs = journal.forget_blobs()
-        yield self._checkpointer.call(lambda: self._ledger.attachments.dropped(blobs))
-        yield self._checkpointer.look_at_all()
+        yield self._worker.call(lambda: self._ledger.attachments.dropped(blobs))
+        yield self._collector.collect_all()
         reached(CrashPoint.ATTACHMENTS_FORGOTTEN)
         while not journal.empty_wal():
             yield RETRY_S
         reached(CrashPoint.WAL_EMPTIED)
         if work.purge:
-            yield self._checkpointer.call(lambda: erasure.strike_from_log(self._paths.log, work.wanted))
+            yield self._worker.call(lambda: erasure.strike_from_log(self._paths.log, work.wanted))
         self._paths.forgetting.unlink(missing_ok=True)
         sync_folder(self._paths.state)
         reached(CrashPoint.NOTE_FORGOTTEN)
 
     def _let_go(self, session_id: str) -> None:
         """Have nobody write to a session any more, and nothing of it in memory or in outboxes."""
-        streams = self._attendance.forget(session_id)
+        streams = self._drains.forget(session_id)
         session = self._ledger.sessions.get(session_id)
-        for stream_id in streams | set(session.streams if session else ()):
-            self._shut_out(stream_id, purged_error())
-            self._streams[stream_id] = None
-        while len(self._streams) > STREAMS_REMEMBERED:
-            del self._streams[next(iter(self._streams))]
         if session is not None:
-            self._saving.forget(session)
-            self._ledger.forget(session)
-        self._checkpointer.forget([session_id])
+            streams |= set(session.streams)
+            self._coordinator.forget(session)
+        self._coordinator.cancel(session_id)
+        for stream_id in streams:
+            self._access.shut_out(stream_id, purged_error())
+        self._ledger.purge(session, streams)
 
     def _erase(self, work: Work) -> list[str]:
         """Remove what lies in files of the sessions; for the files thread, to which the catalog belongs."""
@@ -302,8 +290,3 @@ def _outcome(done: _Job) -> Collection[str]:
         return done.result() or ()
     except (EdiCheckpointError, OSError, CancelledError) as error:
         return [f"attachments that nothing names: {error}"]
-
-
-def purged_error() -> SessionPurged:
-    """Return what the writer of a purged session is told. It names no session: what is told is logged."""
-    return SessionPurged("the session was purged")

@@ -33,11 +33,15 @@ class Health:
         self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
         self._errors: Counter[str] = Counter()
         self._folder_lost: tuple[int, datetime, float] | None = None
-        self.config_fault: EdiCheckpointError | None = None  # why the file as it is now is not gone by
+        self._config_fault: EdiCheckpointError | None = None  # why the file as it is now is not in force
 
     def count(self, code: str) -> None:
         """Count an error that somebody was told."""
         self._errors[code] += 1
+
+    def config_read(self, fault: EdiCheckpointError | None) -> None:
+        """Note that the configuration file was read again, and what is wrong with it, if anything is."""
+        self._config_fault = fault
 
     def disk_refused(self, error: OSError) -> bool:
         """Note that a commit failed; it counts until one succeeds. Return whether the one before had succeeded."""
@@ -96,12 +100,12 @@ class Health:
                     " move its files back: older checkpoints, masks and pictures are nowhere else",
                 )
             )
-        if self.config_fault:
+        if self._config_fault:
             troubles.append(
                 Trouble(
                     "config_refused",
-                    f"the configuration file as it is now is not used: {self.config_fault}",
-                    f"{self.config_fault.hint}; the settings from before hold, `edi-checkpoint config` shows them",
+                    f"the configuration file as it is now is not used: {self._config_fault}",
+                    f"{self._config_fault.hint}; the settings from before hold, `edi-checkpoint config` shows them",
                 )
             )
         if failing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +23,10 @@ from edi_checkpoint.sizes import documents_bytes
 from edi_checkpoint.times import EPOCH, from_us, to_us
 from edi_checkpoint.waiting import look
 from edi_checkpointd.cleanup import Cleanup, SetAside, Standing, plan_cleanup
-from edi_checkpointd.config import Config
-from edi_checkpointd.journal import Reader
+from edi_checkpointd.clock import Clock, Jumps
+from edi_checkpointd.config import Config, LiveConfig
+from edi_checkpointd.deletion import InUse
+from edi_checkpointd.journal import Reader, named_damage
 from edi_checkpointd.requests import Requests
 from edi_checkpointd.retention import Own, held_of
 from edi_checkpointd.why import why
@@ -78,6 +80,40 @@ def take(
         doubted=doubted, exempt=exempt, set_aside=[*_set_aside(paths.damaged), *_set_aside(paths.damaged_documents)],
     )  # fmt: skip
     return Inventory(standings, cleanup, now)
+
+
+class Planner:
+    """Takes inventories of a home that a daemon serves."""
+
+    def __init__(
+        self, paths: Paths, catalog: Catalog, in_use: InUse, jumps: Jumps, clock: Clock, config: LiveConfig
+    ) -> None:
+        """Take the parts; nothing is read yet."""
+        self._paths = paths
+        self._catalog = catalog
+        self._in_use = in_use
+        self._jumps = jumps
+        self._clock = clock
+        self._config = config
+
+    def prepare(self, in_memory: Collection[str]) -> Callable[[], Inventory]:
+        """Return the call that takes an inventory, for a thread that reads; `in_memory` names the daemon's sessions.
+
+        The call raises `JournalDamaged`, OSError.
+        """
+        jumped = self._jumps.lately()
+        return lambda: self._take(in_memory, doubted=jumped)
+
+    def explain(self, query: protocol.Explained, inventory: Inventory) -> protocol.Answer:
+        """Return what a clean-up would do, or why a checkpoint is there. Raises `NotFound`."""
+        return explain(query, inventory, self._catalog, self._config.now)
+
+    def _take(self, in_memory: Collection[str], *, doubted: bool) -> Inventory:
+        with named_damage(self._paths.journal), contextlib.closing(Reader.open(self._paths.journal)) as reader:
+            return take(
+                self._paths, self._catalog, reader, self._config.now, self._clock.now(),
+                in_memory=in_memory, doubted=doubted, exempt=self._in_use.names(),
+            )  # fmt: skip
 
 
 def _set_aside(folder: Path) -> Iterator[SetAside]:

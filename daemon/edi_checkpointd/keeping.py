@@ -17,17 +17,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from edi_checkpoint.errors import EdiCheckpointError, NotFound
-from edi_checkpoint.names import check_session_id
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.troubles import Trouble
-from edi_checkpointd.checkpointer import Checkpointer
 from edi_checkpointd.cleanup import Cleanup, Leaving, Thinned
-from edi_checkpointd.clock import Clock, Jumps, from_us, to_us
+from edi_checkpointd.clock import from_us, to_us
+from edi_checkpointd.deletion import Deletion
+from edi_checkpointd.inventory import Planner
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.saving import TRIM_ROWS
+from edi_checkpointd.loading import SessionLoader
+from edi_checkpointd.retention import Own
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.sessions import Session
 from edi_checkpointd.trash import Trash
+from edi_checkpointd.upkeep import TRIM_ROWS
+from edi_checkpointd.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -44,35 +47,25 @@ class Keeping:
     def __init__(
         self,
         ledger: Ledger,
+        loader: SessionLoader,
         trash: Trash,
-        checkpointer: Checkpointer,
-        scheduler: Scheduler,
-        clock: Clock,
-        *,
-        plan: Callable[[frozenset[str], bool], Cleanup],
-        aside: Callable[[Callable[[], Cleanup], Callable[[Outcome], None]], None],
-        post: Callable[[Callable[[], None]], None],
-        open_session: Callable[[str], Session],
+        deletion: Deletion,
+        planner: Planner,
+        reader: Worker,
+        timers: Scheduler,
     ) -> None:
-        """Take the parts; nothing is looked at yet.
-
-        `plan` plans a clean-up, given the sessions in memory and whether the clock jumped; `aside` has it called in
-        another thread and its outcome told in this one; `post` has a call made in this thread; `open_session` opens a
-        session that nobody writes.
-        """
+        """Take the parts; nothing is looked at yet. Plans are made by `planner`, in the thread of `reader`."""
         self._ledger = ledger
+        self._loader = loader
         self._trash = trash
-        self._checkpointer = checkpointer
-        self._scheduler = scheduler
-        self._clock = clock
-        self._plan = plan
-        self._aside = aside
-        self._post = post
-        self._open_session = open_session
-        self.jumps = Jumps(clock)
-        self._spare_bytes = ledger.config.sessions_max_bytes
+        self._deletion = deletion
+        self._planner = planner
+        self._reader = reader
+        self._timers = timers
+        self._clock = ledger.clock
+        self._config = ledger.config
+        self._spare_bytes = ledger.config.now.sessions_max_bytes
         self._looking = False
-        self._opened: set[str] = set()  # since the look began that is being carried out
         self._asked: list[Callable[[Outcome], None]] = []
         self._slices: deque[Callable[[], None]] = deque()
         self.troubles: tuple[Trouble, ...] = ()
@@ -81,8 +74,8 @@ class Keeping:
 
     def soon(self) -> None:
         """Have a look in a while: the daemon has just started, a session was left, documents have grown."""
-        if "keeping" not in self._scheduler.pending:
-            self._scheduler.after(self._ledger.config.checkpoint_every_s, "keeping", lambda: self._post(self.look))
+        if "keeping" not in self._timers.pending:
+            self._timers.after(self._config.now.checkpoint_every_s, "keeping", self.look)
 
     def grew(self, size_bytes: int) -> None:
         """Take note that a document of this size was written."""
@@ -90,29 +83,22 @@ class Keeping:
         if self._spare_bytes < 0:
             self.soon()
 
+    def keep_within_limits(self, session_id: str, own: Own) -> None:
+        """Delete the checkpoints of a session beyond what is kept of it, because one was written."""
+        self._deletion.keep_within_limits(session_id, own)
+
     def prune(self, tell: Callable[[Outcome], None]) -> None:
         """Clean up now, also what is only announced, and `tell` what was done when it is."""
         self._asked.append(tell)
         self.look()
 
-    def restore(self, session_id: str) -> None:
-        """Bring a session back from the trash. Raises `NotFound`, `SessionExists`, `SessionIdError`, OSError."""
-        if self._trash.look(check_session_id(session_id)) is None:
-            raise NotFound(
-                f"session {session_id} is not in the trash",
-                hint="`edi-checkpoint sessions --condition trashed` lists what is",
-            )
-        self._trash.require_room(session_id)
-        session = self._open_session(session_id)
-        self._ledger.journal.touch(session.key, to_us(self._clock.now()))
-
     def look(self) -> None:
         """Have a clean-up planned, and carry it out."""
         if not self._looking:
             self._looking = True
-            self._opened.clear()
-            in_memory, jumped = frozenset(self._ledger.sessions), self.jumps.lately()
-            self._aside(lambda: self._plan(in_memory, jumped), self._planned)
+            self._trash.begin_plan()
+            take_inventory = self._planner.prepare(frozenset(self._ledger.sessions))
+            self._reader.ask(lambda: take_inventory().cleanup, self._planned)
 
     # -- what --------------------------------------------------------------------------------------------------------
 
@@ -135,16 +121,17 @@ class Keeping:
         def done() -> None:
             self._done(outcome, asked, due)
 
-        self._slices.append(lambda: self._checkpointer.delete(outcome.drop, lambda: self._post(done)))
+        self._slices.append(lambda: self._deletion.delete(outcome.drop, done))
 
     def _done(self, outcome: Outcome, asked: list[Callable[[Outcome], None]], due: datetime | None) -> None:
         self._looking = False
+        self._trash.end_plan()
         for tell in asked:
             tell(outcome)
         if due is not None:
             delay_s = (due - self._clock.now()).total_seconds()
-            delay_s = min(max(delay_s, self._ledger.config.checkpoint_every_s), FURTHEST_S)
-            self._scheduler.on(self._clock.now() + timedelta(seconds=delay_s), "age", lambda: self._post(self.look))
+            delay_s = min(max(delay_s, self._config.now.checkpoint_every_s), FURTHEST_S)
+            self._timers.on(self._clock.now() + timedelta(seconds=delay_s), "age", self.look)
         if self._asked:
             self.look()
 
@@ -156,7 +143,7 @@ class Keeping:
         if not cleanup.trash:
             return None
         journal, now = self._ledger.journal, self._clock.now()
-        grace = timedelta(days=self._ledger.config.trash_days)
+        grace = timedelta(days=self._config.now.trash_days)
         since_us = journal.read.remembered(ANNOUNCED)
         if by_hand:
             if since_us is None:
@@ -172,7 +159,7 @@ class Keeping:
     def _first(self, cleanup: Cleanup, waits_until: datetime | None) -> list[Trouble]:
         if waits_until is None:
             return []
-        count, config = len(cleanup.trash), self._ledger.config
+        count, config = len(cleanup.trash), self._config.now
         return [
             Trouble(
                 "cleanup_announced",
@@ -191,7 +178,7 @@ class Keeping:
             Trouble(
                 "documents_over_bound",
                 f"checkpoints and auto-saves that no rule may delete are {-cleanup.spare_bytes} bytes over"
-                f" sessions_max_bytes ({self._ledger.config.sessions_max_bytes})",
+                f" sessions_max_bytes ({self._config.now.sessions_max_bytes})",
                 "raise it, unpin checkpoints, dismiss interrupted sessions, or purge what is not needed",
             )
         ]
@@ -213,7 +200,7 @@ class Keeping:
         return bool(self._slices)
 
     def _take(self, leaving: Leaving) -> None:
-        if leaving.session_id not in self._opened and leaving.session_id not in self._ledger.sessions:
+        if not self._trash.was_reclaimed(leaving.session_id) and leaving.session_id not in self._ledger.sessions:
             self._trash.take(leaving.session_id, leaving.rule)
 
     def _delete(self, leaving: Leaving) -> None:
@@ -228,33 +215,20 @@ class Keeping:
         self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
-        """Have the journal forget a slice of a condemned session; after the last one its documents go."""
-        if not self._trash.is_condemned(session_id):
-            return  # somebody has come to it meanwhile (`opening`), or it was purged: what is there now is new
-        if self._ledger.journal.forget(session_id):
+        """Delete a slice of a condemned session; come back for the next one."""
+        if self._trash.delete_slice(session_id):
             self._slices.appendleft(partial(self._forget, session_id))
-        else:
-            self._trash.delete(session_id)
-
-    def opening(self, session_id: str) -> None:
-        """Take note that somebody comes to a session: a plan made before does not take it. Its deletion, if that is
-        under way, is ended first: its rows may not go under a writer. Raises OSError.
-        """
-        if self._looking:
-            self._opened.add(session_id)
-        if self._trash.is_condemned(session_id):
-            while self._ledger.journal.forget(session_id):
-                pass
-            self._trash.delete(session_id)
 
     def _thin(self, thinned: Thinned) -> None:
         """Have the journal keep the newest state of a session at rest, and none of the changes that led to it."""
         journal = self._ledger.journal
-        if thinned.rule == "history_max_bytes" and journal.bytes <= self._ledger.config.history_max_bytes:
+        if thinned.rule == "history_max_bytes" and journal.bytes <= self._config.now.history_max_bytes:
             return
         known = journal.read.session(thinned.session_id) is not None  # else it was purged, and would be begun anew
         if known and thinned.session_id not in self._ledger.sessions:
-            session = self._open_session(thinned.session_id)
+            session, unwritten, _ = self._loader.load(thinned.session_id)
+            if unwritten:  # a crash left a checkpoint unwritten: the rows stay until somebody opens the session
+                return
             self._ledger.snapshot(session)
             self._trim(session, to_us(self._clock.now()))
             log.info("history trimmed session=%s rule=%s", thinned.session_id, thinned.rule)

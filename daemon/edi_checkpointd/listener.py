@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import selectors
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import zmq
 
 from edi_checkpoint import codec, protocol
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
+from edi_checkpointd.pulse import Pulse
 
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
 _FAREWELL_MS = 200
@@ -39,8 +41,9 @@ class Peer:
 class Listener:
     """Receives and sends without ever waiting; `poll` waits, for the socket and for descriptors beside it."""
 
-    def __init__(self) -> None:
-        """Open the socket, unbound. No heartbeats: locks and pidfds tell deaths."""
+    def __init__(self, pulse: Pulse) -> None:
+        """Open the socket, unbound; `pulse` rests while `poll` waits. No heartbeats: locks and pidfds tell deaths."""
+        self._pulse = pulse
         self.peers: dict[bytes, Peer] = {}
         self.routes: dict[str, bytes] = {}  # stream to connection; those of a stream are never forgotten
         self._context = zmq.Context()
@@ -71,22 +74,24 @@ class Listener:
         self._socket.bind(f"ipc://{path}")
         Path(path).chmod(0o600)
 
-    def watch(self, fd: int) -> None:
-        """Let `fd` end a poll when it is readable."""
-        self._poller.register(fd, selectors.EVENT_READ)
+    def watch(self, fd: int, notice: Callable[[], None]) -> None:
+        """Let `fd` end a poll when it is readable; the poll returns `notice` then."""
+        self._poller.register(fd, selectors.EVENT_READ, notice)
 
     def forget(self, fd: int) -> None:
         """Poll `fd` no more."""
         self._poller.unregister(fd)
 
-    def poll(self, timeout_s: float | None) -> list[int]:
-        """Wait until something is there, messages (`waiting`) or else; return the descriptors that are readable.
+    def poll(self, timeout_s: float | None) -> list[Callable[[], None]]:
+        """Wait until something is there; return the notices of the watched descriptors that are readable.
 
         libzmq's descriptor tells of news once, and whatever is done to the socket may be what takes them in: so the
         socket is asked before the wait (zmq_getsockopt, ZMQ_FD).
         """
+        self._pulse.rest()
         ready = self._poller.select(0 if self.waiting else timeout_s)
-        return [key.fd for key, _ in ready if key.fd != self._fd]
+        self._pulse.work()
+        return [key.data for key, _ in ready if key.data is not None]
 
     @property
     def waiting(self) -> bool:

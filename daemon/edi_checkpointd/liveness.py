@@ -10,8 +10,9 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edi_checkpoint.spool import (
@@ -23,6 +24,8 @@ from edi_checkpoint.spool import (
     share_lock,
     sweep_folder,
 )
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.listener import Listener
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +54,12 @@ class Drain:
 class Liveness:
     """Watches writers and finds the outboxes that dead ones left below `root`."""
 
-    def __init__(self, root: Path, watch_fd: Callable[[int], None], forget_fd: Callable[[int], None]) -> None:
-        """`watch_fd` and `forget_fd` tell the intake's poller which descriptors end its poll."""
+    def __init__(self, root: Path, listener: Listener, clock: Clock) -> None:
+        """Begin with none; `listener` polls the pidfds beside its socket."""
         self._root = root
-        self._watch_fd = watch_fd
-        self._forget_fd = forget_fd
+        self._listener = listener
+        self._clock = clock
+        self._probe_at_s = 0.0
         self._pidfds: dict[int, int] = {}  # descriptor to process
         self._watched: dict[str, StreamFiles] = {}  # living streams
         self._probed: set[str] = set()  # those of them that no pidfd tells of
@@ -101,7 +105,7 @@ class Liveness:
                 os.close(fd)
                 return
             self._pidfds[fd] = pid
-            self._watch_fd(fd)
+            self._listener.watch(fd, partial(self._died, fd))
             self._probed.discard(stream)
 
     def unwatch(self, stream: str) -> None:
@@ -112,24 +116,21 @@ class Liveness:
             for fd in [fd for fd, pid in self._pidfds.items() if pid == files.owner.pid]:
                 self._close_pidfd(fd)
 
-    def died(self, fd: int) -> list[StreamFiles]:
-        """Return the streams of the process that `fd` told the death of; none for a descriptor of somebody else."""
-        pid = self._pidfds.get(fd)
-        if pid is None:
-            return []
+    def _died(self, fd: int) -> None:
+        """Have the streams of the process that `fd` stands for probed at once."""
+        pid = self._pidfds[fd]
         self._close_pidfd(fd)
-        gone = [files for files in self._watched.values() if files.owner.pid == pid]
-        self._probed.update(files.owner.stream for files in gone)
-        return gone
+        self._probed.update(stream for stream, files in self._watched.items() if files.owner.pid == pid)
+        self._probe_at_s = 0.0
 
-    def silent(self) -> list[StreamFiles]:
-        """Return the streams that no pidfd tells of and whose lock is free."""
+    def probe(self) -> list[StreamFiles]:
+        """Return the streams that no pidfd stands for and whose lock is free."""
+        self._probe_at_s = self._clock.monotonic_s() + PROBE_S
         return [self._watched[stream] for stream in sorted(self._probed) if not is_held(self._watched[stream].lock)]
 
-    @property
-    def probes(self) -> bool:
-        """Whether there are streams to be asked after every `PROBE_S`."""
-        return bool(self._probed)
+    def wait_s(self) -> float | None:
+        """Return in how many seconds to probe; None when a pidfd stands for each stream."""
+        return max(0.0, self._probe_at_s - self._clock.monotonic_s()) if self._probed else None
 
     def begin_drain(self, files: StreamFiles) -> Drain | None:
         """Take a dead stream's lock; None when its writer lives or the files are gone.
@@ -147,7 +148,7 @@ class Liveness:
         return Drain(current[0], read_records(current[0]), fd)
 
     def _close_pidfd(self, fd: int) -> None:
-        self._forget_fd(fd)
+        self._listener.forget(fd)
         del self._pidfds[fd]
         os.close(fd)
 

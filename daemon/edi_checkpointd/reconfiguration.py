@@ -30,21 +30,18 @@ class Reconfiguration:
             config = self._load()
         except ConfigError as error:
             fault = error
-            self._daemon.intake.post(lambda: self._refuse(fault))
+            self._daemon.mailbox.post(lambda: self._refuse(fault))
         else:
-            self._daemon.intake.post(lambda: self._use(config))
+            self._daemon.mailbox.post(lambda: self._use(config))
 
     def _refuse(self, error: ConfigError) -> None:
-        self._daemon.health.config_fault = error
+        self._daemon.health.config_read(error)
         log.error("configuration refused, the one from before holds: %s; %s", error, error.hint)
 
     def _use(self, config: Config) -> None:
-        self._daemon.health.config_fault = None
-        for sentence in changes(self._daemon.ledger.config, config):
+        self._daemon.health.config_read(None)
+        for sentence in changes(self._daemon.config.now, config):
             log.info("setting changed: %s", sentence)
-        self._daemon.ledger.config = self._daemon.saving.config = config
-        self._daemon.checkpointer.use(config)
-        self._daemon.attachments.max_bytes = config.attachments_max_bytes
-        self._daemon.keeping.soon()
-        if self._daemon.intake.idle_exit_s is not None:
-            self._daemon.intake.idle_exit_s = config.idle_exit_s or None
+        self._daemon.config.replace(config)
+        self._daemon.attachments.use_limit(config.attachments_max_bytes)
+        self._daemon.janitor.soon()

@@ -17,8 +17,8 @@ from edi_checkpointd.config import Config
 from edi_checkpointd.fs import set_aside
 from edi_checkpointd.inspection import Code, Finding, Report, Result, check
 from edi_checkpointd.lock import acquire
-from edi_checkpointd.recovery import set_journal_aside
 from edi_checkpointd.service import settle
+from edi_checkpointd.startup import set_journal_aside
 
 log = logging.getLogger(__name__)
 

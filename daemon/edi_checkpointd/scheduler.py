@@ -1,7 +1,7 @@
-"""The scheduler: one-shot timers on APScheduler, each for one changed session. The only importer of apscheduler.
+"""One-shot timers on APScheduler, each for one changed session. The only importer of apscheduler.
 
-A timer only tells the intake thread that its time has come; what is done then is decided there. No timer runs when
-nothing is unsaved. APScheduler 3 goes by the wall clock: `follow_clock` shifts what is due when that jumps.
+A timer's call is made in the loop's thread, which decides there what to do. No timer runs when nothing is unsaved.
+APScheduler 3 follows the wall clock: `follow_clock` shifts what is due when that jumps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _JUMP_S = 0.5  # slewing by NTP stays far below
 class Scheduler:
     """Timers by name; setting one that is set already moves it."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Start APScheduler's thread and one worker."""
+    def __init__(self, clock: Clock, post: Callable[[Callable[[], None]], None]) -> None:
+        """Start APScheduler's thread and one worker; `post` has a call made in the loop's thread."""
         self._clock = clock
+        self._post = post
         self._offset_s = self._wall_minus_monotonic_s()
         self.pending: set[str] = set()  # timers set and not gone off
         self._dated: set[str] = set()  # those for a date, which nobody watches the clock for
@@ -43,11 +44,11 @@ class Scheduler:
         self._scheduler.start()
 
     def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
-        """Call `call` once, in a worker thread, `delay_s` from now."""
+        """Have `call` made once, in the loop's thread, `delay_s` from now."""
 
         def go_off() -> None:
             self.pending.discard(name)
-            call()
+            self._post(call)
 
         self.follow_clock()  # else a step that nobody has noticed yet would shift this timer too
         self.pending.add(name)
@@ -56,12 +57,12 @@ class Scheduler:
         )
 
     def on(self, date: datetime, name: str, call: Callable[[], None]) -> None:
-        """Call `call` once, in a worker thread, at a date of the wall clock, wherever that is stepped meanwhile.
+        """Have `call` made once, in the loop's thread, at a date of the wall clock, even if that is stepped meanwhile.
 
         It keeps nothing awake: such a timer does not count as pending.
         """
         self._dated.add(name)
-        self._scheduler.add_job(call, "date", run_date=date, id=name, replace_existing=True)
+        self._scheduler.add_job(self._post, "date", [call], run_date=date, id=name, replace_existing=True)
 
     @property
     def idle(self) -> bool:

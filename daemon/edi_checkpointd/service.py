@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from enum import Enum, auto
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from edi_checkpointd.journal import JournalDamaged, named_damage
 from edi_checkpointd.lock import DaemonRuns, FolderLock
 from edi_checkpointd.notify import Notifier
 from edi_checkpointd.reconfiguration import Reconfiguration
-from edi_checkpointd.recovery import set_journal_aside
+from edi_checkpointd.startup import set_journal_aside
 
 if TYPE_CHECKING:
     from edi_checkpointd.watch import Watch
@@ -85,6 +86,15 @@ def _begin(serve: Callable[..., None]) -> None:
         serve(fault=str(again))
 
 
+class Chore(Enum):
+    """What the main thread does when it is asked; else it only waits."""
+
+    RESCAN = auto()  # look at the sessions folder: files or the folder itself may be gone
+    RELOAD = auto()  # SIGHUP: read the configuration again, and tell the service manager
+    CONFIG_CHANGED = auto()
+    END = auto()  # the loop has ended
+
+
 class _BeginAnew(Exception):
     """The journal was set aside before anything was served."""
 
@@ -95,8 +105,8 @@ def _serve(
     idle_exit: bool = False, listen: bool = True, fault: str | None = None,
 ) -> None:  # fmt: skip
     """Recover, then serve; `fault` says why the journal was set aside just now, if it was."""
-    daemon = Daemon(paths, config, version, idle_exit=idle_exit, fault=fault)
-    intake = daemon.intake
+    chores: SimpleQueue[Chore] = SimpleQueue()  # for this thread, which else only waits
+    daemon = Daemon(paths, config, version, lambda: chores.put(Chore.RESCAN), idle_exit=idle_exit, fault=fault)
     try:
         with named_damage(paths.journal):
             recovered = daemon.recover()
@@ -105,53 +115,32 @@ def _serve(
         set_journal_aside(paths, str(error))
         raise _BeginAnew(str(error)) from error
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: intake.stop())
-    reconfiguration = Reconfiguration(load, daemon)
+        signal.signal(number, lambda *_: daemon.loop.stop())
+    signal.signal(signal.SIGHUP, lambda *_: chores.put(Chore.RELOAD))
     serving = f"serves {paths.sessions}; sessions recovered at the start: {recovered}"
-
-    def reload() -> None:
-        notifier.reloading()
-        reconfiguration.reload()
-        notifier.ready(serving)
-
-    calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for this thread, which else only waits
-    failures: list[BaseException] = []
-
-    def look_around() -> None:
-        """See that the sessions folder is there, ours, and known."""
-        try:
-            ensure_private(paths.sessions)
-            if lock is not None:
-                lock.renew()
-        except DaemonRuns as error:
-            failures.append(error)
-            intake.stop()
-        except OSError as error:
-            log.error("sessions folder cannot be used: %s", error)  # noqa: TRY400
-        else:
-            daemon.look_at(None)
-
-    intake.rescan = lambda: calls.put(look_around)
-    signal.signal(signal.SIGHUP, lambda *_: calls.put(reload))
     if listen:
-        daemon.keeping.soon()
-        intake.bind(socket, listening_fd)
+        daemon.janitor.soon()
+        daemon.bind(socket, listening_fd)
         notifier.ready(serving)
         print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
     heartbeat = Heartbeat(notifier, daemon.pulse, serving)
-    work = intake.run if listen else intake.settle
-    thread = threading.Thread(target=_run_guarded, args=(paths, work, failures, lambda: calls.put(None)), name="intake")
+    failures: list[BaseException] = []
+    work = daemon.loop.run if listen else daemon.settle
+    thread = threading.Thread(
+        target=_run_guarded, args=(paths, work, failures, lambda: chores.put(Chore.END)), name="loop"
+    )
     thread.start()
-    watch = None
-    if listen:
-        watch = _watch(
-            paths,
-            touched=daemon.look_at,
-            misplaced=lambda: calls.put(look_around),
-            configured=lambda: calls.put(reconfiguration.reload),
-        )
-    while (call := calls.get()) is not None:
-        call()
+    watch = _watch(paths, daemon, chores) if listen else None
+    reconfiguration = Reconfiguration(load, daemon)
+    while (chore := chores.get()) is not Chore.END:
+        if chore is Chore.RESCAN:
+            _rescan(paths, daemon, lock, failures)
+        elif chore is Chore.CONFIG_CHANGED:
+            reconfiguration.reload()
+        else:
+            notifier.reloading()
+            reconfiguration.reload()
+            notifier.ready(serving)
     thread.join()
     if watch is not None:
         watch.close()
@@ -164,11 +153,31 @@ def _serve(
         raise failures[0]
 
 
-def _watch(paths: Paths, **calls: Callable[..., None]) -> Watch:
-    """Begin to watch; who is served already need not have waited for the library."""
+def _rescan(paths: Paths, daemon: Daemon, lock: FolderLock | None, failures: list[BaseException]) -> None:
+    """See that the sessions folder is there and ours, and have all of it looked at."""
+    try:
+        ensure_private(paths.sessions)
+        if lock is not None:
+            lock.renew()
+    except DaemonRuns as error:
+        failures.append(error)
+        daemon.loop.stop()
+    except OSError as error:
+        log.error("sessions folder cannot be used: %s", error)  # noqa: TRY400
+    else:
+        daemon.look_at(None)
+
+
+def _watch(paths: Paths, daemon: Daemon, chores: SimpleQueue[Chore]) -> Watch:
+    """Begin to watch folder and configuration; the library is loaded now, so that nobody waits for it to be served."""
     from edi_checkpointd.watch import Watch
 
-    return Watch(paths, **calls)
+    return Watch(
+        paths,
+        touched=daemon.look_at,
+        misplaced=lambda: chores.put(Chore.RESCAN),
+        configured=lambda: chores.put(Chore.CONFIG_CHANGED),
+    )
 
 
 def _run_guarded(

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from edi_checkpoint.entries import Entry, Mark
-from edi_checkpoint.errors import Fenced
+from edi_checkpoint.errors import Fenced, SessionPurged
 from edi_checkpoint.model import Kind
 from edi_checkpoint.names import branch_id
 from edi_checkpoint.protocol import Resumed
-from edi_checkpointd.policy import Point
 from edi_checkpointd.state import State
 
 
@@ -43,7 +42,7 @@ class Stream:
 
 @dataclass(slots=True)
 class Session:
-    """A session in memory: its state, what of it is in files, and its pending point."""
+    """A session in memory: its state, and how far the state has come into files."""
 
     key: int
     session_id: str
@@ -60,13 +59,9 @@ class Session:
     short_lives: int
     drained: int  # entries from outboxes of the dead since a writer was last shown the state
     state: State
-    asked: int = 0  # the newest sequence that a checkpoint, written or not, was asked for
     sequence: int = 0  # after the open transaction
-    covered: dict[str, int] = field(default_factory=dict)  # by stream: the highest number that a file contains
-    autosaved: Mapping[str, int] = field(default_factory=dict)  # by stream: ... that the auto-save contains
     streams: dict[str, Stream] = field(default_factory=dict)
-    point: Point | None = None
-    touched_s: float = 0.0
+    settled: bool = True  # every checkpoint that was decided on is written
     bytes_since_snapshot: int = 0
     app: str = "edi"
     pid: int = 0
@@ -79,27 +74,14 @@ class Session:
         return self.state.changed > self.saved
 
     @property
-    def unphotographed(self) -> bool:
+    def uncheckpointed(self) -> bool:
         """Whether the state is newer than any checkpoint."""
         return self.state.changed > self.checkpointed
 
     @property
-    def unasked(self) -> bool:
-        """Whether the state is newer than any checkpoint that was asked for."""
-        return self.state.changed > max(self.checkpointed, self.asked)
-
-    @property
     def uncovered(self) -> bool:
         """Whether the state is newer than any file."""
-        return self.unsaved and self.unphotographed
-
-    def covered_number(self, stream: Stream) -> int:
-        """Return the highest number of `stream` that a file contains; marks that changed nothing count as contained."""
-        return self.covered.get(stream.id, 0) if self.uncovered else stream.number
-
-    def saved_number(self, stream: Stream) -> int:
-        """Return the highest number of `stream` that the auto-save contains, as far as this daemon has written it."""
-        return self.autosaved.get(stream.id, 0) if self.unsaved else stream.number
+        return self.unsaved and self.uncheckpointed
 
 
 def fenced_error(stream: Stream) -> Fenced:
@@ -109,6 +91,11 @@ def fenced_error(stream: Stream) -> Fenced:
         f"session {session_id}: another writer has taken it over", number=stream.number,
         branch=branch_id(session_id, stream.id),
     )  # fmt: skip
+
+
+def purged_error() -> SessionPurged:
+    """Return what the writer of a purged session is told. It names no session: what is told is logged."""
+    return SessionPurged("the session was purged")
 
 
 class Files(NamedTuple):

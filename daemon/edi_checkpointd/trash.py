@@ -5,6 +5,7 @@
     condemn   the note becomes `.condemned`: it does not come back; the journal forgets it
     delete    the documents go, then the note
 
+`reclaim` does the third, for whoever is about to open a session; when its deletion is under way, it ends that first.
 `settle` undoes, at a start, what a crash has cut short in the first two, and tells which the last two are to be done
 again for. Used by the intake thread alone, which knows who writes; names are moved, nothing is read or copied. Whose
 documents these are is decided by who calls `take`: all of them must be ours.
@@ -28,6 +29,7 @@ from edi_checkpoint.trash import CONDEMNED, NOTE, Note, Trashed
 from edi_checkpointd.clock import Clock
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.fs import move_files, rename, sweep_temporaries, sync_folder, write_atomic
+from edi_checkpointd.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +37,14 @@ log = logging.getLogger(__name__)
 class Trash:
     """The trash of a sessions folder; `catalog` is told what leaves and what comes back."""
 
-    def __init__(self, paths: Paths, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, paths: Paths, catalog: Catalog, journal: Journal, clock: Clock) -> None:
         """Nothing is looked at before it is asked for."""
         self._sessions = paths.sessions
         self._trash = paths.trash
         self._catalog = catalog
+        self._journal = journal
         self._clock = clock
+        self._reclaimed: set[str] | None = None  # while a plan is made and carried out: the sessions opened since
 
     def settle(self) -> list[str]:
         """At a start: bring back what was cut short on its way; return the sessions that are condemned."""
@@ -116,6 +120,30 @@ class Trash:
             folder.rmdir()
         return stayed
 
+    def reclaim(self, session_id: str) -> None:
+        """Bring back a session that somebody is about to open. Raises OSError.
+
+        A plan that was made before does not take it. If its deletion is under way, that ends first: its rows may not go
+        while somebody writes.
+        """
+        if self._reclaimed is not None:
+            self._reclaimed.add(session_id)
+        while self.delete_slice(session_id):
+            pass
+        self.bring_back(session_id)
+
+    def begin_plan(self) -> None:
+        """Remember from now on which sessions are reclaimed; `end_plan` ends that, so that it is bounded."""
+        self._reclaimed = set()
+
+    def end_plan(self) -> None:
+        """Forget which sessions were reclaimed."""
+        self._reclaimed = None
+
+    def was_reclaimed(self, session_id: str) -> bool:
+        """Whether somebody opened a session since the plan began."""
+        return self._reclaimed is not None and session_id in self._reclaimed
+
     def require_room(self, session_id: str) -> None:
         """Raise `SessionExists` when documents of a session lie in the sessions folder again."""
         if names := self._catalog.names(session_id):
@@ -131,6 +159,19 @@ class Trash:
     def is_condemned(self, session_id: str) -> bool:
         """Whether a session is just being deleted."""
         return (self._trash / session_id / CONDEMNED).exists()
+
+    def delete_slice(self, session_id: str) -> bool:
+        """Delete a slice of a condemned session: its rows of the journal, at last its documents.
+
+        Returns whether there is more. Does nothing to a session that is not condemned: it was reclaimed or purged
+        meanwhile, and what is there now is new. Raises `JournalRefused`, OSError.
+        """
+        if not self.is_condemned(session_id):
+            return False
+        if self._journal.forget(session_id):
+            return True
+        self.delete(session_id)
+        return False
 
     def has_come_back(self, session_id: str) -> bool:
         """Whether documents of a session lie in the sessions folder: in the trash is only what could not come back."""

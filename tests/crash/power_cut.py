@@ -27,13 +27,17 @@ from edi_checkpoint.references import references
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import SystemClock
-from edi_checkpointd.config import Config
+from edi_checkpointd.config import Config, LiveConfig
+from edi_checkpointd.damaged import DamagedDocuments
 from edi_checkpointd.fs import sweep_temporaries
 from edi_checkpointd.inspection import Code, Severity, check
-from edi_checkpointd.journal import Reader
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.recovery import files_teller, open_journal
+from edi_checkpointd.journal import JournalDamaged, Reader
+from edi_checkpointd.loading import SessionLoader
+from edi_checkpointd.mailbox import Mailbox
+from edi_checkpointd.session_files import SessionDocuments
+from edi_checkpointd.startup import open_journal
 from edi_checkpointd.trash import Trash
+from edi_checkpointd.worker import Worker
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
@@ -215,14 +219,16 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
     verdict.find(f"the journal is called damaged: {fault}", lost=fault is not None)
     catalog = Catalog(paths.sessions)
     catalog.load()
-    config, clock = Config(), SystemClock()
-    attachments = Attachments(paths.attachments, paths.journal, config.attachments_max_bytes, clock)
-    attachments.count()
-    ledger = Ledger(journal, attachments, config, clock, files_teller(paths, catalog, Trash(paths, catalog, clock)))
+    config, clock, mailbox = LiveConfig(Config()), SystemClock(), Mailbox()
+    Attachments(paths.attachments, paths.journal, config.now.attachments_max_bytes, clock).count()
+    worker = Worker("files", mailbox)
+    damaged, trash = DamagedDocuments(paths, catalog, worker), Trash(paths, catalog, journal, clock)
+    loader = SessionLoader(journal, SessionDocuments(paths.sessions, catalog, trash, damaged), clock, config)
     for row in journal.read.sessions():
-        session, _ = ledger.open(row.session_id)
-        ahead = session.document is not None
+        ahead = loader.load(row.session_id).session.document is not None
         verdict.find(f"{row.session_id}: its files are ahead of the journal", lost=ahead)
+    worker.close()
+    mailbox.close(ignored=JournalDamaged)
     journal.close()
     set_aside = [path.name for folder in (paths.damaged, paths.damaged_documents) for path in folder.glob("*")]
     verdict.find(f"set aside: {set_aside}", torn=len(set_aside))

@@ -228,24 +228,24 @@ class RecordingFile(apsw.VFSFile):
 
 def tap_promises(recorder: Recorder) -> None:
     """Have the log say what is told to others, before they can hear it."""
-    send, written, sync = Listener.send, Checkpointer._told, Outbox.sync
+    send, written, sync = Listener.send, Checkpointer._report, Outbox.sync
 
     def sends(self: Listener, routing_id: bytes, message: Any) -> bool:
         if isinstance(message, Ack):
             recorder.note(Told("acknowledged", message.stream, message.number))
         return send(self, routing_id, message)
 
-    def tells(self: Checkpointer, result: Any) -> None:
+    def tells(self: Checkpointer, tell: Any, result: Any) -> None:
         if result.error is None and not isinstance(result.wish, Amendment):  # which is of no newer state
             recorder.note(Told("in a file", result.session_id, result.state.sequence))
-        written(self, result)
+        written(self, tell, result)
 
     def syncs(self: Outbox) -> None:
         spooled = self.spooled
         sync(self)
         recorder.note(Told("synced", self.stream, spooled))
 
-    Listener.send, Checkpointer._told, Outbox.sync = sends, tells, syncs
+    Listener.send, Checkpointer._report, Outbox.sync = sends, tells, syncs
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event
 
 import pytest
 
@@ -23,21 +21,28 @@ from edi_checkpoint.paths import Paths, ensure_private, locate
 from edi_checkpoint.records import pack
 from edi_checkpoint.sizes import sizes_of
 from edi_checkpoint.trash import listed
-from edi_checkpointd import inventory
 from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.checkpointer import Checkpointer, Written
-from edi_checkpointd.cleanup import Cleanup
-from edi_checkpointd.clock import to_us
-from edi_checkpointd.config import Config
+from edi_checkpointd.checkpointer import Checkpointer
+from edi_checkpointd.clock import Jumps, to_us
+from edi_checkpointd.collection import Collector
+from edi_checkpointd.config import Config, LiveConfig
+from edi_checkpointd.coordinator import Coordinator
+from edi_checkpointd.damaged import DamagedDocuments
+from edi_checkpointd.deletion import Deletion, InUse
 from edi_checkpointd.feed import Feed
 from edi_checkpointd.fs import Reserve
-from edi_checkpointd.journal import Journal
+from edi_checkpointd.inventory import Planner
+from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.recovery import files_teller
-from edi_checkpointd.saving import Saving
+from edi_checkpointd.loading import SessionLoader
+from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.session_files import SessionDocuments
+from edi_checkpointd.sessions import Session
 from edi_checkpointd.trash import Trash
+from edi_checkpointd.upkeep import Upkeep
+from edi_checkpointd.worker import Worker
 
 DAYS = 7
 A_DAY = 20 if os.environ.get("EDI_TEST_FULL") == "1" else 6
@@ -67,71 +72,65 @@ class Daemon:
 
     def __init__(self, paths: Paths, journal: Journal, clock: HandClock) -> None:
         self.paths, self.journal, self.clock = paths, journal, clock
-        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.mailbox = Mailbox()
         self.catalog = Catalog(paths.sessions)
         self.catalog.load()
-        self.scheduler = Scheduler(clock)  # its timers are of this clock, and so go off when we look
-        trash = Trash(paths, self.catalog, clock)
+        self.scheduler = Scheduler(clock, self.mailbox.post)  # its timers are of this clock, and go off when we look
+        self.files, self.reader = Worker("files", self.mailbox), Worker("requests", self.mailbox)
+        config = LiveConfig(CONFIG)
         attachments = Attachments(paths.attachments, paths.journal, CONFIG.attachments_max_bytes, clock)
         attachments.count()
-        self.ledger = Ledger(journal, attachments, CONFIG, clock, files_teller(paths, self.catalog, trash))
-
-        def written(result: Written) -> None:
-            self.calls.put(lambda: self.saving.written(result))
-
-        self.checkpointer = Checkpointer(paths, self.catalog, attachments, CONFIG, clock, written)
-        self.saving = Saving(
-            self.ledger, self.scheduler, self.checkpointer, Reserve(paths.reserve, 4096), CONFIG, clock, Feed(clock),
-            post=self.calls.put, notify=lambda *_: None,
-        )  # fmt: skip
-        self.keeping = Keeping(
-            self.ledger, trash, self.checkpointer, self.scheduler, clock,
-            plan=self.plan, aside=lambda work, then: then(work()), post=self.calls.put,
-            open_session=lambda session_id: self.ledger.open(session_id)[0],
-        )  # fmt: skip
-        self.saving.grew = self.keeping.grew
-        self.ledger.before_open = self.keeping.opening
-
-    def plan(self, in_memory: frozenset[str], jumped: bool) -> Cleanup:
-        now = self.clock.now()
-        return inventory.take(
-            self.paths, self.catalog, self.journal.read, CONFIG, now, in_memory=in_memory, doubted=jumped
-        ).cleanup
+        damaged = DamagedDocuments(paths, self.catalog, self.files)
+        collector = Collector(paths, attachments, self.files, clock, config)
+        trash = Trash(paths, self.catalog, journal, clock)
+        loader = SessionLoader(journal, SessionDocuments(paths.sessions, self.catalog, trash, damaged), clock, config)
+        self.ledger = Ledger(journal, attachments, loader, clock, config)
+        self.upkeep = Upkeep(self.ledger, self.scheduler, collector, Reserve(paths.reserve, 4096), clock, config)
+        in_use = InUse(clock)
+        deletion = Deletion(paths.sessions, self.catalog, in_use, self.files, config)
+        planner = Planner(paths, self.catalog, in_use, Jumps(clock), clock, config)
+        self.keeping = Keeping(self.ledger, loader, trash, deletion, planner, self.reader, self.scheduler)
+        writer = Checkpointer(paths, self.catalog, attachments, collector, damaged, self.files, clock, config)
+        self.coordinator = Coordinator(
+            self.ledger, self.scheduler, writer, self.upkeep, self.keeping, Feed(clock), clock, lambda *_: None
+        )
 
     def settle(self) -> None:
         """Do all that is due: what the files thread has told, upkeep, a clean-up."""
         more = True
         while more:
-            idle = Event()
-            self.checkpointer.delete([], idle.set)
-            idle.wait(10)
-            while not self.calls.empty():
-                self.calls.get()()
-                more = True
-            more = self.saving.tidy() or self.keeping.step() or self.keeping.pending or not self.calls.empty()
+            for thread in (self.files, self.reader):
+                thread.call(lambda: None).result(10)
+            self.mailbox.run()
+            more = self.upkeep.step() or self.keeping.step() or self.keeping.pending or self.mailbox.waiting
 
     def look(self) -> None:
         self.keeping.look()
         self.settle()
         for session in list(self.ledger.sessions.values()):
-            self.ledger.evict(session)
+            self.drop(session)
+
+    def drop(self, session: Session) -> None:
+        self.ledger.evict(session)
+        self.coordinator.release(session)
 
     def work(self, session_id: str, entries: list[Entry]) -> None:
         """A session from its first entry to its writer's leaving."""
-        session, _ = self.ledger.open(session_id)
+        opened = self.ledger.open(session_id)
+        self.coordinator.opened(opened)
+        session = opened.session
         stream = self.ledger.attach(session, f"{random.getrandbits(128):032x}", seen=True)
         for number, entry in enumerate(entries, stream.number + 1):
             self.ledger.accept(stream, pack(number, encode_entry(entry)))
-            committed = self.ledger.commit()
-            for touched, wish in committed.wishes:
-                self.saving.wish(touched, wish)
-            self.saving.changed(session)
+            for change in self.ledger.commit().changes:
+                self.coordinator.committed(change.session, change.moments)
+            self.coordinator.changed(session)
             self.clock.wall += timedelta(seconds=30)
-        self.saving.save_now(stream)
+        self.coordinator.save_now(stream)
         self.settle()
         self.ledger.left(session, cleanly=True)
         self.ledger.forget_stream(stream)
-        self.ledger.evict(session)
+        self.drop(session)
 
 
 def session_of(number: int) -> list[Entry]:
@@ -152,8 +151,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with closing(Journal(paths.journal)) as journal:
         made = Daemon(paths, journal, HandClock())
         yield made
-        made.checkpointer.close()
+        made.files.close()
+        made.reader.close()
         made.scheduler.close()
+        made.mailbox.close(ignored=JournalDamaged)
 
 
 def documents(paths: Paths) -> set[str]:
@@ -223,7 +224,7 @@ def test_by_a_clock_that_looks_wrong_nothing_goes_by_age(daemon: Daemon) -> None
 
 
 def state_of(daemon: Daemon, session_id: str) -> dict[str, bytes]:
-    session, _ = daemon.ledger.open(session_id)
+    session = daemon.ledger.open(session_id).session
     return {key: value.text for key, value in session.state.fragments.items()}
 
 

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ledgers import Decided, ledger_on
 
 from edi_checkpoint.entries import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.errors import Fenced, ProtocolError
@@ -19,10 +19,8 @@ from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Frame, Journal, Notes
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.policy import Wish
 from edi_checkpointd.replay import Replay
-from edi_checkpointd.sessions import Files, Session, Stream
+from edi_checkpointd.sessions import Files, Stream
 from edi_checkpointd.state import Marked, Prepared, State, Transition, fold, read, snapshot_of, state_at
 
 KEYS = Config().transition_keys
@@ -198,19 +196,9 @@ def no_files(session_id: str, sequence: int) -> Files:
     return Files()
 
 
-class Opened(NamedTuple):
-    journal: Journal
-    ledger: Ledger
-
-    def session(self, session_id: str = "s") -> tuple[Session, list[Wish]]:
-        return self.ledger.open(session_id)
-
+class Opened(Decided):
     def stream(self, stream_id: str = STREAMS[0], session_id: str = "s") -> Stream:
-        return self.ledger.attach(self.session(session_id)[0], stream_id)
-
-    def take(self, stream: Stream, data: bytes) -> list[Wish]:
-        self.ledger.accept(stream, data)
-        return [wish for _, wish in self.ledger.commit().wishes]
+        return super().stream(stream_id, session_id)
 
 
 @contextmanager
@@ -218,7 +206,7 @@ def opened(path: Path, files: Files | None = None) -> Iterator[Opened]:
     journal = Journal(path)
     try:
         attachments = Attachments(path.parent / "attachments", path, 1 << 30, StoppedClock())
-        yield Opened(journal, Ledger(journal, attachments, Config(), StoppedClock(), lambda *_: files or Files()))
+        yield Opened(ledger_on(journal, attachments, StoppedClock(), files))
     finally:
         journal.close()
 
@@ -285,7 +273,7 @@ def test_replay_is_what_was_live(entries: list[Entry], at: list[int], data: st.D
                         case "snapshot":
                             live.ledger.snapshot(session)
                         case "settled":
-                            live.ledger.snapshot(session, settled=session.point is None)
+                            live.ledger.snapshot(session, settled=not live.has_point(session))
                         case "trim":
                             live.ledger.snapshot(session)
                             live.journal.trim(session.key, before_us=2**62, limit=data.draw(st.integers(1, 4)))
@@ -356,7 +344,7 @@ def test_what_is_known_already_changes_nothing(entries: list[Entry], more: int) 
         before, rows = stream.session.state, len(list(live.journal.read.frames(stream.session.key, after=0)))
         for first in range(1, len(entries) + 1):
             assert not live.ledger.accept(stream, packed(entries[first - 1 :], first))
-        assert live.ledger.commit() == ([], [], [])
+        assert live.ledger.commit() == ([], [])
         assert stream.session.state is before
         overlapping = [*entries[-1:], *[Update(0, {"n": b"1"})] * more]
         assert live.ledger.accept(stream, packed(overlapping, len(entries)))

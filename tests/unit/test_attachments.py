@@ -14,6 +14,7 @@ from pathlib import Path
 import apsw
 import numpy as np
 import pytest
+from ledgers import ledger_on
 
 from edi_checkpoint import AttachmentsFull, Client, ProtocolError, StateManager, StateValueError, connect
 from edi_checkpoint.arrays import ATTACHMENT_MAX_BYTES
@@ -26,9 +27,8 @@ from edi_checkpoint.references import Attachment, digests_in
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.values import encode
 from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Journal, JournalDamaged
-from edi_checkpointd.ledger import Files, Ledger, Stream
+from edi_checkpointd.ledger import Ledger, Stream
 
 CONTENT = [bytes([number]) * (1000 + number) for number in range(6)]
 DIGESTS = [sha256(data).hexdigest() for data in CONTENT]
@@ -72,8 +72,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with closing(Journal(path)) as journal:
         attachments = Attachments(tmp_path / "attachments", path, 10_000, clock)
         attachments.count()
-        ledger = Ledger(journal, attachments, Config(), clock, lambda *_: Files())
-        yield Daemon(journal, attachments, ledger, ledger.attach(ledger.open("s")[0], "1" * 32), clock)
+        ledger = ledger_on(journal, attachments, clock)
+        yield Daemon(journal, attachments, ledger, ledger.attach(ledger.open("s").session, "1" * 32), clock)
 
 
 def carrying(*numbers: int, **more: bytes) -> Update:

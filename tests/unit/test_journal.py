@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import ledger_on
 
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.entries import Base, Entry, Mark, Update, encode_entry
@@ -22,7 +23,6 @@ from edi_checkpoint.protocol import GetState
 from edi_checkpoint.records import pack, scan, scan_all
 from edi_checkpointd.attachments import Attachments
 from edi_checkpointd.clock import to_us
-from edi_checkpointd.config import Config
 from edi_checkpointd.journal import (
     Frame,
     Gap,
@@ -35,10 +35,8 @@ from edi_checkpointd.journal import (
     check_sqlite,
 )
 from edi_checkpointd.journal.tables import FORMAT
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.recovery import open_journal
 from edi_checkpointd.requests import Requests
-from edi_checkpointd.sessions import Files
+from edi_checkpointd.startup import open_journal
 from edi_checkpointd.state import Snapshot, State, fold, read
 
 STREAM, OTHER = "a" * 32, "b" * 32
@@ -681,9 +679,9 @@ def test_trimming_keeps_what_the_window_needs(
     received_s: list[float] = []
     with closing(Journal(paths.journal)) as journal:
         attachments = Attachments(paths.attachments, paths.journal, 1 << 30, clock)
-        ledger = Ledger(journal, attachments, Config(), clock, lambda *_: Files())
-        session, _ = ledger.open("s")
-        other = ledger.attach(ledger.open("other")[0], OTHER)
+        ledger = ledger_on(journal, attachments, clock)
+        session = ledger.open("s").session
+        other = ledger.attach(ledger.open("other").session, OTHER)
         stream = ledger.attach(session, STREAM)
         requests = Requests(paths, catalog, journal.read, drained=True)
         for step, count in steps:

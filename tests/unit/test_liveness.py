@@ -3,11 +3,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from edi_checkpoint.outbox import Outbox
+from edi_checkpointd.clock import SystemClock
 from edi_checkpointd.liveness import Liveness
 
 
+class NoPoll:
+    """What polls nothing."""
+
+    def watch(self, fd: int, notice: object) -> None:
+        pass
+
+    def forget(self, fd: int) -> None:
+        pass
+
+
 def liveness(root: Path) -> Liveness:
-    return Liveness(root, watch_fd=lambda fd: None, forget_fd=lambda fd: None)
+    return Liveness(root, NoPoll(), SystemClock())
 
 
 def test_folders_that_a_crash_left_without_a_stream_are_removed_and_others_kept(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
 
 @pytest.fixture
 def scheduler(clock: WallClock) -> Iterator[Scheduler]:
-    made = Scheduler(clock)
+    made = Scheduler(clock, lambda call: call())
     yield made
     made.close()
     assert made.faults == 0
@@ -148,7 +148,7 @@ def test_a_timer_set_again_while_its_call_still_runs_is_not_lost(scheduler: Sche
 
 
 def test_what_a_timer_raises_is_counted_and_does_no_harm(clock: WallClock) -> None:
-    scheduler = Scheduler(clock)
+    scheduler = Scheduler(clock, lambda call: call())
     bell = Bell()
 
     def fail() -> None:
@@ -227,7 +227,7 @@ def test_following_a_clock_that_stands_right_costs_no_look_at_the_timers(
 
 
 def test_closing_drops_what_is_not_due(clock: WallClock) -> None:
-    scheduler = Scheduler(clock)
+    scheduler = Scheduler(clock, lambda call: call())
     bell = Bell()
     scheduler.after(HOUR_S, "one", bell)
     scheduler.close()
@@ -238,7 +238,7 @@ def test_closing_drops_what_is_not_due(clock: WallClock) -> None:
 def test_closing_just_when_a_timer_goes_off_is_quiet(clock: WallClock) -> None:
     """APScheduler's thread fails on it otherwise, which pytest tells."""
     for _ in range(40):
-        scheduler = Scheduler(clock)
+        scheduler = Scheduler(clock, lambda call: call())
         bell = Bell()
         scheduler.after(0.0, "one", bell)
         assert bell.rings()

@@ -1,0 +1,251 @@
+"""The handlers of the daemon's messages, one for each family: writers, reading, retention, purges.
+
+The dispatcher calls them in the loop's thread, after the commit. A handler answers at once or through the reader
+thread; an error that it raises becomes a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec.json import encode as encode_json
+
+from edi_checkpoint import protocol
+from edi_checkpoint.errors import EdiCheckpointError, NotFound, ProtocolError
+from edi_checkpoint.names import check_session_id
+from edi_checkpoint.status import Told
+from edi_checkpointd import inventory
+from edi_checkpointd.admission import Admission
+from edi_checkpointd.attendance import Attendance
+from edi_checkpointd.clock import to_us
+from edi_checkpointd.config import explain
+from edi_checkpointd.coordinator import Coordinator
+from edi_checkpointd.feed import Feed
+from edi_checkpointd.forgetting import Forgetting
+from edi_checkpointd.health import Health, caps
+from edi_checkpointd.importing import Importing
+from edi_checkpointd.keeping import Keeping, Outcome
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.listener import Listener, refusal
+from edi_checkpointd.reader_thread import ReaderThread
+from edi_checkpointd.removal import OutboxRemoval
+from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.sessions import Stream
+from edi_checkpointd.trash import Trash
+
+
+class WriterHandler:
+    """Handles what a writer asks beside its entries."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        ledger: Ledger,
+        coordinator: Coordinator,
+        drains: Attendance,
+        purger: Forgetting,
+        feed: Feed,
+    ) -> None:
+        """Take the parts."""
+        self._listener = listener
+        self._ledger = ledger
+        self._coordinator = coordinator
+        self._drains = drains
+        self._purger = purger
+        self._feed = feed
+
+    def attach(self, routing_id: bytes, message: protocol.Attach, pid: int | None) -> None:
+        """Let a writer in; `pid` is its process by the kernel's word. Raises as `OutboxDrains.attach` does."""
+        self._purger.check(message.session_id, message.stream)
+        attached = self._drains.attach(message, pid)
+        self._listener.routes[message.stream] = routing_id
+        self._listener.send(routing_id, attached)
+        self._feed.condition(self._attached(message.stream).session, "live")
+
+    def probe(self, routing_id: bytes, message: protocol.Probe) -> None:
+        """Send the acknowledgement of a stream again."""
+        acknowledgement = self._coordinator.acknowledgement(self._attached(message.stream), message.probe)
+        self._listener.send(routing_id, acknowledgement)
+
+    def save(self, message: protocol.Save) -> None:
+        """Write the auto-save of a stream's session."""
+        self._coordinator.save_now(self._attached(message.stream))
+
+    def ask_mark(self, message: protocol.AskMark) -> None:
+        """Tell what became of a mark whose answer got lost with a daemon; one under way is told when it is written."""
+        stream = self._attached(message.stream)
+        sequence = self._ledger.sequence_of(stream, message.number)
+        info = self._coordinator.checkpoint_at(stream.session, sequence) if sequence else None
+        if info is not None:
+            self._listener.notify(stream.id, protocol.MarkDone(stream.id, message.number, info))
+
+    def close(self, stream_id: str) -> None:
+        """End a stream whose client said good-bye: what it left is drained."""
+        self._listener.routes.pop(stream_id, None)
+        if stream := self._ledger.streams.get(stream_id):
+            self._drains.look_around(stream.session.session_id)
+
+    def _attached(self, stream_id: str) -> Stream:
+        stream = self._ledger.streams.get(stream_id)
+        if stream is None or stream_id not in self._listener.routes:
+            raise ProtocolError(f"stream {stream_id} is not attached")
+        return stream
+
+
+class Account:
+    """What the daemon tells of itself in a status."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        ledger: Ledger,
+        coordinator: Coordinator,
+        removal: OutboxRemoval,
+        janitor: Keeping,
+        timers: Scheduler,
+        health: Health,
+    ) -> None:
+        """Take the parts that know."""
+        self._listener = listener
+        self._ledger = ledger
+        self._coordinator = coordinator
+        self._removal = removal
+        self._janitor = janitor
+        self._timers = timers
+        self._health = health
+
+    def told(self) -> Told:
+        """Return it; no disk is touched."""
+        told = self._health.told(
+            connections=len(set(self._listener.routes.values())),
+            failing=self._coordinator.failing,
+            refused_streams=self._removal.kept,
+            stepped=self._timers.stepped,
+        )
+        troubles = (*told.troubles, *self._janitor.troubles)
+        return told._replace(troubles=troubles, caps=caps(self._ledger.config.now))
+
+
+class QueryHandler:
+    """Handles questions; what has to be read for an answer, the reader thread reads."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        ledger: Ledger,
+        drains: Attendance,
+        reader: ReaderThread,
+        planner: inventory.Planner,
+        account: Account,
+        feed: Feed,
+    ) -> None:
+        """Take the parts."""
+        self._listener = listener
+        self._ledger = ledger
+        self._drains = drains
+        self._reader = reader
+        self._planner = planner
+        self._account = account
+        self._feed = feed
+
+    def read(self, routing_id: bytes, query: protocol.Query) -> None:
+        """Answer a reading request, after what dead writers left is in the journal."""
+        drained = self._drains.try_finish_drains(getattr(query, "session_id", None))
+        self._reader.answer(routing_id, query, drained=drained)
+
+    def explain(self, routing_id: bytes, query: protocol.Explained) -> None:
+        """Answer what a clean-up would do, or why a checkpoint is there."""
+        take_inventory = self._planner.prepare(frozenset(self._ledger.sessions))
+        self._drains.try_finish_drains()
+        self._reader.ask(routing_id, query.request, lambda: self._planner.explain(query, take_inventory()))
+
+    def status(self, routing_id: bytes, request: int) -> None:
+        """Answer with the status; nothing is drained or written for it, so that a full disk cannot delay it."""
+        self._reader.status(routing_id, request, self._account.told())
+
+    def settings(self, routing_id: bytes, request: int) -> None:
+        """Answer with the settings in force."""
+        self._listener.send(routing_id, protocol.Settings(request, encode_json(explain(self._ledger.config.now))))
+
+    def subscribe(self, routing_id: bytes, message: protocol.Subscribe) -> None:
+        """Have the next events sent when there are some."""
+        self._feed.subscribe(routing_id, message)
+
+    def send_events(self) -> None:
+        """Send the events that subscribers wait for."""
+        for routing_id, events in self._feed.answers():
+            self._listener.send(routing_id, events)
+
+
+class RetentionHandler:
+    """Handles clean-ups, the trash, and sessions that are imported."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        ledger: Ledger,
+        access: Admission,
+        drains: Attendance,
+        purger: Forgetting,
+        janitor: Keeping,
+        trash: Trash,
+        importer: Importing,
+    ) -> None:
+        """Take the parts."""
+        self._listener = listener
+        self._ledger = ledger
+        self._access = access
+        self._drains = drains
+        self._purger = purger
+        self._janitor = janitor
+        self._trash = trash
+        self._importer = importer
+
+    def prune(self, routing_id: bytes, request: int) -> None:
+        """Clean up now; the answer follows when it is done."""
+
+        def answer(outcome: Outcome) -> None:
+            if isinstance(outcome, EdiCheckpointError):
+                self._listener.send(routing_id, refusal(outcome, request))
+            else:
+                self._listener.send(routing_id, protocol.Cleanup(request, inventory.document(outcome, applied=True)))
+
+        self._drains.try_finish_drains()
+        self._janitor.prune(answer)
+
+    def restore(self, routing_id: bytes, message: protocol.Restore) -> None:
+        """Bring a session back from the trash. Raises `NotFound`, `SessionExists`, `SessionIdError`, OSError."""
+        session_id = message.session_id
+        self._purger.check(session_id)
+        if self._trash.look(check_session_id(session_id)) is None:
+            raise NotFound(
+                f"session {session_id} is not in the trash",
+                hint="`edi-checkpoint sessions --condition trashed` lists what is",
+            )
+        self._trash.require_room(session_id)
+        session = self._access.open(session_id)
+        self._ledger.journal.touch(session.key, to_us(self._ledger.clock.now()))
+        self._listener.send(routing_id, protocol.Restored(message.request, session_id))
+
+    def take_import(self, routing_id: bytes, message: protocol.Import) -> None:
+        """Take a session that a command has staged. Raises `SessionExists`, `SessionIdError`, `NotFound`, OSError."""
+        self._purger.check(message.session_id)
+        self._importer.take(message.session_id, message.pid)
+        self._listener.send(routing_id, protocol.Imported(message.request, message.session_id))
+
+
+class PurgeHandler:
+    """Handles purges."""
+
+    def __init__(self, listener: Listener, purger: Forgetting) -> None:
+        """Take the parts."""
+        self._listener = listener
+        self._purger = purger
+
+    def purge(self, routing_id: bytes, message: protocol.Purge) -> None:
+        """Purge sessions; the answer follows at the end. Raises as `Purger.purge` does."""
+
+        def answer(kept: Collection[str]) -> None:
+            self._listener.send(routing_id, protocol.Purged(message.request, tuple(kept)))
+
+        self._purger.purge(message.sessions, answer, everything=message.everything, takeover=message.takeover)

@@ -1,0 +1,96 @@
+"""A ledger on a journal, without daemon, socket and files; and the wishes that the coordinator makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edi_checkpointd.attachments import Attachments
+from edi_checkpointd.clock import Clock
+from edi_checkpointd.config import Config, LiveConfig
+from edi_checkpointd.coordinator import Coordinator
+from edi_checkpointd.feed import Feed
+from edi_checkpointd.journal import Journal
+from edi_checkpointd.ledger import Ledger
+from edi_checkpointd.loading import SessionLoader
+from edi_checkpointd.policy import Amendment, Wish
+from edi_checkpointd.sessions import Files, Session, Stream
+
+
+class ToldFiles:
+    """The documents of a session, as a test tells of them."""
+
+    def __init__(self, files: Files | None = None) -> None:
+        self._files = files or Files()
+
+    def prepare(self, session_id: str) -> None:
+        pass
+
+    def tell(self, session_id: str, sequence: int) -> Files:
+        return self._files
+
+
+def ledger_on(journal: Journal, attachments: Attachments, clock: Clock, files: Files | None = None) -> Ledger:
+    config = LiveConfig(Config())
+    return Ledger(journal, attachments, SessionLoader(journal, ToldFiles(files), clock, config), clock, config)
+
+
+class NoTimers:
+    """Timers of which none goes off."""
+
+    pending: frozenset[str] = frozenset()
+
+    def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
+        pass
+
+
+class NoUpkeep:
+    """Upkeep of which none is done."""
+
+    def grew(self, session: Session) -> None:
+        pass
+
+
+class Orders:
+    """A writer that writes nothing down but what it is asked for."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Wish | Amendment] = []
+
+    def checkpoint(self, subject: object, wish: Wish | Amendment, tell: object) -> bool:
+        self.wishes.append(wish)
+        return True
+
+    def taken(self) -> list[Wish | Amendment]:
+        wishes, self.wishes = self.wishes, []
+        return wishes
+
+
+class Decided:
+    """A ledger, and the coordinator behind it: what is taken leads to wishes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.journal = ledger.journal
+        self._orders = Orders()
+        parts: tuple[Any, ...] = (ledger, NoTimers(), self._orders, NoUpkeep(), None, Feed(ledger.clock), ledger.clock)
+        self._coordinator = Coordinator(*parts, lambda *_: None)
+
+    def session(self, session_id: str = "s") -> tuple[Session, list[Wish | Amendment]]:
+        if session_id in self.ledger.sessions:
+            return self.ledger.sessions[session_id], []
+        opened = self.ledger.open(session_id)
+        self._coordinator.opened(opened)
+        return opened.session, self._orders.taken()
+
+    def stream(self, stream_id: str, session_id: str = "s") -> Stream:
+        return self.ledger.attach(self.session(session_id)[0], stream_id)
+
+    def take(self, stream: Stream, data: bytes) -> list[Wish | Amendment]:
+        self.ledger.accept(stream, data)
+        for change in self.ledger.commit().changes:
+            self._coordinator.committed(change.session, change.moments)
+        return self._orders.taken()
+
+    def has_point(self, session: Session) -> bool:
+        return self._coordinator.has_point(session)
