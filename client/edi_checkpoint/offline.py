@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from edi_checkpoint import document, layout, names, trash
 from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.entries import Base, JsonText, Rollback, Update, decode_entry
+from edi_checkpoint.entries import Entry, JsonText, decode_entry
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
+from edi_checkpoint.fold import apply, texts_of
 from edi_checkpoint.fragments import Fragment
 from edi_checkpoint.holder import running
 from edi_checkpoint.layout import Header
@@ -131,7 +132,7 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
             for record in scan(data):
                 if had < record.number <= upto:  # a file has the others, or a compaction that a crash cut short
                     had = record.number
-                    _apply(state, record.entry)
+                    _add(state, decode_entry(record.entry))
     return state
 
 
@@ -155,20 +156,10 @@ def _skip(name: str, error: OSError | EdiCheckpointError) -> None:
         log.warning("%s passed over: %s", name, error)
 
 
-def _apply(found: FoundState, entry_bytes: bytes) -> None:
-    entry = decode_entry(entry_bytes)
+def _add(found: FoundState, entry: Entry) -> None:
     found.from_outbox += 1
-    found.time_us = max(found.time_us, entry.time_us)
-    match entry:
-        case Update(changed=changed, removed=removed):
-            for key in removed:
-                found.state.pop(key, None)
-            found.state.update(changed)
-        case Base(state=state) | Rollback(state=state):
-            found.state = dict(state)
-        case _:  # a mark says nothing of a state: who only looked leaves one
-            found.sequence += 1
-            return
     found.sequence += 1
-    found.source = "outbox"
-    found.found = True
+    found.time_us = max(found.time_us, entry.time_us)
+    if apply(found.state, entry, texts_of(entry)):  # marks alone are no state: a client that only reads leaves one
+        found.source = "outbox"
+        found.found = True

@@ -1,7 +1,8 @@
 """Replay: the state after a session's rows, as live traffic has left it, in a quarter of the time of that.
 
-Most entries set some values and mean no more. Only the last value of each key is laid out then, once, when a state is
-asked for; every entry that may lead to a checkpoint, or that removes a key, goes through `read` and `fold` as it came.
+This is an optimisation of `state.fold` for a start. Most entries only set values: for these, `Replay` keeps the last
+text of each key and lays it out once, when a state is needed. Every entry that removes a key, or that may lead to a
+checkpoint, goes through `read` and `fold`. The property tests compare both ways, state and moments, on any entries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A session's state as a value, and how entries change it. No clock, no disk, no lock.
 
-Live traffic, a drained outbox and the journal's replay all go through `read` and `fold`, so replay equals live.
+Live traffic, a drained outbox and the journal's replay all go through `read` and `fold`, so replay equals live. What an
+entry does to the values is defined in `edi_checkpoint.fold`; `fold` here adds the position and the moments.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from edi_checkpoint.document import Document
 from edi_checkpoint.entries import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
 from edi_checkpoint.errors import ProtocolError
+from edi_checkpoint.fold import apply, texts_of
 from edi_checkpoint.fragments import Fragment, fragment
 from edi_checkpoint.layout import RESERVED
 from edi_checkpoint.records import Record
@@ -112,9 +114,7 @@ def read(records: Sequence[Record]) -> list[Prepared]:
 
 
 def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
-    if isinstance(entry, Mark | Pin):
-        return {}
-    texts = entry.changed if isinstance(entry, Update) else entry.state
+    texts = texts_of(entry)
     for key in texts:
         if key not in known:
             if not key or len(key.encode()) > KEY_MAX_BYTES or key == RESERVED:
@@ -134,39 +134,31 @@ def fold(
     def here() -> State:
         return State(sequence, changed, time_us, dict(fragments), {**state.streams, stream: number})
 
-    for prepared in entries:
-        match prepared.entry:
-            case Update() as update:  # the first, since it is by far the most frequent
-                removed: Collection[str] = update.removed
-                reason = update.reason
-            case Mark() as mark:
-                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, mark.time_us)
-                moments.append(Marked(here(), number, mark))
-                continue
-            case Pin() as pin:
-                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, pin.time_us)
-                moments.append(Noted(here(), number, pin))
-                continue
-            case Rollback() as rollback:
-                before = here()
-                fragments = dict(prepared.fragments)
-                sequence, number, time_us = sequence + 1, prepared.number, max(time_us, rollback.time_us)
-                changed = sequence
-                moments.append(RolledBack(before, here(), number, rollback.reason))
-                continue
-            case Base():
-                removed = fragments.keys() - prepared.fragments.keys()
-                reason = None
-        new = prepared.fragments
-        for key in transition_keys:
-            if (key in new and fragments.get(key) != new[key]) or (key in removed and key in fragments):
-                moments.append(Transition(here(), key, reason, prepared.entry.time_us))
-                break
-        for key in removed:
-            fragments.pop(key, None)
-        fragments.update(new)
-        sequence, number, time_us = sequence + 1, prepared.number, max(time_us, prepared.entry.time_us)
-        changed = sequence
+    for at, entry, new in entries:
+        before, reason = None, None
+        removed: Collection[str] = ()
+        if isinstance(entry, Update):  # the first, since it is by far the most frequent
+            removed, reason = entry.removed, entry.reason
+        elif isinstance(entry, Base):
+            removed = fragments.keys() - new.keys()
+        elif isinstance(entry, Rollback):
+            before = here()
+        if before is None:
+            for key in transition_keys:
+                if (key in new and fragments.get(key) != new[key]) or (key in removed and key in fragments):
+                    moments.append(Transition(here(), key, reason, entry.time_us))
+                    break
+        sequence, number = sequence + 1, at
+        if entry.time_us > time_us:  # `max` takes three times as long
+            time_us = entry.time_us
+        if apply(fragments, entry, new):
+            changed = sequence
+            if before is not None and isinstance(entry, Rollback):
+                moments.append(RolledBack(before, here(), at, entry.reason))
+        elif isinstance(entry, Mark):
+            moments.append(Marked(here(), at, entry))
+        elif isinstance(entry, Pin):
+            moments.append(Noted(here(), at, entry))
     return here(), moments
 
 
