@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_states import VALUES, pairs, texts
 
-from edi_checkpointd.diff.changes import Change, Reordered, changes, spelled
-from edi_checkpointd.diff.numbers import number, step
-from edi_checkpointd.diff.patch import patch
-from edi_checkpointd.diff.summary import LINE_MAX_CHARS, summary
-from edi_checkpointd.diff.words import TOKENS_MAX, parts
+from edi_checkpoint.diff.changes import Change, Reordered, changes, spelled
+from edi_checkpoint.diff.numbers import number, step
+from edi_checkpoint.diff.patch import patch
+from edi_checkpoint.diff.summary import LINE_MAX_CHARS, summary
+from edi_checkpoint.diff.words import TOKENS_MAX, parts
 
 WORDS = st.lists(st.sampled_from(["storm", "sky", "sky,", "a", "lit-up", "(sea:1.2)", "ü"]), max_size=9).map(" ".join)
 

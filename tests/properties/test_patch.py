@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from json_states import STATES, Number, exactly, pairs, text, texts
 
-from edi_checkpointd.diff.delta import COMPARED_MAX_BYTES, LIST_MAX
-from edi_checkpointd.diff.patch import Operation, patch
+from edi_checkpoint.diff.delta import COMPARED_MAX_BYTES, LIST_MAX
+from edi_checkpoint.diff.patch import Operation, patch
 
 EXAMPLES = 1000 if os.environ.get("EDI_TEST_FULL") else 150
 

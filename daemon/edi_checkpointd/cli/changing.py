@@ -108,9 +108,9 @@ def rollback(
              edi-checkpoint rollback latest @3
              edi-checkpoint rollback latest --at 12:03 --keys prompts,intent
     """
+    from edi_checkpoint.diff.patch import patch
     from edi_checkpoint.points import with_keys
     from edi_checkpointd.cli import differences
-    from edi_checkpointd.diff.patch import patch
 
     if sum([checkpoint is not None, sequence is not None, at is not None, last_good]) != 1:
         raise select.UsageError("say where to: one of CHECKPOINT, --sequence, --at and --last-good")

@@ -12,6 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from edi_checkpoint.diff.changes import Change, Reordered, changes, spelled
+from edi_checkpoint.diff.delta import is_reference
+from edi_checkpoint.diff.numbers import is_number, number, step
+from edi_checkpoint.diff.patch import patch
+from edi_checkpoint.diff.summary import summary
+from edi_checkpoint.diff.words import Part, parts
 from edi_checkpoint.entries import JsonText
 from edi_checkpoint.errors import DocumentDamaged, NotFound
 from edi_checkpoint.fragments import string
@@ -24,12 +30,6 @@ from edi_checkpointd.cli.phrases import in_words, phrase
 from edi_checkpointd.cli.screen import NOTHING, Cell, Column, Screen, moment
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.clock import from_us
-from edi_checkpointd.diff.changes import Change, Reordered, changes, spelled
-from edi_checkpointd.diff.delta import is_reference
-from edi_checkpointd.diff.numbers import is_number, number, step
-from edi_checkpointd.diff.patch import patch
-from edi_checkpointd.diff.summary import summary
-from edi_checkpointd.diff.words import Part, parts
 
 _WENT, _CAME = "red", "green"
 _CUT = Cell("...", "bold")  # where the rest of a value is left out

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from edi_checkpointd.diff.delta import Delta, List, Object, Replaced, compare
+from edi_checkpoint.diff.delta import Delta, List, Object, Replaced, compare
 
 _OPERATION_BYTES = len(b'{"op":"replace","path":"","value":},')
 

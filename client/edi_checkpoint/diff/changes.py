@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+from edi_checkpoint.diff.alignment import identity
+from edi_checkpoint.diff.delta import Delta, List, Object, Replaced, compare
+from edi_checkpoint.diff.numbers import is_number
 from edi_checkpoint.fragments import string
 from edi_checkpoint.references import step
-from edi_checkpointd.diff.alignment import identity
-from edi_checkpointd.diff.delta import Delta, List, Object, Replaced, compare
-from edi_checkpointd.diff.numbers import is_number
 
 
 class Element(NamedTuple):
