@@ -28,6 +28,7 @@ from edi_checkpoint.errors import (
     Fenced,
     FolderError,
     NotFound,
+    ProtocolError,
     SessionBusy,
     SessionClosed,
     SessionPurged,
@@ -40,6 +41,15 @@ from edi_checkpoint.outbox import COMPACT_BYTES, Outbox
 from edi_checkpoint.paths import Paths
 from edi_checkpoint.sending import acknowledged, keep_small, push
 from edi_checkpoint.spool import list_streams
+from edi_checkpoint.states import (
+    CONNECTION,
+    STREAM,
+    ConnectionEvent,
+    ConnectionState,
+    StreamEvent,
+    StreamState,
+    advance,
+)
 from edi_checkpoint.stream import Stream
 from edi_checkpoint.wakeup import Wakeup
 from edi_checkpoint.window import FRAMES_IN_FLIGHT
@@ -51,6 +61,7 @@ _STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who wait
 _RESTART_S = 0.5
 _RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
 _BACKLOG_RETRY_S = 0.5
+_TO_ATTACH = (StreamState.DETACHED, StreamState.ATTACHING)
 _FOR_EVER = Fenced | SessionBusy | SessionPurged  # refusals that no asking again will change
 
 
@@ -88,7 +99,8 @@ class Link:
         self._wanted = False
         self._requests = count(1)
         self._asked: dict[int, tuple[protocol.Attach | protocol.Question, Future[protocol.Answer]]] = {}
-        self._journal: str | None = None  # of the daemon now welcomed; None: not connected
+        self._state = ConnectionState.NEW
+        self._journal: str | None = None  # of the daemon that welcomed us last
         self._retry_at_s: float | None = None
         self._closing = False
         self.changed = threading.Condition()  # connected or lost
@@ -101,7 +113,7 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether a daemon has welcomed this client and is connected."""
-        return self._journal is not None
+        return self._state is ConnectionState.OPEN
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait until a daemon has welcomed this client, at most `timeout_s`."""
@@ -155,7 +167,8 @@ class Link:
         )
 
         def add() -> None:
-            self._sources.setdefault(stream.id, _Source(stream, self._outboxes[stream.id]))
+            if outbox := self._outboxes.get(stream.id):  # else it was shut out meanwhile
+                self._sources.setdefault(stream.id, _Source(stream, outbox))
 
         self._call(add)
         try:
@@ -203,8 +216,9 @@ class Link:
                 log.error("session %s: the disk refuses its last entries; they are lost", stream.session_id)
             with outbox.lock:  # no append is under way
                 outbox.close()
+        stream.advance(StreamEvent.CLOSE)
         if self.connected:
-            self._connection.send(protocol.Close(stream=stream.id))
+            self._send(protocol.Close(stream=stream.id))
 
     def close(self) -> None:
         """End the thread; streams must be detached before."""
@@ -238,7 +252,7 @@ class Link:
         def send() -> None:
             self._asked[request] = (message, future)
             if self.connected:
-                self._connection.send(message)
+                self._send(message)
 
         if self._closing:
             raise SessionClosed("this client is closed")
@@ -276,6 +290,7 @@ class Link:
         for change in changes:
             match change:
                 case Change.UP:
+                    self._advance(ConnectionEvent.HELLO)
                     self._connection.send(self._hello)
                 case Change.DOWN:
                     self._lost()
@@ -297,7 +312,7 @@ class Link:
             keep_small(stream, outbox)
         if not self.connected or self._connection.blocked:
             return
-        if stream.attached:
+        if stream.state is StreamState.ATTACHED:
             try:
                 push(stream, outbox, self._connection)
             except OSError as error:
@@ -315,7 +330,7 @@ class Link:
         return None if due_s == inf else max(0, int((due_s - time.monotonic()) * 1000) + 1)
 
     def _lost(self) -> None:
-        self._journal = None
+        self._advance(ConnectionEvent.LOST)
         for source in self._sources.values():
             source.stream.lose()
         for request, (asked, future) in list(self._asked.items()):
@@ -326,7 +341,23 @@ class Link:
         with self.changed:
             self.changed.notify_all()
 
+    def _advance(self, event: ConnectionEvent) -> None:
+        self._state = advance(CONNECTION, self._state, event)
+
+    def _send(self, message: protocol.Attach | protocol.AskMark | protocol.Close | protocol.Question) -> None:
+        self._advance(ConnectionEvent.REQUEST)
+        if isinstance(message, protocol.Attach) and (source := self._sources.get(message.stream)):
+            source.stream.advance(StreamEvent.ATTACH)
+        self._connection.send(message)
+
     def _take(self, message: protocol.DaemonMessage) -> None:
+        try:
+            self._hear(message)
+        except ProtocolError as error:  # it was sent on a connection that is lost
+            log.warning("message from the daemon refused: %s", error)
+
+    def _hear(self, message: protocol.DaemonMessage) -> None:
+        self._advance(_event_of(message))
         match message:
             case protocol.Ack():
                 self._acknowledged(message)
@@ -348,7 +379,7 @@ class Link:
         self._journal = message.journal
         attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, protocol.Attach)}
         for asked, _ in self._asked.values():
-            self._connection.send(asked)
+            self._send(asked)
         for stream_id in self._sources:
             if stream_id not in attaching:
                 self._reattach(stream_id)
@@ -358,11 +389,11 @@ class Link:
     def _reattach(self, stream_id: str) -> None:
         """Ask the daemon to let a stream in that it has not let in yet; ask again when it does not answer."""
         source = self._sources.get(stream_id)
-        if source is None or not self.connected or source.stream.attached:
+        if source is None or not self.connected or source.stream.state not in _TO_ATTACH:
             return
         stream, outbox, _ = source
         stream.ask_again_at(time.monotonic() + _ATTACH_AGAIN_S)
-        self._connection.send(
+        self._send(
             protocol.Attach(
                 request=0,
                 session_id=stream.session_id,
@@ -379,6 +410,7 @@ class Link:
         if source is None:
             return
         stream, after = source.stream, message.number
+        advance(STREAM, stream.state, StreamEvent.ATTACHED)  # or nothing is published for a late answer
         if message.base_wanted or stream.journal not in (None, self._journal):
             log.warning("session %s: the daemon lacks entries; publishing the whole state", stream.session_id)
             base = self._publish_base(source)
@@ -390,7 +422,7 @@ class Link:
         stream.attach(message, self._journal, after=after)
         for number in list(stream.marks):
             if number <= message.number:
-                self._connection.send(protocol.AskMark(stream=stream.id, number=number))
+                self._send(protocol.AskMark(stream=stream.id, number=number))
 
     def _publish_base(self, source: _Source) -> int | None:
         """Publish the whole state of a stream; return its number, None when that is not possible now."""
@@ -408,6 +440,7 @@ class Link:
 
     def _settle(self, stream_id: str, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
         if source := self._sources.get(stream_id):
+            source.stream.advance(StreamEvent.NEWS)
             source.stream.settle_mark(number, outcome)
 
     def _answer(self, message: protocol.Answer) -> None:
@@ -430,7 +463,7 @@ class Link:
             if gone or isinstance(error, SessionPurged):
                 error = _purged(stream)
             for_ever = isinstance(error, _FOR_EVER)
-            if not stream.attached and not message.request and not for_ever:
+            if stream.state is not StreamState.ATTACHED and not message.request and not for_ever:
                 log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
                 return  # its disk may refuse: no publishing call need know
             self._refuse(stream, error, asked=bool(message.request))
@@ -470,6 +503,17 @@ class Link:
         self._lost()
         self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
+
+
+def _event_of(message: protocol.DaemonMessage) -> ConnectionEvent:
+    """Return what a message is to the connection; all but greetings is about a stream, or answers a question."""
+    match message:
+        case protocol.Welcome():
+            return ConnectionEvent.WELCOME
+        case protocol.Error(request=0, stream=""):
+            return ConnectionEvent.ERROR
+        case _:
+            return ConnectionEvent.NEWS
 
 
 def _purged(stream: Stream) -> SessionPurged:

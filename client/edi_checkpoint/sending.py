@@ -12,6 +12,7 @@ from typing import Final
 from edi_checkpoint import protocol
 from edi_checkpoint.connection import Connection
 from edi_checkpoint.outbox import Outbox
+from edi_checkpoint.states import StreamEvent
 from edi_checkpoint.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ FRAME_BYTES: Final = 256 << 10  # a neighbour waits for the commit of what we se
 
 def push(stream: Stream, outbox: Outbox, connection: Connection) -> None:
     """Send what the window has room for, and ask after a silence. Raises OSError when the outbox cannot be read."""
+    stream.advance(StreamEvent.ENTRIES)
     window = stream.window
     window.end_gathering(time.monotonic())
     while not stream.gathers and window.has_room:
@@ -41,6 +43,7 @@ def push(stream: Stream, outbox: Outbox, connection: Connection) -> None:
 
 def acknowledged(stream: Stream, message: protocol.Ack) -> None:
     """Note what the daemon has; when its answer to a probe proves that something was lost, send that again."""
+    stream.advance(StreamEvent.NEWS)
     lost = stream.window.proves_loss(message.probe, message.number)
     stream.acknowledge(message.number, message.checkpointed, message.saved)
     stream.note_attachments_left(message.attachments_left)

@@ -17,10 +17,12 @@ from edi_checkpoint.contracts import SessionOutbox
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, Durable
 from edi_checkpoint.protocol import Attached
+from edi_checkpoint.states import STREAM, StreamEvent, StreamState, advance
 from edi_checkpoint.window import Window
 
 _T = TypeVar("_T")
 
+_ATTACHED: Final = StreamState.ATTACHED  # an enum's attribute costs each publishing call twice as much
 GATHERED_BYTES: Final = 64 << 10  # unsent; so many leave without waiting for more
 
 
@@ -36,7 +38,7 @@ class Stream:
         self.window = Window()
         self.news = threading.Lock()  # held while the link changes one of the fields below and tells who waits for it
         self._awaited: list[tuple[Callable[[], bool], Future[None]]] = []
-        self.attached = False  # whether the daemon now connected takes entries
+        self.state = StreamState.DETACHED
         self.journal: str | None = None  # the journal that gave `journaled`
         self.journaled = 0
         self.checkpointed = 0  # in a checkpoint or the auto-save
@@ -54,8 +56,7 @@ class Stream:
     @property
     def attach_due_s(self) -> float:
         """When the link asks the daemon once more to let the stream in: monotonic, or infinity."""
-        waits = self._attach_again_s and not self.attached and self.fenced is None
-        return self._attach_again_s if waits else inf
+        return self._attach_again_s or inf if self.state is StreamState.ATTACHING else inf
 
     @property
     def due_s(self) -> float:
@@ -70,9 +71,10 @@ class Stream:
         While a frame is on its way it does, since the daemon is busy with that; and after a burst for a moment, or
         until as much has come again. What somebody waits for leaves at once.
         """
-        if self.window.sent < self._hurry or self.outbox.unsent_bytes >= GATHERED_BYTES:
+        window, outbox = self.window, self.outbox
+        if window.sent < self._hurry or outbox.unsent_bytes >= GATHERED_BYTES:
             return False
-        return self.window.gathers(self.outbox.published)
+        return window.gathers(outbox.published)
 
     @property
     def wants_link(self) -> bool:
@@ -81,7 +83,7 @@ class Stream:
         For the publishing thread: the link first forgets why it waits, then looks into the outbox; so either it finds
         the entry there, or we find no reason to wait.
         """
-        return not self.gathers if self.attached else self.outbox.full
+        return not self.gathers if self.state is _ATTACHED else self.outbox.full
 
     @property
     def save_due(self) -> bool:
@@ -161,6 +163,10 @@ class Stream:
         """Note how many bytes of new attachments the daemon still takes; None: it does not say."""
         self.attachments_left = left_bytes
 
+    def advance(self, event: StreamEvent) -> None:
+        """Note what happened on the wire. Raises `ProtocolError` where that has no place."""
+        self.state = advance(STREAM, self.state, event)
+
     # -- told by the link --------------------------------------------------------------------------------------------
 
     def acknowledge(self, number: int, checkpointed: int, saved: int = 0) -> None:
@@ -183,7 +189,7 @@ class Stream:
             self.journal = journal
             self.parent_session = message.parent_session
             self._save_asked = 0
-            self.attached = True
+            self.advance(StreamEvent.ATTACHED)
         self.note_attachments_left(message.attachments_left)
         self.acknowledge(message.number, message.checkpointed)
 
@@ -193,7 +199,7 @@ class Stream:
 
     def lose(self) -> None:
         """Note that the daemon is gone; what it has not acknowledged is sent again to the next."""
-        self.attached = False
+        self.advance(StreamEvent.LOST)
         self.window.rewind(self.journaled)
 
     def note_save_asked(self) -> None:
@@ -210,8 +216,10 @@ class Stream:
         """Note an error that the publisher's next call raises."""
         with self.news:
             if for_ever:
+                self.advance(StreamEvent.SHUT_OUT)
                 self.fenced = error
             else:
+                self.advance(StreamEvent.REFUSED)
                 self.failed = error
             self._tell()
 

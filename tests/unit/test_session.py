@@ -39,6 +39,7 @@ from edi_checkpoint.records import scan
 from edi_checkpoint.session import Session
 from edi_checkpoint.spool import list_streams, read_records
 from edi_checkpoint.state_manager import StateManager
+from edi_checkpoint.states import ConnectionState, StreamEvent, StreamState
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
@@ -532,14 +533,15 @@ def test_a_base_that_the_disk_refuses_does_not_end_the_link(client: Client, sess
         told.set()
 
     client._link.serve(stream, refused)
+    stream.advance(StreamEvent.ATTACH)
     client._link._call(hear)
     assert told.wait(10)
-    assert not stream.attached
+    assert stream.state is StreamState.ATTACHING
     client._link.serve(stream, session._published.base)
     told.clear()
     client._link._call(hear)
     assert told.wait(10)
-    assert stream.attached
+    assert stream.state is StreamState.ATTACHED
     assert isinstance(entries(session)[-1], Base)
     stream.lose()
 
@@ -556,6 +558,7 @@ def test_what_another_journal_acknowledged_counts_no_more(
 
     def hear() -> None:
         monkeypatch.setattr(link, "_journal", "restored")
+        stream.advance(StreamEvent.ATTACH)
         link._take(Attached(1, stream.id, epoch=1, number=1, checkpointed=0, sequence=1, base_wanted=False))
         monkeypatch.undo()
         told.set()
@@ -563,7 +566,7 @@ def test_what_another_journal_acknowledged_counts_no_more(
     link._call(hear)
     assert told.wait(10)
     assert (session.durable.journaled, session.durable.checkpointed) == (1, 0)
-    stream.attached = False
+    stream.state = StreamState.DETACHED
     assert stream.window.sent == 1  # the others go out again, and the whole state behind them
     assert [type(entry) for entry in entries(session)] == [Update, Update, Update, Base]
     with pytest.raises(FlushTimeout):
@@ -579,12 +582,14 @@ def test_an_outbox_that_cannot_be_read_does_not_end_the_link(
         pushed.set()
         raise OSError(5, "Input/output error")
 
-    link = client._link
+    link, asked = client._link, threading.Event()
+    link._call(asked.set)
+    assert asked.wait(10)  # the link has done what was asked of it before: it asks for no attachment any more
     monkeypatch.setattr(session._stream.outbox, "frame", lambda *_: broken())
     monkeypatch.setattr(link._connection, "send", lambda _: True)
     monkeypatch.setattr(link._connection, "blocked", False)
-    monkeypatch.setattr(link, "_journal", "j")
-    monkeypatch.setattr(session._stream, "attached", True)
+    monkeypatch.setattr(link, "_state", ConnectionState.OPEN)
+    monkeypatch.setattr(session._stream, "state", StreamState.ATTACHED)
     session["a"] = 1
     assert pushed.wait(10)
     monkeypatch.undo()
