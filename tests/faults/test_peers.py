@@ -192,7 +192,8 @@ def test_questions_without_end_wait_in_whoever_asks(home: Home, peers: list[Peer
 
 FOREIGN = """
 import os, sys, zmq
-from edi_checkpoint.protocol import Hello, encode
+from edi_checkpoint.codec import encode
+from edi_checkpoint.protocol import Hello
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
