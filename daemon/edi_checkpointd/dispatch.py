@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edi_checkpoint import protocol
-from edi_checkpoint.errors import EdiCheckpointError, ProtocolError, WrongFolder
+from edi_checkpoint.errors import EdiCheckpointError, WrongFolder
+from edi_checkpoint.states import ConnectionEvent, ConnectionState
 from edi_checkpointd import descriptors
 from edi_checkpointd.handlers import PurgeHandler, QueryHandler, RetentionHandler, WriterHandler
 from edi_checkpointd.journal import JournalDamaged, JournalRefused
@@ -77,16 +78,16 @@ class Dispatcher:
             # Before the next case: an answer that could not be sent any more has had the welcome forgotten.
             case protocol.Close(stream_id) if self._listener.routes.get(stream_id) in (routing_id, None):
                 self._writers.close(stream_id)
-            case _ if not peer.welcomed:
-                raise ProtocolError("the first message of a connection is Hello")
+            case _ if peer.state is not ConnectionState.OPEN:
+                peer.advance(ConnectionEvent.REQUEST)  # raises
             case protocol.Attach():
                 self._writers.attach(routing_id, message, peer.pid)
             case protocol.Probe():
                 self._writers.probe(routing_id, message)
             case protocol.Save():
-                self._writers.save(message)
+                self._writers.save(routing_id, message)
             case protocol.AskMark():
-                self._writers.ask_mark(message)
+                self._writers.ask_mark(routing_id, message)
             case protocol.GetStatus(request):
                 self._queries.status(routing_id, request)
             case protocol.Subscribe():
@@ -114,9 +115,11 @@ class Dispatcher:
 
     def _welcome(self, routing_id: bytes, peer: Peer, message: protocol.Hello) -> None:
         ours, version, journal_id = self._identity
+        peer.advance(ConnectionEvent.HELLO)
         if Path(message.sessions_dir) != ours:
+            peer.advance(ConnectionEvent.ERROR)
             raise WrongFolder(f"this daemon serves {ours}, not {message.sessions_dir}")
-        peer.welcomed = True
+        peer.advance(ConnectionEvent.WELCOME)
         before, self._short = self._short, descriptors.short()
         if self._short and not before:
             log.warning("%s: without any left the daemon ends, and the next client starts it again", self._short)

@@ -60,20 +60,20 @@ class WriterHandler:
         attached = self._drains.attach(message, pid)
         self._listener.routes[message.stream] = routing_id
         self._listener.send(routing_id, attached)
-        self._feed.condition(self._attached(message.stream).session, "live")
+        self._feed.condition(self._attached(routing_id, message.stream).session, "live")
 
     def probe(self, routing_id: bytes, message: protocol.Probe) -> None:
         """Send the acknowledgement of a stream again."""
-        acknowledgement = self._coordinator.acknowledgement(self._attached(message.stream), message.probe)
+        acknowledgement = self._coordinator.acknowledgement(self._attached(routing_id, message.stream), message.probe)
         self._listener.send(routing_id, acknowledgement)
 
-    def save(self, message: protocol.Save) -> None:
+    def save(self, routing_id: bytes, message: protocol.Save) -> None:
         """Write the auto-save of a stream's session."""
-        self._coordinator.save_now(self._attached(message.stream))
+        self._coordinator.save_now(self._attached(routing_id, message.stream))
 
-    def ask_mark(self, message: protocol.AskMark) -> None:
+    def ask_mark(self, routing_id: bytes, message: protocol.AskMark) -> None:
         """Tell what became of a mark whose answer got lost with a daemon; one under way is told when it is written."""
-        stream = self._attached(message.stream)
+        stream = self._attached(routing_id, message.stream)
         sequence = self._ledger.sequence_of(stream, message.number)
         info = self._coordinator.checkpoint_at(stream.session, sequence) if sequence else None
         if info is not None:
@@ -85,9 +85,10 @@ class WriterHandler:
         if stream := self._ledger.streams.get(stream_id):
             self._drains.look_around(stream.session.session_id)
 
-    def _attached(self, stream_id: str) -> Stream:
+    def _attached(self, routing_id: bytes, stream_id: str) -> Stream:
+        self._listener.check_attached(stream_id, routing_id)
         stream = self._ledger.streams.get(stream_id)
-        if stream is None or stream_id not in self._listener.routes:
+        if stream is None:
             raise ProtocolError(f"stream {stream_id} is not attached")
         return stream
 

@@ -16,6 +16,15 @@ import zmq
 
 from edi_checkpoint import codec, protocol
 from edi_checkpoint.errors import EdiCheckpointError, ProtocolError
+from edi_checkpoint.states import (
+    CONNECTION,
+    STREAM,
+    ConnectionEvent,
+    ConnectionState,
+    StreamEvent,
+    StreamState,
+    advance,
+)
 from edi_checkpointd.pulse import Pulse
 
 PEERS_MAX = 4096  # connections remembered; idle ones beyond are forgotten and learnt anew when they speak
@@ -29,13 +38,15 @@ _EVENTS, _READABLE, _NOBLOCK = (
 
 @dataclass(slots=True)
 class Peer:
-    """One connection: its process (None where the kernel cannot tell), whether it has said hello, how many of its
-    questions wait.
-    """
+    """One connection: its process (None where the kernel cannot tell), its state, how many of its questions wait."""
 
     pid: int | None
-    welcomed: bool = False
+    state: ConnectionState = ConnectionState.NEW
     asked: int = 0
+
+    def advance(self, event: ConnectionEvent) -> None:
+        """Note a message of the connection. Raises `ProtocolError` where that has no place."""
+        self.state = advance(CONNECTION, self.state, event)
 
 
 class Listener:
@@ -160,6 +171,14 @@ class Listener:
             self.peers.pop(routing_id, None)
             return False
         return True
+
+    def check_attached(self, stream_id: str, routing_id: bytes) -> None:
+        """Raise `ProtocolError` if entries or questions of a stream have no place on the connection they came by."""
+        state = StreamState.ATTACHED if self.routes.get(stream_id) == routing_id else StreamState.DETACHED
+        try:
+            advance(STREAM, state, StreamEvent.ENTRIES)
+        except ProtocolError as error:
+            raise ProtocolError(f"stream {stream_id} is not attached on this connection: {error}") from None
 
     def notify(self, stream_id: str, message: protocol.DaemonMessage) -> None:
         """Send a message to the client of a stream, if one is connected."""

@@ -71,10 +71,13 @@ class Pipeline:
         if self._ledger.is_purged(message.stream):
             self._refusals.refuse(routing_id, purged_error(), message)
             return
-        if stream is None or self._listener.routes.get(message.stream) != routing_id:
-            self._refusals.refuse(
-                routing_id, ProtocolError(f"stream {message.stream} is not attached on this connection")
-            )
+        try:
+            self._listener.check_attached(message.stream, routing_id)
+        except ProtocolError as error:
+            self._refusals.refuse(routing_id, error)
+            return
+        if stream is None:
+            self._refusals.refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached"))
             return
         if self.paused_s > 0:
             stream.dropped = True

@@ -17,6 +17,8 @@ from edi_checkpoint.states import (
     StreamState,
     advance,
 )
+from edi_checkpointd.listener import Listener, Peer
+from edi_checkpointd.pulse import Pulse
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 TABLES = [("connection", CONNECTION, ConnectionState, ConnectionEvent), ("stream", STREAM, StreamState, StreamEvent)]
@@ -74,3 +76,23 @@ def test_entries_are_taken_of_an_attached_stream_alone() -> None:
 def test_every_stream_survives_the_loss_of_its_connection_and_can_be_closed(state: StreamState) -> None:
     assert advance(STREAM, state, StreamEvent.LOST) is not StreamState.ATTACHED
     assert advance(STREAM, state, StreamEvent.CLOSE) is StreamState.CLOSED
+
+
+def test_the_daemon_takes_entries_on_the_connection_alone_that_attached_their_stream() -> None:
+    listener = Listener(Pulse())
+    try:
+        listener.routes["one"] = b"connection"
+        listener.check_attached("one", b"connection")
+        for stream, connection in (("one", b"another"), ("two", b"connection")):
+            with pytest.raises(ProtocolError, match=f"stream {stream} is not attached .* `entries` .* `detached`"):
+                listener.check_attached(stream, connection)
+    finally:
+        listener.close()
+
+
+def test_a_client_whose_greeting_is_refused_has_to_greet_again() -> None:
+    peer = Peer(pid=1)
+    for event in (ConnectionEvent.HELLO, ConnectionEvent.ERROR):
+        peer.advance(event)
+    with pytest.raises(ProtocolError, match="`request` in the state `new`"):
+        peer.advance(ConnectionEvent.REQUEST)
