@@ -25,7 +25,12 @@ import commands
 from edi_checkpoint.paths import locate
 from edi_checkpointd.inspection import Report, Severity, check
 
-READY_TIMEOUT_S = 20.0
+# After so long a process counts as hung. Tests wait for events: no machine, however busy, should need this time.
+PATIENCE_S = 60.0
+
+
+class Ended(AssertionError):
+    """A process ended before it wrote the line that was waited for."""
 
 
 class Process:
@@ -69,10 +74,10 @@ class Process:
     def pid(self) -> int:
         return self.popen.pid
 
-    def wait_line(self, wanted: Callable[[str], bool] | str, timeout_s: float = READY_TIMEOUT_S) -> str:
+    def wait_line(self, wanted: Callable[[str], bool] | str, timeout_s: float = PATIENCE_S) -> str:
         """Return the next line that `wanted` accepts (a text: that begins so), and pass over those before it.
 
-        A line counts from when it came, not from this call. Fails when the process ends before.
+        A line counts from when it came, not from this call. Raises `Ended` when the process ends before.
         """
         accepts = wanted if callable(wanted) else lambda line: line.startswith(wanted)
         deadline_s = time.monotonic() + timeout_s
@@ -84,9 +89,10 @@ class Process:
                     if accepts(line):
                         return line
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not any(reader.is_alive() for reader in self._readers):
-                    told = f"exit code {self.popen.poll()}; {self.stdout[-20:]} {self.stderr[-20:]}"
-                    raise AssertionError(f"no such line within {timeout_s} s; {told}")
+                told = f"{self.stdout[-20:]} {self.stderr[-20:]}"
+                if not any(reader.is_alive() for reader in self._readers):
+                    raise Ended(f"no such line before the end, exit code {self.popen.wait(timeout_s)}; {told}")
+                assert left_s > 0, f"no such line within {timeout_s} s; {told}"
                 self._news.wait(min(left_s, 0.2))
 
     def has_said(self, beginning: str) -> bool:
@@ -99,7 +105,7 @@ class Process:
             if number in (signal.SIGKILL, signal.SIGTERM):
                 self.wait()
 
-    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for the end; all that it wrote is in `stdout` and `stderr` then."""
         code = self.popen.wait(timeout_s)
         for reader in self._readers:
@@ -128,24 +134,27 @@ class Publisher(Process):
     """An EDI process that does what it is told (`publishers/puppet.py`)."""
 
     def send(self, code: str) -> None:
-        """Have it run a line of Python, without waiting; one such may be under way."""
+        """Have it run a line of Python, without waiting; one such may be under way. Raises `Ended`."""
         assert self.popen.stdin is not None
-        self.popen.stdin.write(code.encode() + b"\n")
-        self.popen.stdin.flush()
+        try:
+            self.popen.stdin.write(code.encode() + b"\n")
+            self.popen.stdin.flush()
+        except BrokenPipeError as error:
+            raise Ended(f"it reads no line any more, exit code {self.wait()}: {code}") from error
 
-    def answer(self, timeout_s: float = READY_TIMEOUT_S) -> object:
+    def answer(self, timeout_s: float = PATIENCE_S) -> object:
         """Return the value of the line that was sent; raises `Refused` for an error of ours."""
         line = self.wait_line(lambda line: line[:2] in ("= ", "! "), timeout_s)
         if line.startswith("! "):
             raise Refused(json.loads(line[2:]))
         return json.loads(line[2:])
 
-    def do(self, code: str, timeout_s: float = READY_TIMEOUT_S) -> object:
+    def do(self, code: str, timeout_s: float = PATIENCE_S) -> object:
         """Have it run a line of Python and return its value."""
         self.send(code)
         return self.answer(timeout_s)
 
-    def sees(self, code: str, timeout_s: float = READY_TIMEOUT_S) -> object:
+    def sees(self, code: str, timeout_s: float = PATIENCE_S) -> object:
         """Ask it until the value is true, and return that; for what its link learns by itself."""
         return eventually(lambda: self.do(code), timeout_s)
 
@@ -253,7 +262,7 @@ class Home:
         """Each session's entries as the journal holds them, read by a process of its own; daemon or not."""
         reading = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("reading.py")), *session_ids],
-            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+            env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         assert reading.returncode == 0, reading.stderr[-2000:]
         return json.loads(reading.stdout)
@@ -285,7 +294,7 @@ class Home:
         except OSError:  # the terminal's other end was closed
             pass
         os.close(ours)
-        assert process.wait(60) == 0, arguments
+        assert process.wait(PATIENCE_S) == 0, arguments
         return text.decode().replace("\r\n", "\n")
 
     def json(self, *arguments: str, expect: int = 0) -> dict:
@@ -318,7 +327,7 @@ class Home:
         assert not left, left
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> object:
+def eventually(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> object:
     """Return the first true value of `condition()`; for what another process does and nobody tells of."""
     deadline_s = time.monotonic() + timeout_s
     while not (found := condition()):

@@ -18,7 +18,6 @@ FLAGS = (
 SESSIONS = ("s0", "s1", "s2")
 LOAD = "[publish(10, who={who!r}, pause_s=0.002, padding={padding}, attempt=turn, tell=True) for turn in range(10_000)]"
 JUDGE_EVERY = 5  # deaths: what a daemon has left is read back from its journal's first entry on
-REST_S = 60.0
 
 
 class Victims(Enum):
@@ -97,7 +96,7 @@ def _come_to_rest(home: Home, daemon: Process, writers: Writers) -> Verdict:
     assert [one.stderr for one in writers.living.values() if one.popen.poll() is not None or one.stderr] == []
     for session_id in list(writers.living):
         writers.kill(session_id)
-    eventually(lambda: not list(paths.outbox.iterdir()), REST_S)
+    eventually(lambda: not list(paths.outbox.iterdir()))
     assert daemon.popen.poll() is None, daemon.stderr
     held = history(paths)
     verdict = judge_entries(held, writers.returned())

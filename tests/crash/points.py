@@ -8,9 +8,9 @@ from enum import Enum
 
 from crash import steps
 from crash.cases import CASES, Case
-from crash.stage import DIES_WITHIN_S, Stage
+from crash.stage import Stage
 from crash.verdict import Verdict, documents, history, judge_entries, judge_files, judge_states, left_over
-from harness import Home, eventually
+from harness import PATIENCE_S, Home, eventually
 
 from edi_checkpoint.document import Document
 from edi_checkpoint.offline import load_state
@@ -19,7 +19,6 @@ FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
     "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3", "--collect-every-s", "0.1",
 )  # fmt: skip
-TURNS = 10
 
 
 def die_at(point: Enum, home: Home, *, hits: int = 1, load: int = 0) -> Verdict:
@@ -34,12 +33,9 @@ def die_at(point: Enum, home: Home, *, hits: int = 1, load: int = 0) -> Verdict:
         case.before(stage)
         stage.daemon.kill()
     _begin(stage, case, point, hits)
-    for _ in range(TURNS):
-        if stage.dead:
-            break
-        case.step(stage)
+    eventually(lambda: stage.dead or case.step(stage), 2 * PATIENCE_S)
     assert stage.victim is not None
-    code = stage.victim.wait(DIES_WITHIN_S)
+    code = stage.victim.wait()
     assert code == -signal.SIGKILL, f"{point} was not reached: exit {code}"
     verdict = judge_files(stage.paths)
     if case.daemon_dies:
@@ -58,7 +54,7 @@ def _begin(stage: Stage, case: Case, point: Enum, hits: int) -> None:
     if case.daemon_dies:
         stage.daemon = stage.victim = home.start_dying(point.name, hits, *FLAGS, *case.flags)
         if case.step is not steps.waits:
-            eventually(lambda: stage.dead or stage.daemon.has_said("ready "), DIES_WITHIN_S)
+            eventually(lambda: stage.dead or stage.daemon.has_said("ready "))
         if "s1" not in stage.publishers:
             stage.enter("s1", "s1")
         return
@@ -93,8 +89,8 @@ def _come_to_rest(stage: Stage, case: Case) -> Verdict:
     if case.after is not None:
         case.after(stage)
     stage.publish("s1", 20)
-    stage.writer.do("session.flush(timeout_s=20)")
-    name = stage.writer.do("session.checkpoint('last', timeout_s=20)")["name"]
+    stage.writer.do(f"session.flush(timeout_s={PATIENCE_S})")
+    name = stage.writer.do(f"session.checkpoint('last', timeout_s={PATIENCE_S})")["name"]
     verdict = Verdict()
     written = {path.name: document for path, document in documents(stage.paths)}.get(name)
     n = str(stage.told()["s1"]).encode()
@@ -107,7 +103,9 @@ def _come_to_rest(stage: Stage, case: Case) -> Verdict:
         stage.daemon.kill()
         stage.daemon = home.daemon(*FLAGS)
     with contextlib.suppress(AssertionError):  # what is lost may be why: that is counted first
-        eventually(lambda: not left_over(stage.paths), 20)
+        eventually(lambda: not left_over(stage.paths))
+    stage.daemon.kill(signal.SIGTERM)  # a temporary may be that of a save under way: looked for when none can be
+    assert stage.daemon.popen.returncode == 0, stage.daemon.stderr
     held = history(stage.paths)
     verdict.add(judge_files(stage.paths))
     if case.keeps_history and not case.journal_lost:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from crash import disk
 from crash.verdict import History, Verdict, folded, history, judge_entries, judge_files, newest_documents
-from harness import Home, Process, Publisher, Refused, eventually
+from harness import PATIENCE_S, Home, Process, Publisher, Refused, eventually
 
 from edi_checkpoint.catalog import Catalog
 from edi_checkpoint.names import attachment_name
@@ -64,21 +64,21 @@ def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
     first, other = home.publisher("s1"), home.publisher("other")
     for turn in range(3):
         first.do(f"publish(15, who='first', attempt={turn}, raw=[b'{turn}', bytes({turn})])")
-        first.do(f"session.checkpoint('mark {turn}', timeout_s=20)")
+        first.do(f"session.checkpoint('mark {turn}', timeout_s={PATIENCE_S})")
     other.do("publish(40, who='other', padding=3000)")
     first.do("publish(60, who='first', padding=25_000)")  # a snapshot, and the WAL is carried into the database
-    first.do("session.flush(timeout_s=20)")
+    first.do(f"session.flush(timeout_s={PATIENCE_S})")
     other.kill()
-    eventually(lambda: not (home.state / "outbox" / "other").exists(), 20)
+    eventually(lambda: not (home.state / "outbox" / "other").exists())
     first.do("session.amend(session.rollback().name, pinned=True)")
     first.do("publish(15, who='first')")
-    first.do("session.flush('checkpointed', timeout_s=20)")
+    first.do(f"session.flush('checkpointed', timeout_s={PATIENCE_S})")
     daemon.kill()
     first.do("publish(15, who='first')")
     daemon = _daemon(home, log)
-    first.do("session.checkpoint('again', timeout_s=20)")
+    first.do(f"session.checkpoint('again', timeout_s={PATIENCE_S})")
     first.kill()
-    eventually(lambda: not list((home.state / "outbox").iterdir()), 20)
+    eventually(lambda: not list((home.state / "outbox").iterdir()))
     daemon.kill(signal.SIGTERM)
     operations = disk.read_log(log)
     _nothing_is_left_out(operations, home.folder)
@@ -88,21 +88,21 @@ def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
 def record_trash(home: Home, log: Path) -> list[disk.Operation]:
     """Record how sessions that were left go into the trash, and one of them comes back."""
     daemon = _daemon(home, log, "--keep-closed-days", "0")
-    home.publisher("stays").do("session.checkpoint('stays', pin=True, timeout_s=20)")
+    home.publisher("stays").do(f"session.checkpoint('stays', pin=True, timeout_s={PATIENCE_S})")
     for session_id in ("left-0", "left-1"):
         writer = home.publisher(session_id)
         for number in range(2):
             writer.do(f"publish(5, who='{session_id}', raw=b'{session_id} {number}')")
-            writer.do(f"session.checkpoint('mark {number}', timeout_s=20)")
+            writer.do(f"session.checkpoint('mark {number}', timeout_s={PATIENCE_S})")
         writer.do("client.close()")
     home.command("prune", "--apply")
     trash = locate(home.environment).trash
-    eventually(lambda: trash.exists() and {path.name for path in trash.iterdir()} == {"left-0", "left-1"}, 20)
+    eventually(lambda: trash.exists() and {path.name for path in trash.iterdir()} == {"left-0", "left-1"})
     again = home.publisher("left-0")
     again.do("publish(5, who='again', attempt=1)")
-    again.do("session.checkpoint('again', timeout_s=20)")
+    again.do(f"session.checkpoint('again', timeout_s={PATIENCE_S})")
     again.kill()
-    eventually(lambda: not (home.state / "outbox" / "left-0").exists(), 20)
+    eventually(lambda: not (home.state / "outbox" / "left-0").exists())
     daemon.kill(signal.SIGTERM)
     operations = disk.read_log(log)
     _nothing_is_left_out(operations, home.folder)
@@ -289,7 +289,7 @@ def _start(folder: Path, paths: Paths) -> None:
     home.left_damaged = {Code.OUTBOX_UNOWNED, Code.OUTBOX_DAMAGED}  # what nobody was told to be safe
     try:
         daemon = home.daemon(*FLAGS)
-        eventually(lambda: not any(map(list_streams, paths.outbox.glob("*"))), 20)
+        eventually(lambda: not any(map(list_streams, paths.outbox.glob("*"))))
         daemon.kill(signal.SIGTERM)
         assert daemon.popen.returncode == 0, daemon.stderr
     finally:

@@ -130,7 +130,7 @@ class Soak:
             self._end(session_id)
         if self.daemon.popen.poll() is not None:
             self.daemon = self._daemon()
-        eventually(lambda: self.paths.outbox.exists() and not list(self.paths.outbox.iterdir()), 60)
+        eventually(lambda: self.paths.outbox.exists() and not list(self.paths.outbox.iterdir()))
         self.verdict.add(judge_files(self.paths))
         held, newest = history(self.paths), newest_documents(self.paths)
         for session_id, safe in self.safe.items():

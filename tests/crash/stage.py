@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from harness import Home, Process, Publisher, Refused, eventually
+from harness import Ended, Home, Process, Publisher, Refused, eventually
 
 from edi_checkpoint.paths import Paths, locate
-
-DIES_WITHIN_S = 20.0
 
 
 @dataclass
@@ -42,23 +40,28 @@ class Stage:
     def publish(self, who: str, number: int, **how: object) -> None:
         """Have a publisher publish some more and wait for it; no daemon need be there."""
         options = "".join(f", {key}={value!r}" for key, value in how.items())
-        self.publishers[who].send(f"publish({number}, who={who!r}, tell=True, each=1{options})")
-        if self.victim is self.publishers[who]:
-            self.waits()
-        else:
-            self.publishers[who].answer()
+        self.attempt(f"publish({number}, who={who!r}, tell=True, each=1{options})", self.publishers[who])
 
     def enter(self, who: str, session_id: str = "", publisher: Publisher | None = None) -> Publisher:
         """Let a publisher in; not waited for when it is given."""
         self.publishers[who] = publisher or self.home.publisher(session_id)
         return self.publishers[who]
 
-    def attempt(self, code: str) -> bool:
-        """Have the writer do it; who waits for a daemon that has died is told so, and nothing else may fail."""
+    def attempt(self, code: str, publisher: Publisher | None = None) -> bool:
+        """Have a publisher, by default the writer, run `code`; return whether it did.
+
+        It did not when a call of its gave up waiting for a daemon, which is dead or busy, or when it is the one to die
+        and did. Nothing else may fail.
+        """
+        publisher = publisher or self.writer
         try:
-            self.writer.do(code)
+            publisher.do(code)
         except Refused as refused:
             if refused.type not in ("FlushTimeout", "DaemonUnavailable"):
+                raise
+            return False
+        except Ended:
+            if self.victim is not publisher:
                 raise
             return False
         return True
@@ -75,8 +78,8 @@ class Stage:
         return {who: publisher.acknowledged_here for who, publisher in self.publishers.items()}
 
     def waits(self) -> None:
-        """Wait for the death of whoever is to die: a start, upkeep, or what is under way leads there by itself."""
-        eventually(lambda: self.dead, DIES_WITHIN_S)
+        """Wait for the death of the process that is to die: a start, upkeep, or a call under way leads there."""
+        eventually(lambda: self.dead)
 
 
 Step = Callable[[Stage], None]

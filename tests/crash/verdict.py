@@ -6,6 +6,7 @@ Read here, in a process that wrote none of it: the journal, documents, attachmen
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,5 +153,5 @@ def judge_states(paths: Paths, held: History, sessions: Collection[str]) -> Verd
 
 def left_over(paths: Paths) -> list[str]:
     """Return the temporaries that lie in the sessions folder, and what lies in the folder of outboxes."""
-    found: Iterable[Path] = [*paths.sessions.rglob("*.tmp"), *paths.outbox.glob("*")]
-    return [path.name for path in found]
+    temporaries = [name for _, _, names in os.walk(paths.sessions) for name in names if name.endswith(".tmp")]
+    return [*temporaries, *(path.name for path in paths.outbox.glob("*"))]
