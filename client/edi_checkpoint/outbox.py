@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
@@ -299,21 +300,25 @@ class Outbox:
 
     def trim(self, covered: int) -> None:
         """Unlink the segments whose records up to number `covered` lie in a checkpoint or auto-save."""
-        while len(self._segments) > 1 and self._segments[0].last <= covered:
-            segment = self._segments.pop(0)
-            self._cursor.segment -= 1
-            if self._cursor.segment < 0:
-                self._cursor = _Cursor(-1, 0, 0)
-            self.first = segment.last + 1
-            segment.path.unlink(missing_ok=True)
+        trimmed = [*takewhile(lambda segment: segment.last <= covered, self._segments[:-1])]
+        if not trimmed:
+            return
+        with contextlib.suppress(OSError):  # what is not unlinked stays until the stream ends; its numbers are known
+            self._unlink(trimmed, ClientPoint.SEGMENT_TRIMMED, ClientPoint.TRIM_SYNCED)
+        del self._segments[: len(trimmed)]
+        self._cursor.segment -= len(trimmed)
+        if self._cursor.segment < 0:
+            self._cursor = _Cursor(-1, 0, 0)
+        self.first = trimmed[-1].last + 1
+        for segment in trimmed:
             os.close(segment.fd)
-            reached(ClientPoint.SEGMENT_TRIMMED)
 
     def compact(self, acknowledged: int) -> bool:
         """Thin the whole segments but the last, when too much is not acknowledged; return whether it was.
 
         The compacted segment takes the first one's name, then the others are unlinked. A crash between the two leaves
-        records of lower numbers behind higher ones: readers pass over numbers that they have had.
+        records of lower numbers behind higher ones: readers pass over numbers that they have had. Raises OSError, and
+        then all is as before.
         """
         self.roll()
         if len(self._segments) == 1:
@@ -332,21 +337,34 @@ class Outbox:
             os.fdatasync(thin.fd)  # what it takes the place of may have been synced
             reached(ClientPoint.COMPACTION_WRITTEN)
             thin.path = thin.path.rename(old[0].path)
-            sync_folder(self.folder)  # else a power cut may bring the old name back, and not what is unlinked now
         except OSError:
             os.close(thin.fd)
             thin.path.unlink(missing_ok=True)
             raise
-        reached(ClientPoint.COMPACTION_RENAMED)
+        with contextlib.suppress(OSError):  # what is not unlinked stays until the stream ends; its numbers are known
+            sync_folder(self.folder)  # else a power cut may bring the old name back, and not what is unlinked now
+            reached(ClientPoint.COMPACTION_RENAMED)
+            self._unlink(old[1:], ClientPoint.COMPACTION_UNLINKED, ClientPoint.COMPACTION_SYNCED)
         self._thinned_bytes = thin.size
         with self.lock:
             self._segments[: len(old)] = [thin]
         self._cursor = _Cursor(-1, 0, 0)
         for segment in old:
-            if segment is not old[0]:
-                segment.path.unlink(missing_ok=True)
             os.close(segment.fd)
         return True
+
+    def _unlink(self, segments: list[_Segment], unlinked: ClientPoint, synced: ClientPoint) -> None:
+        """Unlink segments whose records lie elsewhere, and make that durable. Raises OSError.
+
+        The caller lists them until this returns, so that `sync` syncs them as well. Otherwise a power cut could bring
+        back a torn segment, and a reader would stop there, before what was synced behind it.
+        """
+        for segment in segments:
+            segment.path.unlink(missing_ok=True)
+            reached(unlinked)
+        if segments:
+            sync_folder(self.folder)
+            reached(synced)
 
     def _records(self, segments: list[_Segment]) -> Iterator[Record]:
         """Yield all records held: those acknowledged may lie in no file yet, and files with outboxes must be whole."""

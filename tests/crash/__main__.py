@@ -21,7 +21,15 @@ from crash.cases import ONCE, POINTS
 from crash.disk import Operation
 from crash.kills import Victims, kill_loop
 from crash.points import die_at
-from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher, record_trash
+from crash.power_cut import (
+    cut,
+    judge_daemon,
+    judge_outbox,
+    record_daemon,
+    record_publisher,
+    record_trash,
+    record_unlinks,
+)
 from crash.verdict import Verdict
 from harness import Home
 
@@ -46,9 +54,9 @@ def daemon_cuts_job(home: Home, folder: Path, seed: int, record: Recording) -> F
     return verdict, Counter(states=STATES)
 
 
-def outbox_cuts_job(home: Home, folder: Path, seed: int) -> Found:
+def outbox_cuts_job(home: Home, folder: Path, seed: int, record: Recording) -> Found:
     """Record a publisher and cut its power."""
-    operations = record_publisher(home, folder / "log")
+    operations = record(home, folder / "log")
     verdict = cut(operations, random.Random(seed), STATES, folder, judge_outbox, lives=LIVES)
     return verdict, Counter(states=STATES)
 
@@ -67,7 +75,8 @@ def jobs() -> Iterator[Job]:
     for _ in range(RECORDINGS):
         yield "cuts of a daemon", daemon_cuts_job, (record_daemon,)
         yield "cuts of a daemon that fills the trash", daemon_cuts_job, (record_trash,)
-        yield "cuts of an outbox", outbox_cuts_job, ()
+        yield "cuts of an outbox", outbox_cuts_job, (record_publisher,)
+        yield "cuts of an outbox whose segments go", outbox_cuts_job, (record_unlinks,)
     for index, point in enumerate(POINTS):
         for hits in HITS if point not in ONCE else HITS[:1]:
             yield f"{point.name} {hits}", point_job, (index, hits)

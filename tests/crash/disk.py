@@ -200,6 +200,13 @@ class DataKept(Kept):
         return False
 
 
+class SizesKept(Chooser):
+    """All sizes, no data and no names: what went is there again, and reads as zeros where it was not synced."""
+
+    def prefix(self, steps: int) -> int:
+        return steps
+
+
 class Chance(Chooser):
     """Each part for itself, as likely as `part` says; some sectors are torn in themselves."""
 
@@ -226,6 +233,8 @@ CHOOSERS: tuple[Callable[[random.Random], Chooser], ...] = (
     lambda _: NamesKept(),
     Chance,
     lambda _: DataKept(),
+    Chance,
+    lambda _: SizesKept(),
     Chance,
     lambda _: Kept(),
 )

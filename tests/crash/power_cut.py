@@ -58,6 +58,16 @@ def _daemon(home: Home, log: Path, *flags: str) -> Process:
     return process
 
 
+def _publisher(home: Home, log: Path, *, outbox_max_bytes: int) -> Publisher:
+    process = Publisher(
+        [sys.executable, str(RECORDER), str(log), "publisher", "s1"],
+        {**home.environment, "EDI_CHECKPOINT_OUTBOX_MAX_BYTES": str(outbox_max_bytes)},
+    )
+    home.processes.append(process)
+    process.wait_line("attached ")
+    return process
+
+
 def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
     """Record two lives of a daemon, the first killed, the second ended; see that the log leaves nothing out."""
     daemon = _daemon(home, log)
@@ -111,16 +121,31 @@ def record_trash(home: Home, log: Path) -> list[disk.Operation]:
 
 def record_publisher(home: Home, log: Path) -> list[disk.Operation]:
     """Record a publisher without a daemon, whose checkpoints sync its outbox; that rolls, and is thinned."""
-    process = Publisher(
-        [sys.executable, str(RECORDER), str(log), "publisher", "s1"],
-        {**home.environment, "EDI_CHECKPOINT_OUTBOX_MAX_BYTES": str(6 << 20)},
-    )
-    home.processes.append(process)
-    process.wait_line("attached ")
+    process = _publisher(home, log, outbox_max_bytes=6 << 20)
     for padding in (0, 100, 400_000, 100):
         process.do(f"publish(25, who='alone', padding={padding})")
         with contextlib.suppress(Refused):
             process.do("session.checkpoint('unheard', timeout_s=0.05)")
+    process.kill()
+    return disk.read_log(log)
+
+
+def record_unlinks(home: Home, log: Path) -> list[disk.Operation]:
+    """Record a publisher whose outbox is thinned, then trimmed, and synced just before each of its segments goes.
+
+    The publisher's own thread compacts and trims here, so that the sync comes at that moment in each recording.
+    """
+    process = _publisher(home, log, outbox_max_bytes=1 << 20)
+    process.go_deaf()
+    process.do("outbox, unlink = session._stream.outbox, os.unlink")
+    process.do("synced = lambda path: path.suffix == '.seg' and outbox.sync()")
+    process.do("os.unlink = lambda path, **options: (synced(path), unlink(path, **options))")
+    for shorten in ("outbox.compact(0)", "outbox.trim(outbox._segments[-2].last)"):
+        for _ in range(2):
+            process.do("publish(11, padding=400_000)")  # more than a segment
+            process.do("outbox.roll()")
+        process.do("publish(3)")
+        process.do(shorten)
     process.kill()
     return disk.read_log(log)
 
@@ -174,6 +199,21 @@ def cut(
         found.findings = [f"cut {number} at {position}, {type(chooser).__name__}: {what}" for what in found.findings]
         verdict.add(found)
         if not found:
+            shutil.rmtree(home)
+    return verdict
+
+
+def cut_at_each_step(operations: list[disk.Operation], chooser: disk.Chooser, folder: Path, judge: Judge) -> Verdict:
+    """Judge what a cut leaves behind each operation that is no write, as `chooser` says."""
+    verdict, running = Verdict(), disk.Disk()
+    for position, operation in enumerate(operations, start=1):
+        running.do(operation)
+        if not isinstance(operation, disk.Write):
+            home = folder / f"cut-at-{position}"
+            disk.put(running.cut(chooser), home)
+            found = judge(running, locate({"EDI_CHECKPOINT_HOME": str(home)}))
+            found.findings = [f"cut at {position}, behind {operation}: {what}" for what in found.findings]
+            verdict.add(found)
             shutil.rmtree(home)
     return verdict
 

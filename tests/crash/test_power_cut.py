@@ -8,8 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash.disk import Operation, Told
-from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, record_publisher, record_trash
+from crash.disk import Operation, SizesKept, Told, Unlink
+from crash.power_cut import (
+    cut,
+    cut_at_each_step,
+    judge_daemon,
+    judge_outbox,
+    record_daemon,
+    record_publisher,
+    record_trash,
+    record_unlinks,
+)
 from harness import Home
 
 STATES, LIVES = (2000, 20) if os.environ.get("EDI_TEST_FULL") == "1" else (40, 1)
@@ -32,6 +41,18 @@ def test_what_a_publisher_has_synced_without_a_daemon_survives_a_power_cut(home:
     assert [one.number for one in operations if isinstance(one, Told)] == [26, 52, 78, 104]
     verdict = cut(operations, seeded(), STATES, tmp_path, judge_outbox, lives=LIVES)
     assert not verdict, verdict.findings[:20]
+
+
+@pytest.mark.crash
+def test_a_segment_that_a_power_cut_brings_back_hides_nothing_that_was_synced_behind_it(
+    home: Home, tmp_path: Path
+) -> None:
+    operations = record_unlinks(home, tmp_path / "log")
+    gone = [one.path for one in operations if isinstance(one, Unlink) and one.path.endswith(".seg")]
+    assert len(gone) >= 3
+    assert len([one for one in operations if isinstance(one, Told)]) == len(gone)
+    verdict = cut_at_each_step(operations, SizesKept(), tmp_path, judge_outbox)
+    assert not verdict, verdict.findings
 
 
 def seeded() -> random.Random:
