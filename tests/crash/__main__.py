@@ -54,10 +54,10 @@ def daemon_cuts_job(home: Home, folder: Path, seed: int, record: Recording) -> F
     return verdict, Counter(states=STATES)
 
 
-def outbox_cuts_job(home: Home, folder: Path, seed: int, record: Recording) -> Found:
+def outbox_cuts_job(home: Home, folder: Path, seed: int, record: Recording, lives: int) -> Found:
     """Record a publisher and cut its power."""
     operations = record(home, folder / "log")
-    verdict = cut(operations, random.Random(seed), STATES, folder, judge_outbox, lives=LIVES)
+    verdict = cut(operations, random.Random(seed), STATES, folder, judge_outbox, lives=lives)
     return verdict, Counter(states=STATES)
 
 
@@ -75,8 +75,9 @@ def jobs() -> Iterator[Job]:
     for _ in range(RECORDINGS):
         yield "cuts of a daemon", daemon_cuts_job, (record_daemon,)
         yield "cuts of a daemon that fills the trash", daemon_cuts_job, (record_trash,)
-        yield "cuts of an outbox", outbox_cuts_job, (record_publisher,)
-        yield "cuts of an outbox whose segments go", outbox_cuts_job, (record_unlinks,)
+        yield "cuts of an outbox", outbox_cuts_job, (record_publisher, LIVES)
+        # No daemon starts on these: it reports the trimmed entries, since no file has them.
+        yield "cuts of an outbox whose segments go", outbox_cuts_job, (record_unlinks, 0)
     for index, point in enumerate(POINTS):
         for hits in HITS if point not in ONCE else HITS[:1]:
             yield f"{point.name} {hits}", point_job, (index, hits)
