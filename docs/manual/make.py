@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ class Program(NamedTuple):
 
 def looks(app: App) -> Program:
     """Return what cyclopts knows of `edi-checkpoint`."""
-    purpose, _, text = app.help.partition("\n\n")
+    purpose, _, text = inspect.cleandoc(app.help).partition("\n\n")
     names = [name for name in app if not name.startswith("-")]
     commands = sorted((app[name] for name in names), key=lambda one: (one.sort_key is None, one.sort_key))
     return Program(
@@ -87,7 +88,8 @@ def _of_cyclopts(command: App) -> Command:
             written += f" {argument.names[0].lstrip('-').upper()}"
         default = f" Default: {argument.field_info.default}." if argument.show_default else ""
         options.append(Option(written, (argument.parameter.help or "") + default))
-    return Command(command.name[0], (command.usage or "").removeprefix("Usage: "), command.help, options)
+    text = inspect.cleandoc(command.help)  # Python 3.13 takes the indentation off a docstring, older ones do not
+    return Command(command.name[0], (command.usage or "").removeprefix("Usage: "), text, options)
 
 
 def serves(parser: argparse.ArgumentParser) -> Program:
