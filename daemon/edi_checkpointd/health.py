@@ -1,6 +1,6 @@
-"""What a daemon knows of itself and nobody sees from outside: since when it runs, what it refused, what it fails at.
+"""The daemon's own part of the status: its uptime, the requests it refused, its present faults.
 
-Kept by the intake thread. All that can be seen from outside, `edi_checkpoint.status` looks for itself.
+The intake thread keeps it. `edi_checkpoint.status` finds out everything that is visible from outside.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from edi_checkpointd.clock import Clock
 from edi_checkpointd.config import Config
 from edi_checkpointd.logs import LOG_BYTES
 
-TOLD_S = 3600.0  # how long is told of what is over: a step of the clock, a folder that was removed
+TOLD_S = 3600.0  # how long a past event is reported: a step of the clock, a removed folder
 
 
 class Health:
-    """One daemon's account of itself."""
+    """Counts errors and records faults of one daemon."""
 
     def __init__(self, clock: Clock, version: str, *, journal_fault: str | None = None) -> None:
-        """Begin to run now; `journal_fault` says why the journal was begun anew, if it was."""
+        """Start counting the uptime. `journal_fault` says why the journal was replaced by a new one, if it was."""
         self._clock = clock
         self._version = version
         self._journal_fault = journal_fault
         self._started_s = clock.monotonic_s()
-        self._refusal: tuple[str, datetime] | None = None  # what the disk said, and since when it refuses
+        self._refusal: tuple[str, datetime] | None = None  # the disk's error, and when it first failed
         self._errors: Counter[str] = Counter()
         self._folder_lost: tuple[int, datetime, float] | None = None
-        self._config_fault: EdiCheckpointError | None = None  # why the file as it is now is not in force
+        self._config_fault: EdiCheckpointError | None = None  # why the present file is not used
 
     def count(self, code: str) -> None:
-        """Count an error that somebody was told."""
+        """Count an error that a client got."""
         self._errors[code] += 1
 
     def config_read(self, fault: EdiCheckpointError | None) -> None:
-        """Note that the configuration file was read again, and what is wrong with it, if anything is."""
+        """Record that the configuration file was read again, and its fault (None: it is used)."""
         self._config_fault = fault
 
     def disk_refused(self, error: OSError) -> bool:
-        """Note that a commit failed; it counts until one succeeds. Return whether the one before had succeeded."""
+        """Record that a commit failed, until one succeeds. Return whether the previous commit had succeeded."""
         self.count(getattr(error, "code", "disk"))
         before, self._refusal = self._refusal, (str(error), self._refusal[1] if self._refusal else self._clock.now())
         return before is None
 
     def disk_took(self) -> bool:
-        """Note that a commit succeeded; return whether the one before had failed."""
+        """Record that a commit succeeded; return whether the previous commit had failed."""
         before, self._refusal = self._refusal, None
         return before is not None
 
     def folder_lost(self, sessions: int) -> None:
-        """Note that the sessions folder was removed, and the states of so many sessions are saved again."""
+        """Record that the sessions folder was removed, and that the states of `sessions` sessions are saved again."""
         self._folder_lost = (sessions, self._clock.now(), self._clock.monotonic_s())
 
     def told(
@@ -66,11 +66,11 @@ class Health:
         refused_streams: int,
         stepped: tuple[float, float] | None,
     ) -> Told:
-        """Return what is to be told of the daemon just now.
+        """Return the daemon's part of the status.
 
-        `connections` counts clients that write; `failing` holds, by session, why its files could not be written;
-        `refused_streams` counts outboxes that are kept as they are; `stepped` is by how many seconds the wall clock was
-        stepped last, and when (monotonic).
+        `connections` counts clients that write. `failing` maps a session to the reason why its files could not be
+        written. `refused_streams` counts outboxes that are not drained. `stepped` is the last step of the wall clock in
+        seconds, and its monotonic time.
         """
         troubles = []
         if self._refusal:
@@ -78,16 +78,16 @@ class Health:
             troubles.append(
                 Trouble(
                     "disk_refused",
-                    f"the disk refuses the journal since {since.isoformat(timespec='seconds')}: {fault}",
-                    "free some space; the daemon acknowledges again by itself",
+                    f"the journal cannot be written since {since.isoformat(timespec='seconds')}: {fault}",
+                    "free some space; the daemon then resumes by itself",
                 )
             )
         if self._journal_fault:
             troubles.append(
                 Trouble(
                     "journal_begun_anew",
-                    f"the journal was begun anew when this daemon started: {self._journal_fault}",
-                    "states came from checkpoints and outboxes; `edi-checkpoint sessions` shows them",
+                    f"this daemon started a new journal: {self._journal_fault}",
+                    "the states were recovered from checkpoints and outboxes; `edi-checkpoint sessions` lists them",
                 )
             )
         if self._folder_lost and self._clock.monotonic_s() - self._folder_lost[2] < TOLD_S:
@@ -96,16 +96,16 @@ class Health:
                 Trouble(
                     "folder_removed",
                     f"the sessions folder was found empty, without its marker, at {when.isoformat(timespec='seconds')}",
-                    f"the current states of {sessions} sessions were saved again; if you have the folder elsewhere,"
-                    " move its files back: older checkpoints, masks and pictures are nowhere else",
+                    f"the current states of {sessions} sessions were saved again; if the folder still exists elsewhere,"
+                    " move its files back: only it has the older checkpoints, masks and pictures",
                 )
             )
         if self._config_fault:
             troubles.append(
                 Trouble(
                     "config_refused",
-                    f"the configuration file as it is now is not used: {self._config_fault}",
-                    f"{self._config_fault.hint}; the settings from before hold, `edi-checkpoint config` shows them",
+                    f"the configuration file has an error and is not used: {self._config_fault}",
+                    f"{self._config_fault.hint}; the previous settings still apply (`edi-checkpoint config`)",
                 )
             )
         if failing:
@@ -115,23 +115,23 @@ class Health:
                 Trouble(
                     "checkpoints_failing",
                     f"files of session {session_id}{more} cannot be written: {fault}",
-                    "free some space or mend the sessions folder; the entries are safe in the journal",
+                    "free some space or fix the sessions folder; the changes are safe in the journal",
                 )
             )
         if refused_streams:
             troubles.append(
                 Trouble(
                     "streams_refused",
-                    f"{refused_streams} outboxes cannot be taken in and are kept as they are",
-                    "the daemon's log names each with the reason",
+                    f"{refused_streams} outboxes cannot be read into the journal and are kept unchanged",
+                    "the daemon's log names each one with the reason",
                 )
             )
         if shortage := descriptors.short():
             troubles.append(
                 Trouble(
                     "descriptors_short",
-                    f"{shortage} by the daemon; without any left it ends, and is started anew",
-                    "close what is connected and idle, or raise the limit (`ulimit -Hn`, LimitNOFILE= of the unit)",
+                    f"{shortage} by the daemon; if it runs out of them, it ends and is restarted",
+                    "close idle clients, or raise the limit (`ulimit -Hn`, LimitNOFILE= of the unit)",
                 )
             )
         if stepped and self._clock.monotonic_s() - stepped[1] < TOLD_S:
@@ -139,7 +139,7 @@ class Health:
                 Trouble(
                     "clock_stepped",
                     f"the clock was stepped by {stepped[0]:+.0f} s within the last hour",
-                    "timers were shifted and order never comes from it: only see that the clock is right now",
+                    "check that the clock is right now; timers and the order of changes were not affected",
                 )
             )
         daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s, connections)
@@ -147,9 +147,9 @@ class Health:
 
 
 def caps(config: Config) -> dict[str, int]:
-    """Return the bounds of what lies on disk, in bytes, by the kinds of `edi_checkpoint.sizes`.
+    """Return the limits of disk space, in bytes, by the kinds of `edi_checkpoint.sizes`.
 
-    Documents and trash share theirs; of outboxes each has it.
+    Documents and trash share one limit; the limit of outboxes is per outbox.
     """
     return {
         "documents": config.sessions_max_bytes,

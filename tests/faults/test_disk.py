@@ -136,7 +136,7 @@ def test_a_disk_without_inodes_stops_new_files_and_nothing_else(
         publisher.do("client.session('another')")
     found = home.json("status")
     assert {"disk_full", "checkpoints_failing"} <= set(codes(found))
-    assert "takes no more files" in found["degraded"][0]["message"]
+    assert "has no room for more files" in found["degraded"][0]["message"]
     assert documents(home) == before
     for name in names:
         name.unlink(missing_ok=True)
