@@ -280,7 +280,9 @@ def test_verify_reads_what_is_kept_of_one_session_or_of_all_with_and_without_a_d
         assert (told["result"], codes(told)) == ("repairable", {"document_damaged"})
         assert kept.json("verify", "other")["result"] == "clean"
         begin()
-    assert kept.command("verify", "s1", expect=6).splitlines()[0].startswith("damage; nothing acknowledged is lost: ")
+    assert (
+        kept.command("verify", "s1", expect=6).splitlines()[0].startswith("damaged; no acknowledged change is lost: ")
+    )
     assert kept.json("verify", "nobody", expect=3)["error"]["code"] == "not_found"
 
 

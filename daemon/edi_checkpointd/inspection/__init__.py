@@ -1,16 +1,16 @@
-"""The inspection: whether what lies on disk is what was written, told from the files alone; nothing is changed.
+"""The inspection: find damaged, missing and foreign files by reading only; it changes nothing.
 
-Safe beside a running daemon and living writers, because what they do is seen whole (a rename, a transaction) or known
-to be theirs (a held lock, a temporary). What is seen in between, a file listed and gone, is looked at a second time:
-motion has passed by then, and damage has not.
+It is safe while a daemon and writers run: their changes are atomic (a rename, a transaction) or recognisable (a held
+lock, a temporary file). If a file changes between two reads, a false finding can arise. So everything is read a second
+time if there are findings: damage is found twice, a change in progress only once.
 
-    findings    what is found, how bad that is, and what the whole amounts to
+    findings    what is found, its severity, and the overall result
     journal     SQLite's own check, the witness, each session's rows, snapshots and gaps
     documents   checkpoints, auto-saves, and the attachments that they name
-    outboxes    segments, lock files, and what does not belong there
-    places      owners, modes, links, and temporaries
+    outboxes    segments, lock files, and files that do not belong there
+    places      owners, modes, links, and temporary files
     examine     all of these, for `edi-checkpointd check` and `edi-checkpoint verify`
-    words       a report as people read it
+    words       a report as text and as JSON
 """
 
 from edi_checkpointd.inspection.examine import check as check

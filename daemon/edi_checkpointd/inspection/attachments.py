@@ -1,4 +1,4 @@
-"""Attachments: each file against its name, which is its digest, and what documents name against the files."""
+"""Inspect attachments: the digest of each file, and whether every attachment that a document names exists."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from edi_checkpointd.inspection.documents import Named
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
 from edi_checkpointd.journal import JournalDamaged, Reader, begun
 
-_PUBLISH: Final = "publish the value again, or bring the file back from a backup; no other key is touched by this"
-_SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; publish the value again"
-_COLLECTED: Final = "the daemon deletes what nothing has named for a day"
+_PUBLISH: Final = "restore the file from a backup, or save the value again (draw the mask again)"
+_SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; then save the value again"
+_COLLECTED: Final = "the daemon deletes attachments that have been unused for a day"
 
 
 def examine(
     paths: Paths, filed: Iterable[Filed], named: Named, checked: Counter[str], progress: Callable[[int], None]
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the files `filed`, which are counted, and with what is `named`."""
+    """Yield the faults of the files `filed`, which are counted, and each attachment in `named` without content."""
     for one in filed:
         yield from _file(paths, one, checked, progress)
     for (digest, kind), documents in named.items():
@@ -37,7 +37,7 @@ def examine(
             continue
         if left := [name for name in documents if (paths.sessions / name).exists()]:
             path = paths.attachments / attachment_name(digest, kind)
-            fault = f"it is gone, and {left[0]}{f' with {len(left) - 1} more' if left[1:] else ''} names it"
+            fault = f"it is missing; used by {left[0]}{f' and {len(left) - 1} more' if left[1:] else ''}"
             yield Finding(Severity.REPAIRABLE, Code.ATTACHMENT_MISSING, _what(paths, path), fault, _PUBLISH, path)
 
 
@@ -46,7 +46,7 @@ def _file(paths: Paths, filed: Filed, checked: Counter[str], progress: Callable[
         with open_regular(filed.path) as file:
             whole = _digest(file, progress) == filed.digest
     except (FileNotFoundError, NotRegular):
-        return  # collected meanwhile
+        return  # the daemon deleted it meanwhile
     checked["attachments"] += 1
     if not whole:
         what = _what(paths, filed.path)
@@ -62,8 +62,8 @@ def _digest(file: FileIO, progress: Callable[[int], None]) -> str:
 
 
 def _elsewhere(paths: Paths, digest: str) -> bool:
-    """Return whether an attachment without a file can be had from the journal or an outbox."""
-    with contextlib.suppress(JournalDamaged, VersionMismatch):  # among the findings already
+    """Return whether the journal or an outbox has the content of an attachment."""
+    with contextlib.suppress(JournalDamaged, VersionMismatch):  # already among the findings
         if begun(paths.journal):
             with contextlib.closing(Reader.open(paths.journal)) as reader, reader.one_view():
                 if reader.has_blob(digest):
@@ -72,10 +72,10 @@ def _elsewhere(paths: Paths, digest: str) -> bool:
 
 
 def left_over(paths: Paths) -> Iterator[Finding]:
-    """Yield a note on the attachments that nothing names. Raises as `collection.carriers` does."""
+    """Yield a note about the attachments that nothing uses. Raises as `collection.carriers` does."""
     if found := unnamed(paths) if paths.attachments.exists() else []:
         size_bytes = sum(filed.size_bytes for filed in found)
-        fault = f"nothing names {len(found)} of its files, of {size_bytes} bytes"
+        fault = f"{len(found)} of its files are unused ({size_bytes} bytes)"
         name = paths.attachments.name
         yield Finding(Severity.NOTE, Code.ATTACHMENT_UNNAMED, name, fault, _COLLECTED, paths.attachments)
 

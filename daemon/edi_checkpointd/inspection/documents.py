@@ -1,4 +1,4 @@
-"""Checkpoints and auto-saves: read whole, every digest recomputed, names against headers."""
+"""Inspect checkpoints and auto-saves: read each in full, recompute its digests, compare its name with its header."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from edi_checkpointd.inspection.places import closed
 
 Named: TypeAlias = dict[tuple[str, str], list[str]]
 
-_SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; the next good one is used"
-_NEWER: Final = "update this software; the file is left alone"
+_SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; then the next good one is used"
+_NEWER: Final = "update this software; the file is not changed"
 
 
 class Documents:
-    """One look at the documents of all sessions, or of one. `read` first; then the rest of it is known.
+    """The documents of one session or of all, read once. Call `read` first; it fills `newest` and `named`.
 
-    `newest` is, by session, the newest sequence in a document, `named` holds what attachments are named, by digest and
-    type, each with the documents that do. `progress` is told how many bytes were read, file by file.
+    `newest` maps each session to the newest sequence in its documents. `named` maps each attachment (digest, type) to
+    the documents that name it. `progress` gets the number of bytes read, file by file.
     """
 
     def __init__(self, paths: Paths, session_id: str | None, progress: Callable[[int], None]) -> None:
-        """List the folder; nothing is read yet. Raises OSError if it cannot be listed."""
+        """List the folder, without reading a document. Raises OSError if the folder cannot be listed."""
         self._paths = paths
         self._progress = progress
         self.names = sorted(
@@ -45,7 +45,7 @@ class Documents:
         self.named: Named = {}
 
     def read(self, checked: Counter[str]) -> Iterator[Finding]:
-        """Read and verify each document; yield what is wrong with them, and count them."""
+        """Read, verify and count all documents; yield their faults."""
         for name in self.names:
             yield from self._document(name, checked)
 
@@ -68,21 +68,21 @@ class Documents:
         except VersionMismatch as error:
             yield finding(Severity.NOTE, Code.DOCUMENT_VERSION, error.message.removeprefix(f"{name}: "), _NEWER)
         except FileNotFoundError:
-            checked.subtract(["checkpoints" if is_checkpoint else "autosaves"])  # gone the way of its kind meanwhile
+            checked.subtract(["checkpoints" if is_checkpoint else "autosaves"])  # the daemon deleted it meanwhile
         except OSError as error:
-            fault = "a link stands in its place" if path.is_symlink() else f"cannot be read: {error.strerror or error}"
+            fault = "it is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror or error}"
             yield finding(Severity.REPAIRABLE, Code.DOCUMENT_DAMAGED, fault, _SET_ASIDE)
         else:
             self._note(name, document)
             if document.header.kind in NOT_OURS:
                 return
             if document.header.session_id != session_of(name):
-                fault = f"it is of session {document.header.session_id}, and named as one of another"
+                fault = f"it belongs to session {document.header.session_id}, but its name says another session"
                 yield finding(Severity.REPAIRABLE, Code.DOCUMENT_MISNAMED, fault, _SET_ASIDE)
             yield from closed(path, status, name)
 
     def _note(self, name: str, document: Document) -> None:
-        """Note how far a document goes and what it names."""
+        """Record a document's sequence and the attachments that it names."""
         session_id = session_of(name) or ""
         self.newest[session_id] = max(self.newest.get(session_id, 0), document.header.sequence)
         for text in document.values.values():
@@ -93,7 +93,7 @@ class Documents:
 
 def _names(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)  # noqa: PTH208 - names alone; 100,000 foreign files are passed over by them
+        return os.listdir(folder)  # noqa: PTH208 - only names: 100,000 foreign files are skipped by their names
     except FileNotFoundError:
         return []
 
@@ -106,6 +106,6 @@ def _size(path: Path) -> int:
 
 
 def session_of(name: str) -> str | None:
-    """Return the session that a document's file name is of, None when it is no document's."""
+    """Return the session in a document's file name; None if it is not a document's name."""
     named = parse_checkpoint_name(name)
     return named.session_id if named else parse_autosave_name(name)

@@ -1,4 +1,4 @@
-"""The whole inspection: each kind of thing in the order in which what one tells is needed by the next."""
+"""The whole inspection. The order matters: later parts need the results of earlier ones."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 def check(paths: Paths) -> Report:
-    """Return what is wrong with a home and all that is in it; nothing is changed. Raises OSError, `JournalRefused`."""
+    """Inspect a home and everything in it, and return the report; change nothing. Raises OSError, `JournalRefused`."""
     return _sure(lambda: _look(paths, None, lambda *_: None, everything=True))
 
 
 def verify(paths: Paths, session_id: str | None = None, progress: Progress = lambda *_: None) -> Report:
-    """Return what is wrong with what is kept of one session, or of all: documents, attachments, the journal's rows.
+    """Inspect documents, attachments and journal rows of one session or of all, and return the report.
 
-    `progress` is told how many bytes of how many were read. Raises as `check` does.
+    `progress` gets the number of bytes read, and of all. Raises as `check` does.
     """
     return _sure(lambda: _look(paths, session_id, progress, everything=False))
 
 
 def _sure(look: Callable[[], Report]) -> Report:
-    """Look a second time at what is found: what was only in motion is not met again."""
+    """Run `look` a second time if it finds something; keep only what it finds twice (see the package's docstring)."""
     first = look()
     return confirmed(first, look()) if first.findings else first
 
 
 @dataclass(slots=True)
 class _Reading:
-    """How many bytes were read of how many, told to `progress`."""
+    """Counts the bytes read, and reports them to `progress`."""
 
     progress: Progress
     total_bytes: int = 0
@@ -64,7 +64,7 @@ def _look(paths: Paths, session_id: str | None, progress: Progress, *, everythin
     if not every:
         filed = [one for one in filed if one.digest in {digest for digest, _ in documents.named}]
         reading.total_bytes += sum(one.size_bytes for one in filed)
-    # Outboxes before the journal: what is taken in meanwhile is then in both, and not in neither.
+    # Outboxes before the journal: an entry that moves meanwhile is then found in both, and not in neither.
     reached: dict[str, tuple[str, int]] = {}
     beside = list(outboxes.examine(paths, checked, reached))
     reach = journal.Reach(documents.newest, reached)
@@ -72,6 +72,6 @@ def _look(paths: Paths, session_id: str | None, progress: Progress, *, everythin
     findings += attachments.examine(paths, filed, documents.named, checked, reading.read)
     if everything:
         findings += beside
-        with contextlib.suppress(JournalDamaged, VersionMismatch, OSError):  # among the findings by now
+        with contextlib.suppress(JournalDamaged, VersionMismatch, OSError):  # already among the findings
             findings += attachments.left_over(paths)
     return report_of(dict(checked), findings)

@@ -1,4 +1,4 @@
-"""Findings: what an inspection says of each thing that is not as it was written, and of the whole."""
+"""Findings: the faults that an inspection found, and its overall result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 
 class Severity(StrEnum):
-    """How bad it is.
+    """How bad a finding is.
 
-    note         nothing is wrong that anybody would have to see to
-    repairable   damage; nothing that was acknowledged is lost by it
-    lost         acknowledged entries are provably nowhere
+    note         nobody has to do anything
+    repairable   damage, but no acknowledged entry is lost
+    lost         acknowledged entries are provably lost
     """
 
     NOTE = "note"
@@ -22,7 +22,7 @@ class Severity(StrEnum):
 
 
 class Code(StrEnum):
-    """What is wrong, for whoever repairs it and for scripts; the text of the finding is for people."""
+    """The kind of a finding, for the repair and for scripts; the finding's text is for people."""
 
     JOURNAL_DAMAGED = "journal_damaged"
     JOURNAL_GONE = "journal_gone"
@@ -48,7 +48,7 @@ class Code(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it should be: `what` it is, the `fault`, the `remedy`, and where it lies."""
+    """One fault: `what` is damaged, the `fault`, the `remedy`, and the path."""
 
     severity: Severity
     code: Code
@@ -59,7 +59,7 @@ class Finding(NamedTuple):
 
 
 class Result(StrEnum):
-    """What an inspection, or a repair, came to."""
+    """The overall result of an inspection or a repair."""
 
     CLEAN = "clean"
     REPAIRED = "repaired"
@@ -68,14 +68,14 @@ class Result(StrEnum):
 
 
 class Report(NamedTuple):
-    """What was looked at, by kind, and what was found; the worst first."""
+    """How many things of each kind were checked, and the findings, the worst first."""
 
     checked: dict[str, int]
     findings: tuple[Finding, ...]
 
     @property
     def result(self) -> Result:
-        """The worst of the findings; notes alone are clean."""
+        """The result of the worst finding; with notes only, it is clean."""
         severities = {finding.severity for finding in self.findings}
         if Severity.LOST in severities:
             return Result.LOST
@@ -86,12 +86,12 @@ _WORST_FIRST: Final = (Severity.LOST, Severity.REPAIRABLE, Severity.NOTE)
 
 
 def report_of(checked: dict[str, int], findings: Iterable[Finding]) -> Report:
-    """Return the report of these findings, in its order."""
+    """Return a report of these findings, sorted."""
     return Report(checked, tuple(sorted(findings, key=lambda one: (_WORST_FIRST.index(one.severity), one.what))))
 
 
 def confirmed(first: Report, second: Report) -> Report:
-    """Return the second of two looks without what the first had not: what was only in motion is in one of them."""
+    """Return the second report with only the findings that the first has, too; others were changes in progress."""
     known = {(finding.code, finding.what) for finding in first.findings}
     return report_of(second.checked, (one for one in second.findings if (one.code, one.what) in known))
 

@@ -1,7 +1,7 @@
-"""The journal, row by row: whether it holds all that it acknowledged, in order, and whether all of it can be read.
+"""Inspect the journal row by row: whether it has all acknowledged entries, in order and readable.
 
-Acknowledged entries count as lost only where that is proved: rows that the witness has seen and that nothing else
-reaches beyond, or entries missing in the middle with no whole state behind them.
+Acknowledged entries count as lost only if this is proved. One proof: rows noted by the witness are missing, and neither
+documents nor outboxes have their entries. The other: entries are missing in the middle, and no whole state follows.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from edi_checkpointd.inspection.findings import Code, Finding, Severity
 from edi_checkpointd.journal import JournalDamaged, Noted, Reader, SessionRow, begun, noted, witness_path
 
 _SET_ASIDE = (
-    "the next start, or `edi-checkpointd check --repair`, sets it aside and goes on from documents and outboxes"
+    "the next start, or `edi-checkpointd check --repair`, sets it aside and recovers from documents and outboxes"
 )
-_GONE = "nothing brings them back; what is there now is the newest state that can be had"
+_GONE = "they cannot be recovered; the state now is the newest one available"
 
 
 class Reach(NamedTuple):
-    """How far the other carriers go: by session the newest sequence in a document, by stream its session and number."""
+    """The newest entries outside the journal.
+
+    `documents` maps each session to its newest sequence, `outboxes` each stream to its session and newest number.
+    """
 
     documents: Mapping[str, int]
     outboxes: Mapping[str, tuple[str, int]]
 
 
 def examine(paths: Paths, reach: Reach, checked: Counter[str], session_id: str | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with the journal, or with one session in it; count its entries. Raises `JournalRefused`."""
-    seen = noted(paths.journal)  # before the rows: what is committed from now on is none that it has seen
+    """Yield the faults of the journal, or of one session in it; count its entries. Raises `JournalRefused`."""
+    seen = noted(paths.journal)  # read before the rows, so that it cannot note rows that we do not see
     try:
         if begun(paths.journal):
             with contextlib.closing(Reader.open(paths.journal)) as reader:
@@ -52,7 +55,7 @@ def examine(paths: Paths, reach: Reach, checked: Counter[str], session_id: str |
                     yield from _blobs(paths, reader)
                 yield from _sessions(paths, reader, reach, checked, session_id)
         elif witness_path(paths.journal).exists():
-            yield _finding(paths, Code.JOURNAL_GONE, "the journal is gone", Severity.REPAIRABLE, _SET_ASIDE)
+            yield _finding(paths, Code.JOURNAL_GONE, "the journal is missing", Severity.REPAIRABLE, _SET_ASIDE)
     except VersionMismatch as error:
         yield _finding(paths, Code.JOURNAL_VERSION, error.message, Severity.NOTE, error.hint)
     except JournalDamaged as error:
@@ -71,14 +74,14 @@ def _rows(paths: Paths, reader: Reader, seen: Noted | None, reach: Reach) -> Ite
         beyond = _beyond(reader, reach) if missing > 0 else 0
     if missing > 0:
         fault = (
-            f"{missing} acknowledged rows are missing at its end; documents and outboxes hold {beyond} later entries"
+            f"{missing} acknowledged rows are missing at its end; documents and outboxes have {beyond} later entries"
         )
-        severity = Severity.REPAIRABLE if beyond >= missing else Severity.LOST  # a row holds one entry at least
+        severity = Severity.REPAIRABLE if beyond >= missing else Severity.LOST  # a row has at least one entry
         yield _finding(paths, Code.ROWS_MISSING, fault, severity)
 
 
 def _beyond(reader: Reader, reach: Reach) -> int:
-    """Return how many entries documents or outboxes hold that the journal has not."""
+    """Return how many entries documents or outboxes have that the journal lacks."""
     rows, numbers = {row.session_id: row.key for row in reader.sessions()}, reader.numbers()
     ahead = Counter[str]()
     for stream, (session_id, number) in reach.outboxes.items():
@@ -95,20 +98,20 @@ def _sessions(
     with reader.one_view():
         rows = [row for row in reader.sessions() if session_id in (None, row.session_id)]
     for row in rows:
-        with reader.one_view():  # one for each session: WAL checkpoints wait for no longer
+        with reader.one_view():  # one per session, because SQLite's WAL checkpoints wait for it
             found = list(_session(paths, reader, row, reach.documents.get(row.session_id, 0), checked))
         if found and not _is_being_forgotten(paths, row.session_id):
             yield from found
 
 
 class _Forgetting(msgspec.Struct):
-    """What `forgetting.json` says of sessions whose rows go, slice by slice."""
+    """The sessions in `forgetting.json`, whose rows the daemon is deleting in slices."""
 
     sessions: tuple[str, ...] = ()
 
 
 def _is_being_forgotten(paths: Paths, session_id: str) -> bool:
-    """Whether the rows of a session are just being deleted, because of a purge or with the trash."""
+    """Return whether the daemon is deleting a session's rows, by a purge or with the trash."""
     if (paths.trash / session_id / CONDEMNED).exists():
         return True
     with contextlib.suppress(OSError, msgspec.MsgspecError), open_regular(paths.forgetting) as file:
@@ -117,7 +120,7 @@ def _is_being_forgotten(paths: Paths, session_id: str) -> bool:
 
 
 def _session(paths: Paths, reader: Reader, row: SessionRow, filed: int, checked: Counter[str]) -> Iterator[Finding]:
-    """Yield what is wrong with one session's rows; `filed` is the newest sequence in a document of it."""
+    """Yield the faults of one session's rows; `filed` is the newest sequence in its documents."""
 
     def finding(code: Code, fault: str, severity: Severity = Severity.REPAIRABLE, remedy: str = _SET_ASIDE) -> Finding:
         where = f"{paths.journal.name}: session {row.session_id}"
@@ -129,36 +132,38 @@ def _session(paths: Paths, reader: Reader, row: SessionRow, filed: int, checked:
     before = 0
     for frame in reader.frames(row.key, after=0):
         try:
-            records = scan_all(frame.records)  # by their checksums these are the bytes that were validated at intake
+            records = scan_all(frame.records)  # their checksums prove: these are the bytes validated at intake
         except ProtocolError as error:
             yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: {error}")
             return
         if len(records) != frame.last - frame.first + 1 or frame.first <= before:
-            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: its row is not in order")
+            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: its row is out of order")
             return
         if records[0].number <= numbers.get(frame.stream, 0):
-            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: a stream's number was taken twice")
+            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: a stream's number occurs twice")
             return
         if frame.first > before + 1:
             holes.append((before + 1, frame.first - 1))
         before, numbers[frame.stream] = frame.last, records[-1].number
         checked["entries"] += len(records)
     if any(numbers.get(stream, 0) > number for stream, (_, number) in reader.streams(row.key).items()):
-        yield finding(Code.JOURNAL_DAMAGED, "it holds entries beyond its own number of a stream")
-    for first, last in holes:  # trimmed, or passed over when a file was ahead: then a snapshot has what they said
+        yield finding(Code.JOURNAL_DAMAGED, "it has entries beyond a stream's acknowledged number")
+    for first, last in holes:  # trimmed, or skipped because a file was ahead: then a snapshot contains them
         if not any(sequence >= last for sequence in snapshots):
             made_good = filed >= last or _newest_base(reader, row) >= last
             severity = Severity.REPAIRABLE if made_good else Severity.LOST
             yield finding(Code.ENTRIES_MISSING, f"entries {first} to {last} are missing", severity)
     trimmed = max([0, *(last for _, last in holes), *(sequence for sequence in snapshots if sequence > before)])
     for gap in reader.gaps(row.key):
-        if gap.sequence > max(trimmed, _newest_base(reader, row)):  # else a whole state came later, or nothing tells
-            fault = f"numbers {gap.first} to {gap.last} of a stream never came, before sequence {gap.sequence}"
+        if gap.sequence > max(
+            trimmed, _newest_base(reader, row)
+        ):  # else a later whole state contains them, or there is no proof
+            fault = f"numbers {gap.first} to {gap.last} of a stream never arrived, before sequence {gap.sequence}"
             yield finding(Code.ENTRIES_NEVER_CAME, fault, Severity.LOST, _GONE)
 
 
 def _newest_base(reader: Reader, row: SessionRow) -> int:
-    """Return the sequence of the session's newest entry that carries a whole state, 0 when none is held."""
+    """Return the sequence of the session's newest entry with a whole state, 0 if there is none."""
     return max(
         (
             sequence
@@ -176,5 +181,5 @@ def _blobs(paths: Paths, reader: Reader) -> Iterator[Finding]:
     for digest in digests:
         with reader.one_view():
             data = reader.blob(digest)
-        if data is not None and sha256(data).hexdigest() != digest:  # None: it is a file by now
+        if data is not None and sha256(data).hexdigest() != digest:  # None: moved into a file meanwhile
             yield _finding(paths, Code.JOURNAL_DAMAGED, f"attachment {digest}: digest differs")

@@ -1,7 +1,7 @@
-"""Outboxes: whether each stream can be read to its end, and what lies beside the streams.
+"""Inspect outboxes: whether each stream can be read to its end, and which files do not belong there.
 
-The end of a living writer's outbox is in motion and never looked at. A dead one's may be cut off: an append that was
-under way when it died was never reported as published.
+The end of a living writer's outbox changes and is not checked. A dead writer's last record may be incomplete: the
+writer died in the middle of an append, which it had not reported as published.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from edi_checkpointd.inspection.findings import Code, Finding, Severity
 
 _OURS = re.compile(r"([0-9a-f]{32})\.(?:lock|[0-9]{8}\.seg)")
 _MAKING = re.compile(r"\.(?:attach|[0-9a-f]{32}\.lock)")
-_LEFT: Final = "it is left alone; delete it when you have no use for it"
-_DRAINED: Final = "what can be read is taken in; `edi-checkpointd check --repair` then sets the rest aside"
+_LEFT: Final = "the daemon does not touch it; delete it if you do not need it"
+_DRAINED: Final = "the readable part is recovered; `edi-checkpointd check --repair` then sets the rest aside"
 _SET_ASIDE: Final = "`edi-checkpointd check --repair` moves its files into damaged/"
 
 
 def examine(paths: Paths, checked: Counter[str], reached: dict[str, tuple[str, int]]) -> Iterator[Finding]:
-    """Yield what is wrong with the outboxes; count the streams; fill `reached`, by stream: its session, and how far.
+    """Yield the faults of the outboxes, count the streams, and fill `reached`: stream to session and last number.
 
-    Raises OSError for a folder that cannot be listed.
+    Raises OSError if a folder cannot be listed.
     """
     for folder in sorted(paths.outbox.iterdir()) if paths.outbox.exists() else ():
         if folder.is_symlink() or not folder.is_dir() or not _names_session(folder.name):
@@ -54,19 +54,19 @@ def _names_session(name: str) -> bool:
 
 def _foreign(paths: Paths, path: Path) -> Finding:
     what = str(path.relative_to(paths.state))
-    return Finding(Severity.NOTE, Code.FOREIGN_FILE, what, "it is no part of an outbox", _LEFT, path)
+    return Finding(Severity.NOTE, Code.FOREIGN_FILE, what, "it does not belong to an outbox", _LEFT, path)
 
 
 def _beside(paths: Paths, folder: Path, streams: set[str]) -> Iterator[Finding]:
-    """Yield what lies in a session's outbox folder beside the files of its `streams`."""
+    """Yield the files in a session's outbox folder that belong to none of its `streams`."""
     try:
         found = sorted(folder.iterdir())
     except FileNotFoundError:
-        return  # drained meanwhile
+        return  # the daemon drained it meanwhile
     for path in found:
         ours = _OURS.fullmatch(path.name)
         if ours and ours[1] not in streams:
-            what, fault = str(path.relative_to(paths.state)), "no lock file that can be read says whose it is"
+            what, fault = str(path.relative_to(paths.state)), "it has no readable lock file that names its writer"
             yield Finding(Severity.REPAIRABLE, Code.OUTBOX_UNOWNED, what, fault, _SET_ASIDE, path)
         elif not ours and not _MAKING.fullmatch(path.name):
             yield _foreign(paths, path)
@@ -87,7 +87,7 @@ def _stream(paths: Paths, files: StreamFiles, reached: dict[str, tuple[str, int]
                 for record in records:
                     decode_entry(record.entry)
             except ProtocolError as error:
-                fault = f"an entry that nobody can read: {error}"
+                fault = f"an entry cannot be decoded: {error}"
                 yield Finding(Severity.REPAIRABLE, Code.OUTBOX_DAMAGED, what, fault, _DRAINED, segment)
         if held and segment == files.segments[-1]:
             break
@@ -96,15 +96,15 @@ def _stream(paths: Paths, files: StreamFiles, reached: dict[str, tuple[str, int]
                 yield Finding(Severity.NOTE, Code.OUTBOX_CUT_OFF, what, found, _DRAINED, segment)
             else:
                 yield Finding(Severity.REPAIRABLE, Code.OUTBOX_DAMAGED, what, found, _DRAINED, segment)
-            break  # readers stop there too
+            break  # the daemon stops reading there, too
     reached[stream] = (session_id, last)
 
 
-_CUT_OFF: Final = "its last record was cut off with its writer, and never reported as published"
+_CUT_OFF: Final = "its last record is incomplete: the writer died before it was published"
 
 
 def _end(segment: Path, end: int) -> str | None:
-    """Return what is wrong with a segment behind its whole records, which end at byte `end`; None: nothing follows."""
+    """Return the fault of what follows a segment's complete records, which end at byte `end`; None: nothing follows."""
     try:
         with segment.open("rb") as file:
             size = file.seek(0, 2)
@@ -114,9 +114,9 @@ def _end(segment: Path, end: int) -> str | None:
         return None  # trimmed or drained meanwhile
     if size == end:
         return None
-    if len(head) == HEADER.size and any(head):  # zeros, too, as a power cut leaves them
+    if len(head) == HEADER.size and any(head):  # a power cut can leave zeros: that is a cut-off end, too
         length, _, _ = HEADER.unpack(head)
         if length <= ENTRY_MAX_BYTES and end + HEADER.size + length > size:
             return _CUT_OFF
-        return f"byte {end} of {size} begins no record; what follows cannot be read"
+        return f"no record begins at byte {end} of {size}; the rest cannot be read"
     return _CUT_OFF

@@ -1,4 +1,4 @@
-"""Places: whether folders and files of ours are ours alone, and what temporaries lie there."""
+"""Inspect folders and files: owners, modes, links, and leftover temporary files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edi_checkpoint.paths import Paths
 from edi_checkpointd.fs import temporaries
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
 
-_CLOSE: Final = "`edi-checkpointd check --repair` closes it"
+_CLOSE: Final = "`edi-checkpointd check --repair` makes it private"
 _FILES: Final = ("", "-wal", "-shm", "-witness")
 
 
 def examine(paths: Paths, *, served: bool) -> Iterator[Finding]:
-    """Yield what is wrong with owners, modes and links; and temporaries, unless a daemon runs (`served`): then its own.
+    """Yield wrong owners, modes and links; and temporary files, unless a daemon runs (`served`) that may use them.
 
-    What is in the sessions folder and not ours is passed over, and what was set aside is kept as it was found: the
-    folders themselves keep others out.
+    Other programs' files in the sessions folder are skipped, and so are files set aside as damaged: their folders keep
+    other users out.
     """
     for folder in (paths.sessions, paths.state, paths.runtime, paths.damaged, paths.damaged_documents):
         yield from _folder(folder)
@@ -45,7 +45,7 @@ def _below(folder: Path, *, in_place: bool) -> Iterator[Finding]:
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
-    """Yield what is wrong with a folder. A link that its user made himself may stand in its place."""
+    """Yield the faults of a folder. It may be a symbolic link that this user made."""
     try:
         status = folder.stat()
         if folder.lstat().st_uid != os.geteuid():
@@ -56,30 +56,30 @@ def _folder(folder: Path) -> Iterator[Finding]:
 
 
 def _file(path: Path, *, in_place: bool) -> Iterator[Finding]:
-    """Yield what is wrong with a file; one that is written `in_place` should have no second name."""
+    """Yield the faults of a file. A file that is written `in_place` should have no second name."""
     try:
         status = path.lstat()
     except OSError:
         return
     if stat.S_ISLNK(status.st_mode):
-        fault = "a link stands in the place of a file"
-        remedy = "`edi-checkpointd check --repair` removes it; see who made it"
+        fault = "it is a symbolic link instead of a file"
+        remedy = "`edi-checkpointd check --repair` removes it; find out who made it"
         yield Finding(Severity.REPAIRABLE, Code.LINK, str(path), fault, remedy, path)
         return
     if in_place and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-        fault = f"it has {status.st_nlink} names: what is written here is written there too"
-        yield Finding(Severity.NOTE, Code.HARD_LINK, str(path), fault, "remove the other name", path)
+        fault = f"it has {status.st_nlink} names (hard links), and a write changes all of them"
+        yield Finding(Severity.NOTE, Code.HARD_LINK, str(path), fault, "delete the other name", path)
     yield from closed(path, status, str(path))
 
 
 def closed(path: Path, status: os.stat_result, what: str) -> Iterator[Finding]:
-    """Yield whether others than us own a file or folder, or may read or write it."""
+    """Yield a finding if another user owns a file or folder, or may read or write it."""
     if status.st_uid != os.geteuid():
-        fault = f"it belongs to uid {status.st_uid}, not to us ({os.geteuid()})"
-        remedy = f"`sudo chown -h {os.geteuid()}` it, or run this as that user"
+        fault = f"it belongs to uid {status.st_uid}, but you are uid {os.geteuid()}"
+        remedy = f"run `sudo chown -h {os.geteuid()}` on it, or run this command as that user"
         yield Finding(Severity.REPAIRABLE, Code.OWNER, what, fault, remedy, path)
     elif status.st_mode & 0o077:
-        fault = f"its mode is {stat.S_IMODE(status.st_mode):04o}: other users may reach it"
+        fault = f"its mode is {stat.S_IMODE(status.st_mode):04o}: other users can access it"
         yield Finding(Severity.REPAIRABLE, Code.MODE, what, fault, _CLOSE, path)
 
 
@@ -92,5 +92,5 @@ def _temporaries(paths: Paths) -> Iterator[Finding]:
     for shelf in paths.attachments.glob("??/"):
         found += temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
     for path in found:
-        fault = "left by a crash, half written; nobody reads it"
-        yield Finding(Severity.NOTE, Code.TEMPORARY, str(path), fault, "the next start removes it", path)
+        fault = "a half-written file, left by a crash; it is never read"
+        yield Finding(Severity.NOTE, Code.TEMPORARY, str(path), fault, "the daemon deletes it at its next start", path)

@@ -1,4 +1,4 @@
-"""A report as people read it, and as scripts do."""
+"""Turn a report into text for people, and into a JSON document for scripts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _KINDS = {
 }
 _VERDICTS = {
     Result.CLEAN: "nothing is wrong",
-    Result.REPAIRED: "repaired; nothing acknowledged was lost",
-    Result.REPAIRABLE: "damage; nothing acknowledged is lost",
+    Result.REPAIRED: "repaired; no acknowledged change was lost",
+    Result.REPAIRABLE: "damaged; no acknowledged change is lost",
     Result.LOST: "acknowledged changes are lost",
 }
 _SIGNS = {Severity.NOTE: "-", Severity.REPAIRABLE: "!", Severity.LOST: "!!"}
 
 
 def document(report: Report, result: Result) -> dict[str, object]:
-    """Return the document of `check` and `verify`."""
+    """Return the JSON document of `check` and `verify`."""
     return {
         "result": result,
         "checked": report.checked,
@@ -35,9 +35,9 @@ def document(report: Report, result: Result) -> dict[str, object]:
 
 
 def lines(report: Report, result: Result, width: int | None) -> list[str]:
-    """Return the report in lines of at most `width` characters (None: as long as they are); the verdict comes first."""
+    """Return the report in lines of at most `width` characters (None: not wrapped); the verdict comes first."""
     counts = [f"{count} {_KINDS[kind][count != 1]}" for kind, count in report.checked.items() if count]
-    said = [f"{_VERDICTS[result]}: {', '.join(counts) or 'there is nothing yet'}"]
+    said = [f"{_VERDICTS[result]}: {', '.join(counts) or 'nothing is saved yet'}"]
     for one in report.findings:
         said.append(f"{_SIGNS[one.severity]} {one.what}: {one.fault}")
         if result is not Result.REPAIRED:
