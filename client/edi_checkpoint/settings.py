@@ -65,15 +65,15 @@ _DEFAULTS = Limits()
 SETTINGS: Final = (
     Setting(
         "outbox_max_bytes", _DEFAULTS.outbox_max_bytes, 1 << 16, 1 << 40, "bytes",
-        "an outbox is compacted when more than this is not acknowledged",
+        "an outbox is compacted if its unacknowledged entries exceed this size",
     ),
     Setting(
         "value_max_bytes", _DEFAULTS.value_max_bytes, 1024, _DEFAULTS.value_max_bytes, "bytes",
-        "the largest single value, as JSON text",
+        "largest single value, as JSON text",
     ),
     Setting(
         "value_max_depth", _DEFAULTS.value_max_depth, 1, _DEFAULTS.value_max_depth, "levels",
-        "the deepest nesting of a value",
+        "deepest nesting of a value",
     ),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`edi-checkpointd`: run, stop, check and install (argparse: it starts twice as fast as a richer library)."""
+"""The command `edi-checkpointd`: run, stop, check, install. It uses argparse, which loads twice as fast as cyclopts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
 STOP_TIMEOUT_S = 15.0
-_GARBAGE = 10_000  # objects that may wait to be looked through: a drain makes a thousand, and none of them in a circle
+_GARBAGE = 10_000  # objects before a garbage collection: a drain makes a thousand, none of them in a cycle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`; return the exit code of interfaces.md: 0, 1 failed, 2 usage, 5 busy."""
-    gc.disable()  # nothing that is imported is garbage: looking for it would take a tenth of a start
+    """Run the command line `argv` and return the exit code: 0 done, 1 failed, 2 usage, 5 busy; of `check` also 6, 7."""
+    gc.disable()  # imports create no garbage; collecting would take a tenth of a start
     try:
         from edi_checkpointd import config, logs
         from edi_checkpointd.detach import detach
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"edi-checkpointd: {error.name} is missing; pip install 'edi-checkpoint[daemon]'", file=sys.stderr)
         return EXIT_FAILED
     finally:
-        gc.freeze()  # nor will it be: what is collected later, while entries wait, need not look at it
+        gc.freeze()  # modules never become garbage, so later collections, while entries wait, need not scan them
         gc.set_threshold(_GARBAGE)
         gc.enable()
     parser = _parser()
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load()
         if detached:
             ensure_private(paths.state)
-            detach()  # whoever started us hears of what is wrong up to here; the log tells the rest
+            detach()  # errors up to here reach the client that started us; later ones go to the log
         logs.begin(arguments.log_format, os.environ, paths.log if detached else None)
         for warning in settings.warnings:
             log.warning(warning)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdiCheckpointError as error:
         return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED, detached=detached, as_json=as_json)
     except OSError as error:
-        failure = EdiCheckpointError(str(error), hint="see that the folder can be written")
+        failure = EdiCheckpointError(str(error), hint="make sure that the folder can be written")
         return _fail(failure, EXIT_FAILED, detached=detached, as_json=as_json)
     return 0
 
@@ -82,56 +82,59 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="edi-checkpointd",
-        description="The daemon of edi-checkpoint: takes state updates of EDI, makes them durable, writes checkpoints.",
-        epilog="Look at sessions with `edi-checkpoint`. Exit codes: 0 done, 1 failed, 2 usage, 5 another daemon runs,"
+        description="The daemon of edi-checkpoint: saves state updates of EDI and writes checkpoints.",
+        epilog="To list sessions, use `edi-checkpoint`. Exit codes: 0 done, 1 failed, 2 usage, 5 another daemon runs,"
         " 6 damage found or repaired, 7 acknowledged entries lost.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.run_parser = commands.add_parser(
         "run",
-        help="serve in the foreground until SIGTERM",
-        description="Serve in the foreground until SIGTERM. Prints one line on stderr when entries are taken.",
+        help="run the daemon in the foreground until SIGTERM",
+        description="Run the daemon in the foreground until SIGTERM. When it is ready, it prints one line on stderr.",
     )
     parser.run_parser.add_argument(
         "--detached",
         action="store_true",
-        help="as a client starts it: in the background, log to a file, leave when unused (idle_exit_s)",
+        help="run as when a client starts it: in the background, with a log file, until unused (idle_exit_s)",
     )
     parser.run_parser.add_argument(
         "--log-format",
         choices=("auto", "text", "json"),
         default="auto",
-        help="of the log on stderr: text or JSON lines; auto is text, and fields in the journal under systemd",
+        help="format of the log on stderr: text, json (lines), or auto (text; under systemd, the journal's fields)",
     )
-    commands.add_parser("stop", help="end the running daemon and wait until it has left; 0 also when none runs")
+    commands.add_parser("stop", help="end the running daemon and wait for its end; exit code 0 also if none runs")
     install = commands.add_parser(
         "install",
-        help="have the daemon run as a service of yours (systemd)",
-        description="Write and enable units of your own systemd: it listens on the socket, and starts the daemon for "
-        "the first client. Again over an older installation: what runs is restarted, and no publisher notices.",
+        help="register the daemon as a systemd user service",
+        description="Register the daemon as a systemd user service. systemd starts it with the first client and "
+        "restarts it after a crash. To upgrade, run this again; running EDI sessions are not interrupted.",
         epilog="Example: edi-checkpointd install --now",
     )
-    install.add_argument("--now", action="store_true", help="start it too, and end a daemon that runs otherwise")
+    install.add_argument("--now", action="store_true", help="start the service now, and end any other daemon")
     install.add_argument("--dry-run", action="store_true", help="print both units, and change nothing")
-    commands.add_parser("uninstall", help="stop the service and remove its units; the data stays")
+    commands.add_parser("uninstall", help="stop the service and delete its units, but keep the data")
     check = commands.add_parser(
         "check",
-        help="look whether all that is kept is whole; with --repair, mend it",
-        description="""Look whether all that is kept is whole: journal, checkpoints, attachments, outboxes, permissions.
-Nothing is changed, and a daemon may run. With --repair, damaged files are moved into damaged/, never deleted, and what
-can be rebuilt from the others is; then no daemon may run.""",
+        help="check all saved data for damage; --repair repairs it",
+        description="""Check all saved data for damage: journal, checkpoints, attachments,
+outboxes and permissions. Without --repair, the command changes nothing, and a
+daemon may run.
+
+With --repair, no daemon may run. The command moves damaged files into damaged/
+and deletes none of them. Then it rebuilds what the other files allow.""",
         epilog="""Example: edi-checkpointd stop; edi-checkpointd check --repair
-Exit codes: 0 clean; 5 --repair while a daemon runs; 6 damage found or repaired, nothing acknowledged lost; 7
-acknowledged changes are lost.""",
+Exit codes: 0 clean; 5 --repair while a daemon runs; 6 damage found or
+repaired, no acknowledged change lost; 7 acknowledged changes lost.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument("--repair", action="store_true", help="mend what can be mended")
+    check.add_argument("--repair", action="store_true", help="repair what can be repaired")
     check.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 
 def _check(paths: Paths, load: Callable[[], Config] | None, *, as_json: bool) -> int:
-    """Say whether all that is kept is whole; with `load`, which gives the settings, mend it. Return the exit code."""
+    """Check all saved data, print a report and return the exit code; with `load`, which loads settings, also repair."""
     from edi_checkpointd import inspection, logs
     from edi_checkpointd.inspection import words
 
@@ -163,7 +166,7 @@ def _stop(paths: Paths) -> int:
     if holder is None or end(paths.lock, holder, STOP_TIMEOUT_S):
         return 0
     return _fail(
-        EdiCheckpointError(f"process {holder.pid} has not left within {STOP_TIMEOUT_S:g} s", hint="see its log"),
+        EdiCheckpointError(f"process {holder.pid} did not end within {STOP_TIMEOUT_S:g} s", hint="see its log"),
         EXIT_FAILED,
     )
 

@@ -1,8 +1,8 @@
-"""Every setting: its default, range, unit and meaning in one table, and the one value made of them at start.
+"""Every setting in one table (default, range, unit, description), and the function that loads all of them.
 
-The table is the class `Config` itself; the keys of the TOML file, the variables `EDI_CHECKPOINT_<KEY>` and the flags
-`--<key>` are all read off it. Flags win over the environment, the environment over the file. A bad value is refused
-wherever it stands, also where another one would win: who wrote it wants to know.
+The table is the class `Config`. The keys of the TOML file, the variables `EDI_CHECKPOINT_<KEY>` and the flags `--<key>`
+are derived from it. Flags override the environment, which overrides the file. A bad value is an error even if another
+source overrides it, so that its author notices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_SETTINGS = frozenset((places.HOME, places.SESSIONS_DIR, places.STATE_DIR, pl
     "EDI_CHECKPOINT_AUTOSTART",
     "EDI_CHECKPOINT_DISABLE",
 }
-CLIENT_KEYS = frozenset(setting.key for setting in settings.SETTINGS)  # an EDI reads them when it connects
+CLIENT_KEYS = frozenset(setting.key for setting in settings.SETTINGS)  # EDI reads them when it connects
 _Default = TypeVar("_Default", float, int, tuple[str, ...])
 
 
@@ -42,41 +42,51 @@ def _of_client(key: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All settings, checked. Two are equal when their values are, wherever those came from."""
+    """All settings, checked. Two configurations are equal if their values are, whatever set them."""
 
-    autosave_every_s: float = _setting(5.0, 0.1, 3600, "s", "write <id>.json of changed sessions this often")
-    checkpoint_every_s: float = _setting(60.0, 0.1, 86400, "s", "make an interval checkpoint of changed sessions")
-    transition_quiet_s: float = _setting(0.25, 0, 10, "s", "a transition is written once its session was quiet so long")
-    transition_max_s: float = _setting(2.0, 0, 60, "s", "... or at the latest so long after it began")
+    autosave_every_s: float = _setting(5.0, 0.1, 3600, "s", "interval of writing <id>.json of a changed session")
+    checkpoint_every_s: float = _setting(60.0, 0.1, 86400, "s", "interval of checkpoints of a changed session")
+    transition_quiet_s: float = _setting(
+        0.25, 0, 10, "s", "a transition's checkpoint is made after this time without changes"
+    )
+    transition_max_s: float = _setting(2.0, 0, 60, "s", "longest delay of a transition's checkpoint")
     transition_keys: tuple[str, ...] = _setting(
         ("current_stage", "status", "current_iteration", "attempt"), 0, 64, "names", "keys whose change is a transition"
     )
-    keep_per_session: int = _setting(10, 1, 1000, "checkpoints", "checkpoints kept per session, pins not counted")
-    keep_automatic: int = _setting(2, 0, 1000, "checkpoints", "of these, at most so many made by timers and on exits")
-    keep_best: int = _setting(0, 0, 1000, "checkpoints", "besides, so many of the best validation.score")
-    keep_stages: int = _setting(0, 0, 1000, "checkpoints", "besides, the last one of so many stages, the newest")
-    keep_sessions: int = _setting(100, 1, 1_000_000, "sessions", "ended and unfinished sessions kept")
-    keep_closed_days: float = _setting(30.0, 0, 36500, "days", "... and for how long")
-    trash_days: float = _setting(7.0, 0, 36500, "days", "cleaned up sessions can be restored for so long")
-    sessions_max_bytes: int = _setting(
-        2 << 30, 1 << 16, 1 << 50, "bytes", "documents, those in the trash too, are pruned beyond this"
+    keep_per_session: int = _setting(10, 1, 1000, "checkpoints", "checkpoints kept per session, without pinned ones")
+    keep_automatic: int = _setting(2, 0, 1000, "checkpoints", "how many of these may be made by timers and exits")
+    keep_best: int = _setting(
+        0, 0, 1000, "checkpoints", "this many more are kept: those with the best validation.score"
     )
-    history_hours: float = _setting(24.0, 0, 87600, "hours", "one can go back to every single change of this window")
-    history_max_bytes: int = _setting(256 << 20, 0, 1 << 50, "bytes", "... which is shortened beyond this")
+    keep_stages: int = _setting(
+        0, 0, 1000, "checkpoints", "this many more are kept: the last of each of the newest stages"
+    )
+    keep_sessions: int = _setting(100, 1, 1_000_000, "sessions", "how many ended and unfinished sessions are kept")
+    keep_closed_days: float = _setting(30.0, 0, 36500, "days", "how long ended and unfinished sessions are kept")
+    trash_days: float = _setting(7.0, 0, 36500, "days", "how long a session in the trash can be restored")
+    sessions_max_bytes: int = _setting(
+        2 << 30, 1 << 16, 1 << 50, "bytes", "the oldest documents, also in the trash, are deleted beyond this size"
+    )
+    history_hours: float = _setting(24.0, 0, 87600, "hours", "how long the history keeps every single change")
+    history_max_bytes: int = _setting(256 << 20, 0, 1 << 50, "bytes", "the oldest history is deleted beyond this size")
     outbox_max_bytes: int = _of_client("outbox_max_bytes")
     value_max_bytes: int = _of_client("value_max_bytes")
     value_max_depth: int = _of_client("value_max_depth")
-    damaged_max_bytes: int = _setting(1 << 30, 0, 1 << 50, "bytes", "what was set aside as damaged; the oldest goes")
-    attachments_max_bytes: int = _setting(2 << 30, 0, 1 << 50, "bytes", "attachments of all sessions; more is refused")
-    collect_every_s: float = _setting(
-        86400.0, 0.1, 604800, "s", "attachments that nothing names are looked for so often"
+    damaged_max_bytes: int = _setting(
+        1 << 30, 0, 1 << 50, "bytes", "the oldest files set aside as damaged are deleted beyond this size"
     )
-    idle_exit_s: float = _setting(300.0, 0, 604800, "s", "a daemon that a client started leaves when unused; 0 = never")
+    attachments_max_bytes: int = _setting(
+        2 << 30, 0, 1 << 50, "bytes", "new attachments are refused beyond this total size"
+    )
+    collect_every_s: float = _setting(86400.0, 0.1, 604800, "s", "interval of the search for unused attachments")
+    idle_exit_s: float = _setting(
+        300.0, 0, 604800, "s", "a daemon started by a client ends after this time without clients (0 = never)"
+    )
 
     origins: Mapping[str, tuple[Source, str]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-    """For each key that was set: by what, and where exactly (file and line, variable, flag)."""
+    """For each key that was set: the kind of source, and the exact place (file and line, variable, flag)."""
     warnings: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
-    """Sentences for the log: variables that look like settings and are none."""
+    """Sentences for the log, about variables that look like settings but are not."""
 
     def value(self, key: str) -> Value:
         """Return the value of `key`, a key of `SETTINGS`."""
@@ -84,7 +94,7 @@ class Config:
         return value
 
     def source(self, key: str) -> Source:
-        """Return what decided the value of `key`."""
+        """Return the kind of source that set the value of `key`."""
         return self.origins.get(key, ("default", ""))[0]
 
 
@@ -99,10 +109,10 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 
 
 def load(paths: Paths, environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
-    """Return the settings of the file `paths.config` (it may be missing), of `environ` and of `flags`, in rising rank.
+    """Load the settings from `paths.config` (it may be missing), `environ` and `flags`; later ones override.
 
-    `flags` are texts by key, as `flags_of` gives them. An empty variable counts as unset. Raises `ConfigError` for the
-    first value that cannot be used, naming key, value, place and range.
+    `flags` maps keys to texts, as `flags_of` returns them. An empty variable counts as unset. Raises `ConfigError` for
+    the first bad value; the error names key, value, place and range.
     """
     values: dict[str, Value] = {}
     origins: dict[str, tuple[Source, str]] = {}
@@ -113,27 +123,27 @@ def load(paths: Paths, environ: Mapping[str, str], flags: Mapping[str, str] | No
 
     for key, value, where in read_file(paths.config):
         if key not in SETTINGS:
-            raise ConfigError(f"{shown(key)} in {where} is no setting{_meant(key, SETTINGS)}")
+            raise ConfigError(f"{shown(key)} in {where} is not a setting{_meant(key, SETTINGS)}")
         take(key, checked(SETTINGS[key], value, where), "file", where)
     keys = {setting.variable: key for key, setting in SETTINGS.items()}
     for variable in sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS):
         if variable not in keys:
-            warnings.append(f"the variable {variable} is no setting and has no effect{_meant(variable, keys)}")
+            warnings.append(f"the variable {variable} is not a setting and has no effect{_meant(variable, keys)}")
         elif environ[variable]:
             setting = SETTINGS[keys[variable]]
             take(setting.key, parsed(setting, environ[variable], variable), "environment", variable)
     for name, text in (flags or {}).items():
         key = name.removeprefix("--").replace("-", "_")
         if key not in SETTINGS:
-            raise ConfigError(f"--{name.removeprefix('--')} is no setting{_meant(key, SETTINGS)}")
+            raise ConfigError(f"--{name.removeprefix('--')} is not a setting{_meant(key, SETTINGS)}")
         setting = SETTINGS[key]
         take(key, parsed(setting, text, setting.flag), "flag", setting.flag)
-    # mypy cannot know that each value has its key's type; `checked` saw to it.
+    # mypy cannot know that each value has its key's type; `checked` made sure.
     return Config(**values, origins=MappingProxyType(origins), warnings=tuple(warnings))  # type: ignore[arg-type]
 
 
 def explain(config: Config) -> list[dict[str, object]]:
-    """Return a row for each setting, ready for `config --json`: key, value, unit, source and what else is known."""
+    """Return a row for each setting, as `config --json` prints it: key, value, unit, source, range, description."""
     return [
         {
             "key": key,
@@ -164,18 +174,18 @@ class LiveConfig:
 
 
 def changes(before: Config, after: Config) -> list[str]:
-    """Return what is another setting in `after`, a sentence for each."""
+    """Return a sentence for each setting whose value differs in `after`."""
     return [
         f"{key} is {as_text(after.value(key))} now, was {as_text(before.value(key))}"
-        + ("; for whoever connects from now on" if key in CLIENT_KEYS else "")
+        + ("; for clients that connect from now on" if key in CLIENT_KEYS else "")
         for key in SETTINGS
         if before.value(key) != after.value(key)
     ]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` a flag for each setting, as `--keep-sessions` and `--keep_sessions`; the texts stay unchecked."""
-    group = parser.add_argument_group("settings", "win over the environment and the configuration file")
+    """Add a flag for each setting to `parser`, as `--keep-sessions` and `--keep_sessions`; `load` checks the texts."""
+    group = parser.add_argument_group("settings", "override the environment and the configuration file")
     for key, setting in SETTINGS.items():
         group.add_argument(
             setting.flag,
@@ -193,7 +203,7 @@ def _range(setting: Setting) -> str:
 
 
 def flags_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the settings among parsed `arguments`, as `load` takes them."""
+    """Return the settings in the parsed `arguments`, as `load` takes them."""
     return {key: text for key, text in vars(arguments).items() if key in SETTINGS}
 
 

@@ -1,4 +1,4 @@
-"""The texts of the user units. Their one source is the folder `systemd` of the repository, shipped with the package."""
+"""The texts of the user units, from the repository's folder `systemd`, which is shipped with the package."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SOCKET: Final = "edi-checkpointd.socket"
 
 
 class UnitRefused(EdiCheckpointError):
-    """The service cannot work as it would be installed; nothing was changed."""
+    """The installed service would not work; nothing was changed."""
 
     code = "unit_refused"
 
 
 def texts(command: Sequence[str]) -> Mapping[str, str]:
-    """Return the text of each unit by its name; `command` runs `edi-checkpointd`.
+    """Return the text of each unit by name; `command` runs `edi-checkpointd`.
 
-    Raises `UnitRefused` for a command that no unit can hold.
+    Raises `UnitRefused` for a command that a unit cannot contain.
     """
     words = " ".join(_quoted(word) for word in command)
     return {name: (_folder() / name).read_text().replace("@COMMAND@", words) for name in (SERVICE, SOCKET)}
@@ -34,10 +34,10 @@ def _folder() -> Path:
 
 
 def _quoted(word: str) -> str:
-    """Return `word` as systemd.service(5) reads it back: quotes, and the `%` of specifiers."""
+    """Return `word` quoted for systemd.service(5), with `%` escaped."""
     if not word.isprintable():
         raise UnitRefused(
-            f"the path {word!r} cannot stand in a unit", hint="install edi-checkpoint in a folder with a plain name"
+            f"a unit cannot contain the path {word!r}", hint="install edi-checkpoint in a folder with a plain name"
         )
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return escaped if escaped == word and " " not in word and "'" not in word else f'"{escaped}"'

@@ -59,7 +59,7 @@ def test_config_names_file_key_and_line_of_what_a_daemon_would_refuse(home: Home
     assert said["code"] == "config"
     assert (
         "'keep_session' in" in said["message"]
-        and "line 2 is no setting; the closest one is keep_sessions" in said["message"]
+        and "line 2 is not a setting; the closest one is keep_sessions" in said["message"]
     )
 
 

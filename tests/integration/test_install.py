@@ -41,7 +41,7 @@ def test_a_dry_run_prints_both_units_with_this_interpreter_and_writes_nothing(ho
 def test_without_systemd_install_says_what_happens_instead_and_changes_nothing(home: Home) -> None:
     done = run(home, "install")
     assert done.returncode == 1
-    assert "the first client starts the daemon by itself" in done.stderr
+    assert "the first client starts a daemon" in done.stderr
     assert not home.folder.exists()
     done = run(home, "uninstall")
     assert done.returncode == 0
@@ -66,7 +66,7 @@ def test_an_interpreter_in_a_temporary_folder_is_refused(home: Home, tmp_path: P
         env=home.environment | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"{tmp_path}/venv/bin/python lies in" in done.stderr
+    assert f"{tmp_path}/venv/bin/python is in" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -86,5 +86,5 @@ def test_an_interpreter_is_written_as_systemd_reads_it(word: str, written: str) 
 
 
 def test_a_path_that_no_unit_can_hold_is_refused() -> None:
-    with pytest.raises(units.UnitRefused, match="cannot stand in a unit"):
+    with pytest.raises(units.UnitRefused, match="a unit cannot contain"):
         units.texts(["/opt/two\nlines/python3"])

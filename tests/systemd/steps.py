@@ -279,7 +279,7 @@ def a_service_that_cannot_start_leaves_its_clients_to_a_daemon_on_demand() -> No
         publishes(home.publisher("late"), "late", 1)
         publishes(early, "early", 1)
     said = daemon_command("install", "--now")
-    assert "ended      the daemon that ran otherwise" in said
+    assert "ended      the daemon that systemd had not started" in said
     print(said, end="")
     publishes(early, "early", 2)
     assert told("ActiveState") == "active"
@@ -372,8 +372,8 @@ def uninstall_leaves_the_data_and_says_where() -> None:
     checkpoints = len(home.checkpoints("open"))
     said = daemon_command("uninstall")
     print(said, end="")
-    assert f"stays      {home.sessions}" in said
-    assert f"stays      {home.state}" in said
+    assert f"kept       {home.sessions}" in said
+    assert f"kept       {home.state}" in said
     assert not list(UNITS.glob("edi-checkpointd*"))
     assert systemctl("show", "--property=LoadState", "--value", SERVICE) == "not-found"
     assert not LISTENING.exists()

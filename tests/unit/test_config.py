@@ -216,7 +216,9 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_closest_key(
     paths: Paths, text: str, name: str, line: int
 ) -> None:
     paths.config.write_text(text)
-    with pytest.raises(ConfigError, match=f"'{name}' in {paths.config} line {line} is no setting; the closest one is"):
+    with pytest.raises(
+        ConfigError, match=f"'{name}' in {paths.config} line {line} is not a setting; the closest one is"
+    ):
         load(paths, {})
 
 
@@ -288,7 +290,7 @@ def test_an_unknown_variable_is_only_worth_a_warning(paths: Paths) -> None:
     config = load(paths, {"EDI_CHECKPOINT_KEEP_SESSION": "3", "OTHER": "4"})
     assert config == Config()
     (warning,) = config.warnings
-    assert "EDI_CHECKPOINT_KEEP_SESSION is no setting" in warning
+    assert "EDI_CHECKPOINT_KEEP_SESSION is not a setting" in warning
     assert warning.endswith("the closest one is EDI_CHECKPOINT_KEEP_SESSIONS")
 
 
@@ -321,7 +323,7 @@ def test_flags_are_taken_with_dashes_too(paths: Paths) -> None:
 
 
 def test_an_unknown_flag_is_refused_with_the_closest_one(paths: Paths) -> None:
-    with pytest.raises(ConfigError, match="--keep-session is no setting; the closest one is keep_sessions"):
+    with pytest.raises(ConfigError, match="--keep-session is not a setting; the closest one is keep_sessions"):
         load(paths, {}, {"keep-session": "3"})
 
 
