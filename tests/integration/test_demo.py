@@ -103,7 +103,7 @@ def test_a_daemon_that_does_not_come_up_is_said_with_its_last_words(tmp_path: Pa
     too_deep = tmp_path / ("d" * 100)
     too_deep.mkdir()
     done = run_demo(too_deep, expect=1)
-    assert "did not come up" in done.stderr
+    assert "did not start" in done.stderr
     assert "the socket's path has" in done.stderr
     assert "demo: acknowledged" not in done.stdout
     assert list(too_deep.iterdir()) == []

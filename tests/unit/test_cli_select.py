@@ -68,9 +68,9 @@ def test_latest_is_the_newest_unless_a_session_is_called_so() -> None:
 
 
 def test_an_empty_selector_is_a_mistake_not_everything() -> None:
-    with pytest.raises(UsageError, match="empty session"):
+    with pytest.raises(UsageError, match="the session is empty"):
         select.session("", ["a"])
-    with pytest.raises(UsageError, match="empty checkpoint"):
+    with pytest.raises(UsageError, match="the checkpoint is empty"):
         select.checkpoint("", at(0))
 
 

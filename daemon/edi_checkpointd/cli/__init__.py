@@ -1,7 +1,7 @@
-"""The command `edi-checkpoint`: which sessions there are, what is kept of them, what they looked like.
+"""The command `edi-checkpoint`: list sessions, show their states, and change what is saved of them.
 
-Results go to stdout, all else to stderr. Whatever fails ends here: in one sentence with its remedy, or with `--json` in
-one document, and in an exit code that scripts may rely on. Modules are imported by the commands that need them.
+Results go to stdout, everything else to stderr. `main` turns every error into one sentence with its remedy (with
+`--json`: one document) and an exit code. Commands import their modules when they run, to start fast.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Exit(IntEnum):
     BUSY = 5
     DAMAGE = 6
     LOST = 7
-    INTERRUPTED = 130  # Ctrl-C, as shells say it
+    INTERRUPTED = 130  # Ctrl-C, as shells report it
 
 
 _EXITS = {
@@ -67,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
         if isinstance(error, PermissionError) and error.filename is not None:
             what = f"{what}: {what_forbids(Path(error.filename))}"
-        return _fail(EdiCheckpointError(what, hint="mend what the message names"), as_json=as_json)
+        return _fail(EdiCheckpointError(what, hint="fix the path that the message names"), as_json=as_json)
     return code
 
 
 def _load() -> Callable[[Sequence[str]], int]:
-    gc.disable()  # nothing that is imported is garbage: looking for it would take a fifth of a short command's time
+    gc.disable()  # imports create no garbage; collecting would take a fifth of a short command's time
     try:
-        from edi_checkpointd.cli import (  # noqa: F401 - they join the app
+        from edi_checkpointd.cli import (  # noqa: F401 - importing them registers their commands
             changing,
             commands,
             configuration,
@@ -95,7 +95,7 @@ def _load() -> Callable[[Sequence[str]], int]:
 
 
 def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
-    """Return the arguments with `--json` behind the command's own, wherever it stood, and whether it was there."""
+    """Return the arguments with `--json` moved behind all options, and whether it was given."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument != "--json"]
     wanted = len(own) < end
@@ -111,7 +111,7 @@ def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
             write(failure(error))
             sys.stdout.flush()
         except OSError:
-            _reader_left()  # stdout itself is what failed
+            _reader_left()  # stdout itself failed
         else:
             return code
     print(f"{PROGRAM}: {_readable(error.message)}\n  {_readable(error.hint)}", file=sys.stderr)
@@ -119,11 +119,11 @@ def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
 
 
 def _readable(text: str) -> str:
-    """Return `text` without what could steer a terminal: an error may quote any argument or file."""
+    """Return `text` without terminal control characters: an error may quote any argument or file."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _reader_left() -> int:
-    """End quietly when whoever read stdout (`| head`) has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    """Discard further output after the reader of stdout (`| head`) has ended, and return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports an error when it flushes
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""The command line as a whole: the app that commands join, what several of them take, and what they are run with."""
+"""The command line as a whole: the app, the arguments that several commands share, and helpers for all of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 SEQUENCE_MAX = (1 << 63) - 1
 
-SessionArgument = Annotated[str, Parameter(help="An id, the beginning of one that no other has, or `latest`.")]
+SessionArgument = Annotated[str, Parameter(help="An id, a unique beginning of one, or `latest`.")]
 CheckpointArgument = Annotated[
     str | None,
     Parameter(
-        help="A file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2 and so on;"
-        " without it the current state."
+        help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2;"
+        " by default the current state."
     ),
 ]
 AsJson = Annotated[
@@ -35,7 +35,7 @@ Takeover = Annotated[
     Parameter(
         negative="",
         show_default=False,
-        help="Even while another writes to it: that one is shut out, and what it publishes on becomes a branch.",
+        help="Do it even while an app has the session open. Whatever that app publishes later becomes a branch.",
     ),
 ]
 
@@ -48,15 +48,16 @@ def _version() -> str:
 
 app = App(
     name=PROGRAM,
-    help="""Look at what is kept of EDI's sessions: which were interrupted, what changed, how they stood at any time.
+    help="""List EDI's sessions, show their states and changes, and roll them back.
 
-It works with and without a running daemon. What only shows changes nothing.
+Commands that only read need no daemon. Commands that change a session start
+one, and exit 5 while an app has the session open.
 
 Begin with:  edi-checkpoint sessions
 Then:        edi-checkpoint show latest
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and none answers, 5 busy, 6 damage,
-7 acknowledged entries lost.""",
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and
+none answers, 5 busy, 6 damage, 7 acknowledged entries lost.""",
     help_format="plaintext",
     version=_version,
     version_flags=["--version"],
@@ -65,7 +66,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and none an
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Raises `EdiCheckpointError`; a fault of usage is a `UsageError`."""
+    """Run one command and return its exit code. Raises `EdiCheckpointError`; a wrong argument is a `UsageError`."""
     try:
         code = app(arguments, exit_on_error=False, print_error=False, console=_help_console(arguments))
     except CycloptsError as error:
@@ -74,17 +75,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def open_source() -> Source:
-    """Return where answers come from; what people should know beside them goes to stderr."""
+    """Return the source of all answers (daemon or files); its notes for people go to stderr."""
     return Source(locate(), tell)
 
 
 def chosen(source: Source, text: str) -> str:
-    """Return the id of the session that `text` selects; a whole id is recognised without a list of all."""
+    """Return the id of the session that `text` selects. A whole id needs no list of all sessions."""
     return text if source.knows(text) else select.session(text, [info.session_id for info in source.sessions()])
 
 
 def require_within(option: str, number: int, least: int, most: int) -> None:
-    """Raise `UsageError` for a number out of its range."""
+    """Raise `UsageError` for a number outside its range."""
     if not least <= number <= most:
         raise select.UsageError(f"{option} {number}: it must be {least} to {most}")
 
@@ -96,12 +97,12 @@ def agreed(question: str) -> bool:
 
 
 def tell(text: str) -> None:
-    """Tell a person what is no result."""
+    """Print a note for people to stderr."""
     print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def _help_console(arguments: Sequence[str]) -> Console | None:
-    """Return where help is printed, when it is asked for: our colours, and no frames of other characters than ASCII."""
+    """Return the console that help is printed on (our colours, ASCII frames); None if no help was asked for."""
     if arguments and {"--help", "-h"}.isdisjoint(arguments):
         return None
     from cyclopts.help import DefaultFormatter, PanelSpec

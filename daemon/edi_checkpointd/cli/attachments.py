@@ -1,6 +1,6 @@
-"""What `attachments` shows and extracts: the arrays and bytes that a session's state names.
+"""Load and extract the arrays and bytes of a session's state, for the command `attachments`.
 
-Content is asked for one by one and verified by its digest; what is missing or damaged is named and stops nothing.
+Each content is loaded by itself and verified by its digest. A missing or damaged one is reported; the others follow.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edi_checkpoint.protocol import StateAt
 from edi_checkpoint.references import MARK, Reference, references
 from edi_checkpointd.cli.source import Source
 
-_NAME_MAX = 120  # of the path's part in a file's name
+_NAME_MAX = 120  # characters of the path that go into the file name
 _UNFIT_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Named(NamedTuple):
-    """An attachment that a state names: the JSON pointer of the place, and what is wrong with its content, if anything.
+    """An attachment of a state: its JSON pointer, and the fault of its content, if any.
 
-    `file` is where it was extracted to.
+    `file` is the extracted file.
     """
 
     path: str
@@ -35,16 +35,16 @@ class Named(NamedTuple):
 
 
 class AlreadyThere(EdiCheckpointError):
-    """A file of another content stands where one was to be extracted to."""
+    """A file with other content has the name of the file to extract."""
 
     code = "already_there"
     default_hint = "nothing is overwritten: choose another folder"
 
 
 def look(source: Source, state: StateAt, folder: Path | None) -> Iterator[Named]:
-    """Yield what the state names, each looked at; with `folder` (made 0700), its content is put there as it is stored.
+    """Load and yield each attachment of a state; with `folder` (created 0700), also write its content there.
 
-    Raises `AlreadyThere`, and OSError for a folder that cannot be made or written.
+    Raises `AlreadyThere`, and OSError for a folder that cannot be created or written.
     """
     if folder is not None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ def look(source: Source, state: StateAt, folder: Path | None) -> Iterator[Named]
 
 
 def _extract(folder: Path, path: str, reference: Reference, data: bytes) -> Path:
-    """Write an attachment under a name made of path and digest; the path's own slashes and dots lead nowhere."""
+    """Write an attachment to a file named by path and digest. Slashes and dots of the path cannot leave the folder."""
     place = _UNFIT_IN_NAME.sub("_", path.strip("/").replace("/", "."))[:_NAME_MAX].lstrip(".")
     file = folder / f"{place}-{reference.sha256[:16]}.{reference.type}"
     try:
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         if file.is_symlink() or not file.is_file() or file.read_bytes() != data:
-            raise AlreadyThere(f"{file}: another file stands there") from None
+            raise AlreadyThere(f"{file} exists already, with other content") from None
         return file
     with open(fd, "wb") as opened:  # noqa: PTH123 - by its descriptor
         opened.write(data)

@@ -1,4 +1,4 @@
-"""The commands that change a session: each attaches like any writer, and leaves the session as it was left before."""
+"""The commands that change a session: each attaches like any writer, and keeps the session's condition."""
 
 from __future__ import annotations
 
@@ -35,21 +35,24 @@ if TYPE_CHECKING:
     from edi_checkpoint.session import Session
 
 Wanted = Annotated[
-    str, Parameter(help="A file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2.")
+    str, Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2.")
 ]
 Target = Annotated[
     str | None,
-    Parameter(help="Where to: a file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2."),
+    Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2."),
 ]
-Sequence = Annotated[int | None, Parameter(help="Where to: the state after this change (see `history`).")]
-At = Annotated[str | None, Parameter(help="Where to: a time, as ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")]
+Sequence = Annotated[int | None, Parameter(help="Take the state after this change (see `history`).")]
+At = Annotated[
+    str | None, Parameter(help="Take the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")
+]
 
 
 @app.command(sort_key=6, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
 def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
-    """Say of an interrupted session: seen, not now. It is offered no more, and loses nothing.
+    """Stop offering an interrupted session. Nothing is deleted.
 
-    It counts as left cleanly from then on, and can be gone on with at any time. Needs no daemon.
+    The session then counts as closed cleanly. You can still resume it at any
+    time. The command needs no daemon.
 
     Example: edi-checkpoint dismiss latest
     """
@@ -66,8 +69,8 @@ def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: As
         after = _row(source, before.session_id)
     if after.condition == "interrupted":
         raise EdiCheckpointError(
-            f"session {after.session_id} could not be dismissed: the disk took no entry that says so",
-            hint="`edi-checkpoint status` says what is wrong",
+            f"session {after.session_id} could not be dismissed: the disk did not save the change",
+            hint="`edi-checkpoint status` shows what is wrong",
         )
     if json:
         documents.write(documents.session(after))
@@ -92,17 +95,18 @@ def rollback(
         Parameter(
             negative="",
             show_default=False,
-            help="Where to: the newest checkpoint that is intact, is not failed, and differs from now.",
+            help="Take the newest checkpoint that is intact, not failed, and different from the current state.",
         ),
     ] = False,
-    keys: Annotated[str | None, Parameter(help="Only these keys of the state go back: a,b.")] = None,
+    keys: Annotated[str | None, Parameter(help="Roll back only these keys of the state: a,b.")] = None,
     yes: Annotated[bool, Parameter(negative="", show_default=False, help="Do not ask.")] = False,
     takeover: Takeover = False,
     json: AsJson = False,
 ) -> int:
-    """Go back to an earlier state. It shows what will change, and asks.
+    """Return a session to an earlier state.
 
-    What is there now is kept as a checkpoint and as history: going back can itself be gone back on.
+    The command shows the changes and asks first. A rollback is saved like any
+    other change, so you can undo it with another rollback.
 
     Example: edi-checkpoint rollback latest --last-good
              edi-checkpoint rollback latest @3
@@ -113,9 +117,9 @@ def rollback(
     from edi_checkpointd.cli import differences
 
     if sum([checkpoint is not None, sequence is not None, at is not None, last_good]) != 1:
-        raise select.UsageError("say where to: one of CHECKPOINT, --sequence, --at and --last-good")
+        raise select.UsageError("choose the target: one of CHECKPOINT, --sequence, --at and --last-good")
     if not yes and (json or not sys.stdin.isatty()):
-        raise select.UsageError("nobody can be asked here", hint="--yes goes back without asking")
+        raise select.UsageError("cannot ask for confirmation here", hint="--yes rolls back without asking")
     wanted = None if keys is None else [key.strip() for key in keys.split(",") if key.strip()]
     with open_source() as source:
         session_id = chosen(source, session)
@@ -125,7 +129,7 @@ def rollback(
             gone = structs.replace(then, state=with_keys(now.state, then.state, wanted))
             going = differences.Side(then.checkpoint or "then", gone)
             differences.show(Screen.of_stdout(), source, differences.Side("now", now), going)
-    if not yes and not agreed("go back, and keep what is there now as a checkpoint? [y/N] "):
+    if not yes and not agreed("roll back, and save the current state as a checkpoint? [y/N] "):
         tell("nothing was changed")
         return Exit.DONE
     with _writing(session_id, takeover=takeover) as held:
@@ -146,7 +150,7 @@ def rollback(
             }
         )
     else:
-        print(f"session {session_id} is back at {then.checkpoint or f'sequence {then.sequence}'}")
+        print(f"session {session_id} is rolled back to {then.checkpoint or f'sequence {then.sequence}'}")
         if kept:
             tell(f"to undo: {PROGRAM} rollback {session_id} {kept[-1]}")
     return Exit.DONE
@@ -159,19 +163,18 @@ def fork(
     /,
     *,
     sequence: Sequence = None,
-    new: Annotated[
-        str | None, Parameter("--as", help="The new session's id; by default one that no other has.")
-    ] = None,
+    new: Annotated[str | None, Parameter("--as", help="The new session's id; by default a new unique one.")] = None,
     json: AsJson = False,
 ) -> int:
-    """Begin a session of its own with a state of this one: of now, of a checkpoint, or after a change.
+    """Start a new session from a state of an existing one.
 
-    This one is not touched, and may be written to meanwhile.
+    By default this is the current state. The original session does not change.
+    An app may have it open meanwhile.
 
     Example: edi-checkpoint fork latest @2 --as roof-in-blue
     """
     if checkpoint is not None and sequence is not None:
-        raise select.UsageError("CHECKPOINT and --sequence say the same thing in two ways: give one of them")
+        raise select.UsageError("CHECKPOINT and --sequence exclude each other: give only one of them")
     from edi_checkpoint.client import connect
     from edi_checkpoint.points import Point, compact
 
@@ -193,7 +196,10 @@ def fork(
 
 @app.command(sort_key=9, usage="Usage: edi-checkpoint pin SESSION CHECKPOINT [--takeover] [--json]")
 def pin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
-    """Keep a checkpoint for ever: it is deleted by no rule, and does not count among those kept. At most 50 a session.
+    """Protect a checkpoint from the clean-up rules.
+
+    A pinned checkpoint does not count towards keep_per_session. A session can
+    have at most 50 pinned checkpoints.
 
     Example: edi-checkpoint pin latest @1
     """
@@ -202,7 +208,7 @@ def pin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover =
 
 @app.command(sort_key=10, usage="Usage: edi-checkpoint unpin SESSION CHECKPOINT [--takeover] [--json]")
 def unpin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
-    """Let a pinned checkpoint go the way of the others.
+    """Let the clean-up rules delete a pinned checkpoint again.
 
     Example: edi-checkpoint unpin latest "good so far"
     """
@@ -213,13 +219,13 @@ def unpin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover
 def label(
     session: SessionArgument,
     checkpoint: Wanted,
-    text: Annotated[str, Parameter(help="What it is called; without it, it loses its label.")] = "",
+    text: Annotated[str, Parameter(help="The label; without it, the checkpoint loses its label.")] = "",
     /,
     *,
     takeover: Takeover = False,
     json: AsJson = False,
 ) -> int:
-    """Give a checkpoint a name of your own, by which it can be selected.
+    """Give a checkpoint a label, for use in later commands.
 
     Example: edi-checkpoint label latest @1 "before the roof"
     """
@@ -232,13 +238,15 @@ def label(
 def note_at(
     session: SessionArgument,
     checkpoint: Wanted,
-    text: Annotated[str, Parameter(help="What to remember of it; without it, it loses its note.")] = "",
+    text: Annotated[str, Parameter(help="The note; without it, the checkpoint loses its note.")] = "",
     /,
     *,
     takeover: Takeover = False,
     json: AsJson = False,
 ) -> int:
-    """Note something at a checkpoint; it is kept in its file.
+    """Add a note to a checkpoint.
+
+    The note is saved in the checkpoint's file.
 
     Example: edi-checkpoint note latest @1 "the client liked this one"
     """
@@ -274,15 +282,15 @@ def _amend(session: str, checkpoint: str, *, takeover: bool, json: bool, **chang
 
 @contextlib.contextmanager
 def _writing(session_id: str, *, takeover: bool) -> Iterator[Session]:
-    """Attach to a session as its writer, and leave it as it was: who only amends has neither seen nor ended it.
+    """Attach to a session as its writer, and keep its condition: an interrupted session stays interrupted.
 
-    Raises, before anything is changed, `DaemonUnavailable`, and `SessionBusy` unless `takeover`.
+    Raises `DaemonUnavailable`, and `SessionBusy` unless `takeover`; nothing has changed then.
     """
     from edi_checkpoint.client import connect
 
     with connect(app=PROGRAM) as client:
         if not client.connected:
-            raise DaemonUnavailable("no daemon answers, and this needs one")
+            raise DaemonUnavailable("this command needs a daemon, and none answers")
         held = client.attach(session_id, seen=False, takeover=takeover)
         try:
             yield held
@@ -300,7 +308,7 @@ def _target(source: Source, session_id: str, checkpoint: str | None, sequence: i
 
 
 def _last_good(source: Source, now: StateAt) -> StateAt:
-    """Return the newest checkpoint's state that is intact, not failed, and not that of now. Raises `NotFound`."""
+    """Return the newest checkpoint that is intact, not failed, and different from `now`. Raises `NotFound`."""
     from edi_checkpoint.points import last_good
 
     def read(info: CheckpointInfo) -> StateAt:

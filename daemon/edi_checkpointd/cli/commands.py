@@ -1,4 +1,4 @@
-"""The commands that look: what each takes, whom it asks, how the answer is shown."""
+"""The commands that only read: their arguments, where their answers come from, and how these are shown."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def sessions(
     *,
     condition: Annotated[
         Condition | Literal["trashed"] | None,
-        Parameter(help="Only sessions of this condition; `trashed`: those that `restore` brings back."),
+        Parameter(help="Show only sessions of this condition; `trashed` shows those that `restore` can bring back."),
     ] = None,
     tree: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Show below each session what was made from it.")
+        bool, Parameter(negative="", show_default=False, help="Show forks and branches below their parent session.")
     ] = False,
-    limit: Annotated[int, Parameter(help="How many at most.")] = 100,
+    limit: Annotated[int, Parameter(help="Show at most this many.")] = 100,
     json: AsJson = False,
 ) -> int:
     """List the sessions, newest first.
 
-    live         a writer is attached
-    interrupted  its writer died: it can be gone on with, or dismissed
-    unfinished   it was left, and is neither completed nor failed
-    ended        it is completed or failed
+    live         an app has the session open
+    interrupted  the app died: resume the session, or dismiss it
+    unfinished   the app closed the session, neither completed nor failed
+    ended        the session is completed or failed
 
     Example: edi-checkpoint sessions --condition interrupted
     """
@@ -58,7 +58,7 @@ def sessions(
         every = trashed if condition == "trashed" else source.sessions()
     found = [info for info in every if condition in (None, info.condition)]
     if trashed and condition is None:
-        tell(f"{len(trashed)} more in the trash: --condition trashed")
+        tell(f"{len(trashed)} more in the trash; --condition trashed lists them")
     if not found:
         tell("no sessions" if condition is None else f"no session is {condition}")
         return Exit.DONE
@@ -73,17 +73,17 @@ def sessions(
 def status(
     *,
     openmetrics: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Print it for monitoring, as OpenMetrics text.")
+        bool, Parameter(negative="", show_default=False, help="Print OpenMetrics text, for monitoring.")
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Say whether all work is safe and since when, what is wrong and what to do about it.
+    """Show whether all work is safe, what is wrong and how to fix it.
 
     Example: edi-checkpoint status
              edi-checkpoint status --openmetrics > edi-checkpoint.prom
     """
     if json and openmetrics:
-        raise select.UsageError("--json and --openmetrics say the same thing in two ways: give one of them")
+        raise select.UsageError("--json and --openmetrics exclude each other: give only one of them")
     with open_source() as source:
         found = source.status()
     if json:
@@ -101,7 +101,9 @@ def status(
 
 @app.command(sort_key=2, usage="Usage: edi-checkpoint log SESSION [--json]")
 def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
-    """List the checkpoints of a session, oldest first, each with what changed since the one before.
+    """List a session's checkpoints, oldest first.
+
+    Each comes with the changes since the previous one.
 
     Example: edi-checkpoint log latest
     """
@@ -125,10 +127,10 @@ def history(
     session: SessionArgument,
     /,
     *,
-    since: Annotated[int, Parameter(help="The sequence to begin with.")] = 1,
+    since: Annotated[int, Parameter(help="Start at this sequence.")] = 1,
     json: AsJson = False,
 ) -> int:
-    """List every change of a session that the journal holds, oldest first.
+    """List every change of a session in the journal, oldest first.
 
     Example: edi-checkpoint history latest --since 800
     """
@@ -149,20 +151,20 @@ def show(
     checkpoint: CheckpointArgument = None,
     /,
     *,
-    sequence: Annotated[int | None, Parameter(help="The state after this change (see `history`).")] = None,
+    sequence: Annotated[int | None, Parameter(help="Show the state after this change (see `history`).")] = None,
     at: Annotated[
-        str | None, Parameter(help="The state at a time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")
+        str | None, Parameter(help="Show the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Show the state of a session: now, in a checkpoint, after a change or at a time.
+    """Show a session's state: now, in a checkpoint, or at a time.
 
     Example: edi-checkpoint show latest
              edi-checkpoint show latest @2
              edi-checkpoint show latest --at 10m
     """
     if sum(given is not None for given in (checkpoint, sequence, at)) > 1:
-        raise select.UsageError("CHECKPOINT, --sequence and --at say the same thing in three ways: give one of them")
+        raise select.UsageError("CHECKPOINT, --sequence and --at exclude each other: give only one of them")
     if sequence is not None:
         require_within("--sequence", sequence, 0, SEQUENCE_MAX)
     time = None if at is None else select.time(at, datetime.now(UTC))
@@ -174,7 +176,7 @@ def show(
         documents.write(documents.show(found))
     else:
         if render.show(Screen.of_stdout(), found):
-            tell("some values are cut to fit; --json shows them whole")
+            tell("some values are cut to fit; --json shows them in full")
     return Exit.DONE
 
 
@@ -182,22 +184,22 @@ def show(
 def diff(
     session: SessionArgument,
     a: Annotated[
-        str | None, Parameter(help="The checkpoint before, said as for `show`. By default @1, the newest.")
+        str | None, Parameter(help="The earlier checkpoint, selected as for `show`. By default @1, the newest.")
     ] = None,
-    b: Annotated[str | None, Parameter(help="The checkpoint after. By default the current state.")] = None,
+    b: Annotated[str | None, Parameter(help="The later checkpoint. By default the current state.")] = None,
     /,
     *,
     other: Annotated[
         str | None,
-        Parameter(help="Compare with this session: B is a checkpoint of it. By default both are as they stand now."),
+        Parameter(help="Compare with this session; B is one of its checkpoints. A then defaults to the current state."),
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Show what changed since the newest checkpoint, since a checkpoint A, or from A to a checkpoint B.
+    """Show what changed between two checkpoints, or since one.
 
-    + came   - went   ~ became another   > stands elsewhere; in texts +word and -word
+    + added   - removed   ~ changed   > moved; in texts +word and -word
 
-    With --json it is a JSON Patch (RFC 6902) that turns the state of A into that of B.
+    --json prints a JSON Patch (RFC 6902) that turns state A into state B.
 
     Example: edi-checkpoint diff latest
              edi-checkpoint diff latest @3 @2
@@ -214,7 +216,7 @@ def diff(
         if json:
             documents.write(differences.document(before, after))
         elif differences.show(Screen.of_stdout(), source, before, after):
-            tell("some values are cut to fit; --json shows them whole")
+            tell("some values are cut to fit; --json shows them in full")
     return Exit.DONE
 
 
@@ -225,13 +227,14 @@ def attachments(
     *,
     extract: Annotated[
         Path | None,
-        Parameter(help="Write them into this folder, as they are stored: pictures, .npy arrays, raw bytes."),
+        Parameter(help="Write them into this folder as they are stored: pictures, .npy arrays, raw bytes."),
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """List the masks, other arrays and bytes of a session's current state; with --extract, get them as files.
+    """List or extract the masks, other arrays and bytes of a session.
 
-    Exit code 6 when one of them is missing or damaged; the others are listed and extracted all the same.
+    They are those of the current state. The exit code is 6 if one of them is
+    missing or damaged. All others are still listed and extracted.
 
     Example: edi-checkpoint attachments latest --extract masks
     """
@@ -243,7 +246,7 @@ def attachments(
     if json:
         documents.write(documents.attachments(session_id, found))
     elif not found:
-        tell(f"session {session_id} holds no arrays and no bytes")
+        tell(f"session {session_id} has no arrays and no bytes")
     else:
         render.attachments(Screen.of_stdout(), session_id, found)
     faults = [named.fault for named in found if named.fault is not None]
@@ -256,11 +259,13 @@ def attachments(
 def demo(
     *,
     keep: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Leave the demo's folder in place, to look around.")
+        bool, Parameter(negative="", show_default=False, help="Keep the demo's folder, so that you can look at it.")
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """See it at work: a session is killed in the middle, and comes back whole. Your own sessions are not touched.
+    """Kill a demo session in the middle of its work, and recover it.
+
+    The demo uses a temporary folder. It does not touch your sessions.
 
     Example: edi-checkpoint demo
     """

@@ -1,4 +1,4 @@
-"""The command that tells of settings: what each is, and what decided it."""
+"""The command `config`: show the value of each setting and where it was set."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ _SOURCE_STYLE = {"default": "dim"}
 
 @app.command(sort_key=20, usage="Usage: edi-checkpoint config [--json]")
 def config(*, json: AsJson = False) -> int:
-    """Show every setting, what it is and what decided it: a flag, the environment, the configuration file, a default.
+    """Show every setting with its value and its source.
 
-    A running daemon tells what it goes by; without one it is what one would use that is started here. It goes by a
-    changed file at once, and at SIGHUP; a file with a fault changes nothing, and `status` names the fault. What is
-    marked * an EDI reads for itself, from file and environment, when it connects.
+    The source is a flag, the environment, the configuration file or a default.
+    A running daemon answers with the values in use. Without a daemon, the
+    command shows the values that a new daemon would use.
+
+    The daemon reloads a changed file at once, and on SIGHUP. If the file has an
+    error, the daemon keeps its settings, and `status` names the error. EDI reads
+    the settings marked * itself when it connects, from file and environment.
 
     Example: edi-checkpoint config
              EDI_CHECKPOINT_TRASH_DAYS=1 edi-checkpoint config
@@ -41,7 +45,7 @@ def config(*, json: AsJson = False) -> int:
         [_row(row) for row in rows],
     )
     if cut:
-        tell("some values are cut to fit; --json shows them whole, with their ranges and meanings")
+        tell("some values are cut to fit; --json shows them in full, with ranges and descriptions")
     return Exit.DONE
 
 

@@ -1,7 +1,7 @@
-"""The demo's editor: a pretended EDI that walks one picture through all stages and publishes what it learns.
+"""The demo's editor: a simulated EDI that takes one picture through all stages and publishes each step.
 
-`python -m edi_checkpointd.cli.demo_editor SESSION` begins the session, or goes on behind the last step that its state
-holds. It prints a JSON line per event, so that what it was told can be held against what others read later (`Heard`):
+`python -m edi_checkpointd.cli.demo_editor SESSION` starts the session, or resumes it after the last step that its state
+contains. It prints a JSON line per event, which the demo compares with what others read later (`Heard`):
 
     {"event": "published", "step": <name>, "number": <n>, "digest": <of the content>}   the publishing call has returned
     {"event": "acknowledged", "number": <n>, "digest": <the same>}                      `Session.durable` covers it
@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 from edi_checkpoint import Session, connect
 
 TYPING_S = 0.1  # between two entries: a quick person, a very quick machine
-STAGE_S = 0.3  # how long a stage rests; longer than transition_quiet_s, so that it becomes a checkpoint
+STAGE_S = 0.3  # pause after a stage; longer than transition_quiet_s, so that the daemon makes a checkpoint
 FLUSH_TIMEOUT_S = 10.0
 
 
 class Step(NamedTuple):
-    """One entry: what is published, as a transition when it has a `current_stage`, and what a person sees of it."""
+    """One entry: the values to publish (a transition if they have a `current_stage`), and the text for the user."""
 
     name: str
     values: dict[str, object]
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 CUT_AT = "drawing the third picture"  # the step after which the demo kills this process
-AT_STAKE = "the analysis, two typed answers, two pictures"  # what was done by then
+AT_STAKE = "the analysis, two typed answers, two pictures"  # the work done by then
 
 _ENTITIES = [
     {
@@ -139,19 +139,19 @@ STEPS = [
 
 
 def digest(content: Mapping[str, object]) -> str:
-    """Return the digest of an entry's content, the same for the same JSON values whoever holds them."""
+    """Return the digest of an entry's content; equal JSON values have equal digests."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 
 
 def steps_left(state: Mapping[str, object]) -> list[Step]:
-    """Return the steps behind the last one whose content `state` holds."""
+    """Return the steps after the last one whose content is in `state`."""
     done = [n for n, step in enumerate(STEPS, 1) if all(state.get(key) == step.values[key] for key in step.values)]
     return STEPS[done[-1] :] if done else STEPS
 
 
 def told(name: str) -> str:
-    """Return what a person is told of a step, with its stage; nothing of most."""
+    """Return the text that the demo prints for a step, with its stage; most steps have none."""
     stage = ""
     for step in STEPS:
         stage = str(step.values.get("current_stage", stage))
@@ -162,13 +162,13 @@ def told(name: str) -> str:
 
 @dataclass
 class Heard:
-    """What an editor printed: the digests of its entries by number, and which of them it saw acknowledged."""
+    """What an editor printed: the digests of its entries by number, and the numbers of acknowledged ones."""
 
     published: dict[int, str] = field(default_factory=dict)
     acknowledged: set[int] = field(default_factory=set)
 
     def note(self, event: Mapping[str, Any]) -> str:
-        """Note one printed event; return the step's name if one was published, else nothing."""
+        """Record one printed event; return the step's name if it was published, else an empty text."""
         match event.get("event"):
             case "published":
                 self.published[event["number"]] = event["digest"]
@@ -179,9 +179,10 @@ class Heard:
 
 
 class Found(NamedTuple):
-    """What is there of what editors printed.
+    """How many of the editors' entries were found.
 
-    `missing` counts what is gone and was only published; `unexplained` what is there twice, or never was published.
+    `missing` counts lost entries that were published but not acknowledged; `unexplained` counts entries that are there
+    twice, or were never published.
     """
 
     acknowledged: int
@@ -191,12 +192,12 @@ class Found(NamedTuple):
 
     @property
     def lost(self) -> int:
-        """How many acknowledged entries are gone."""
+        """How many acknowledged entries are lost."""
         return self.acknowledged - self.recovered
 
 
 def find(runs: Iterable[Heard], held: Sequence[str]) -> Found:
-    """Look for each entry heard of, in order, among the digests `held`, which others read in order afterwards."""
+    """Look up each printed entry, in order, in the digests `held` that other processes read afterwards."""
     acknowledged = recovered = published = found = position = 0
     for run in runs:
         for number, content in sorted(run.published.items()):
@@ -210,10 +211,10 @@ def find(runs: Iterable[Heard], held: Sequence[str]) -> Found:
 
 
 def edit(session: Session) -> None:
-    """Take the steps that are left, and tell what is published and what is acknowledged."""
+    """Publish the remaining steps, and print what is published and what is acknowledged."""
     unacknowledged: dict[int, str] = {}
     for step in steps_left(dict(session)):
-        # No two entries are alike, not even when a step is taken anew after a loss: each is found, or is not.
+        # The pid makes all entries different, even if a step is repeated after a loss: each is found, or is not.
         content = {**step.values, "metadata": {"pid": os.getpid(), "step": step.name}}
         promise = digest(content)
         stage = content.pop("current_stage", None)

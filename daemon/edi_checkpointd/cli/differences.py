@@ -1,6 +1,6 @@
-"""What differs between two states of sessions, read from where answers come from, and shown.
+"""Load two states of sessions, compare them, and print the differences.
 
-As JSON it is a patch; for people one line a change: `+` came, `-` went, `~` became another, `>` stands elsewhere.
+In JSON this is a patch. For people it is one line per change: `+` added, `-` removed, `~` changed, `>` moved.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from edi_checkpointd.cli.source import Source
 from edi_checkpointd.clock import from_us
 
 _WENT, _CAME = "red", "green"
-_CUT = Cell("...", "bold")  # where the rest of a value is left out
+_CUT = Cell("...", "bold")  # marks a value that is cut
 _INDENT = 4
-_AROUND_WORDS = 3  # that stay and are shown on either side of those that went or came
+_AROUND_WORDS = 3  # unchanged words shown on each side of a change in a text
 _DIGEST_CHARS = 12
 _VALUE_MAX_CHARS = 240  # three lines of a terminal
 
 
 class Side(NamedTuple):
-    """One of the two states; `selector` is how it can be asked for again: `@2`, or `now`."""
+    """One of the two states; `selector` is what the user can type for it: `@2`, or `now`."""
 
     selector: str
     found: StateAt
 
 
 def side(source: Source, session_id: str, checkpoint: str | None) -> Side:
-    """Return the state of the checkpoint that is selected, or the current one. Raises `NotFound`, `Ambiguous`."""
+    """Return the state of a checkpoint, or the current state if it is None. Raises `NotFound`, `Ambiguous`."""
     if checkpoint is None:
         return Side("now", source.state(session_id))
     infos = source.checkpoints(session_id)
@@ -56,9 +56,9 @@ def side(source: Source, session_id: str, checkpoint: str | None) -> Side:
 
 
 def summaries(source: Source, found: Iterable[CheckpointInfo]) -> Iterator[str | None]:
-    """Yield for each checkpoint (of one session, oldest first) one line about what it brought.
+    """Yield for each checkpoint (of one session, oldest first) one line about its changes.
 
-    None for the first, and beside one that cannot be read. Each is read once; no more than two are held.
+    It is None for the first one, and for an unreadable one and its successor. Each is read once; two are in memory.
     """
     before = None
     for info in found:
@@ -70,7 +70,7 @@ def summaries(source: Source, found: Iterable[CheckpointInfo]) -> Iterator[str |
 def _read(source: Source, info: CheckpointInfo) -> Mapping[str, JsonText] | None:
     try:
         return source.state(info.session_id, checkpoint=info.name).state
-    except (DocumentDamaged, NotFound):  # it may have been deleted just now
+    except (DocumentDamaged, NotFound):  # the daemon may have deleted it just now
         return None
 
 
@@ -84,7 +84,7 @@ def document(before: Side, after: Side) -> dict[str, object]:
 
 
 def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
-    """Write what changed; return whether a value was cut. Masks are read from `source`, to see how they overlap."""
+    """Write what changed; return whether a value was cut. Masks are loaded from `source` to compute their overlap."""
     screen.table(
         [Column("", "bold"), Column("", least=8), Column(""), Column(""), Column("", least=10)],
         [_side("-", _WENT, before), _side("+", _CAME, after)],
@@ -112,10 +112,10 @@ def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:
 
 
 def _told(change: Change | Reordered, most: int | None, reads: tuple[Read, Read]) -> Iterator[Cell]:
-    """Yield the words that say a change; values are cut to `most` characters."""
+    """Yield the words that describe a change; values are cut to `most` characters."""
     place = spelled(change.path)
     if isinstance(change, Reordered):
-        yield from (Cell(f"> {place}:", "bold"), Cell(f"{change.moved} stand elsewhere", ""))
+        yield from (Cell(f"> {place}:", "bold"), Cell(f"{change.moved} moved", ""))
     elif change.before is None or change.after is None:
         came = change.after is not None
         style = _CAME if came else _WENT
@@ -141,7 +141,7 @@ def _became(before: bytes, after: bytes, most: int | None, reads: tuple[Read, Re
 
 
 def _attached(before: Reference, after: Reference, reads: tuple[Read, Read]) -> Iterator[Cell]:
-    """Yield how a mask changed; of other attachments what they are, and the beginnings of their digests."""
+    """Yield how a mask changed; for other attachments, their kinds and the beginnings of their digests."""
     if said := masks.change(before, after, reads):
         yield from (Cell(word, "") for word in said.split(" "))
     else:
@@ -151,13 +151,13 @@ def _attached(before: Reference, after: Reference, reads: tuple[Read, Read]) -> 
 
 def _reference(text: bytes) -> Reference | None:
     if is_reference(text):
-        with suppress(msgspec.MsgspecError):  # a file that is not ours may hold something that only looks like one
+        with suppress(msgspec.MsgspecError):  # another program's file may contain something that only looks like one
             return msgspec.json.decode(text, type=dict[str, Reference])[KEY]
     return None
 
 
 def _text(found: Sequence[Part]) -> Iterator[Cell]:
-    """Yield the words that went and came, each with its sign, and a few of those around them."""
+    """Yield the removed and added words, each with its sign, and a few words around them."""
     for at, part in enumerate(found):
         words = part.text.split()
         if part.sign:
@@ -171,7 +171,7 @@ def _text(found: Sequence[Part]) -> Iterator[Cell]:
 
 
 def _value(text: bytes, style: str, most: int | None) -> Iterator[Cell]:
-    """Yield a value's JSON text, to be broken into lines where it has a space."""
+    """Yield a value's JSON text in words, so that lines break at its spaces."""
     shown = in_words(msgspec.json.format(text, indent=0)).decode()
     yield from (Cell(word, style) for word in shown[:most].split(" "))
     if most is not None and len(shown) > most:

@@ -1,4 +1,4 @@
-"""The command `doctor`: looks at all that the software needs, and names for each fault what mends it."""
+"""The command `doctor`: check everything that the software needs, and name a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ _REMEDY_INDENT = " " * _WORD_CELLS
 
 @app.command(sort_key=18, usage="Usage: edi-checkpoint doctor [--json]")
 def doctor(*, json: AsJson = False) -> int:
-    """Look at all that is needed, and say for each fault what mends it: folders, disks, service, socket, daemon, clock.
+    """Check the installation, and name a remedy for each fault.
 
-    What begins with $ can be run as it stands. Exit code 6 when something is wrong.
+    The command checks configuration, folders, disks, service, socket, daemon
+    and clock. It also saves and removes a test session. A line that begins
+    with $ is a command that you can run. The exit code is 6 if a check fails.
 
     Example: edi-checkpoint doctor
     """
@@ -49,14 +51,14 @@ def doctor(*, json: AsJson = False) -> int:
 
 
 def _show(screen: Screen, name: str, finding: Finding) -> None:
-    """Write a check as soon as it is made: some wait for a daemon that hangs."""
+    """Print a finding as soon as it is known: some checks wait for a hanging daemon."""
     word = _WORDS[finding.ok]
     first, *more = _wrapped(screen, visible(finding.message), _WORD_CELLS + _NAME_CELLS)
     gaps = " " * (_WORD_CELLS - len(word.text)), " " * (_NAME_CELLS - len(name))
     screen.line(word, gaps[0], name, gaps[1], first)
     for line in more:
         screen.line(" " * (_WORD_CELLS + _NAME_CELLS) + line)
-    if finding.remedy and finding.command:  # whole, so that it can be copied
+    if finding.remedy and finding.command:  # not wrapped, so that it can be copied
         screen.line(_REMEDY_INDENT, Cell(f"$ {finding.remedy}", "bold"))
     elif finding.remedy:
         for line in _wrapped(screen, visible(finding.remedy), _WORD_CELLS):

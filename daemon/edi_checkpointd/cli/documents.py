@@ -1,6 +1,6 @@
-"""Answers as the JSON documents that scripts read: times in UTC, what is not known is null.
+"""Write answers as JSON documents for scripts: times in UTC, unknown values null.
 
-Values of a state are spliced as the text they are: numbers of any size and precision stay as their writer gave them.
+Values of a state are copied as JSON text, so that numbers keep the size and precision that their writer gave them.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FORMAT: Final = 1
 
 
 def write(document: dict[str, object]) -> None:
-    """Write one document to stdout; UTF-8, whatever the locale says."""
+    """Write one document to stdout, in UTF-8 with any locale."""
     _write_bytes([_pretty({"format": FORMAT, **document}) + b"\n"])
 
 
 def write_line(document: dict[str, object]) -> None:
-    """Write one document as one line, at once."""
+    """Write one document as one line, and flush it."""
     _write_bytes([msgspec.json.encode(document) + b"\n"])
 
 
 def write_history(session_id: str, pages: Iterable[History]) -> None:
-    """Write the document of `history` as its pages come, one entry a line."""
+    """Write the document of `history`, one entry per line; each page is written when it comes."""
     _write_bytes(_history(session_id, pages))
 
 
 def failure(error: EdiCheckpointError) -> dict[str, object]:
-    """Return what is said of a failure."""
+    """Return the document of a failure."""
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
 
 
@@ -62,12 +62,12 @@ def status(found: Status) -> dict[str, object]:
 
 
 def event(told: Event) -> dict[str, object]:
-    """Return the document of an event of `watch`; it says no format, since each is a line."""
+    """Return the document of an event of `watch`; a line has no `format`."""
     return _row(told)
 
 
 def doctor(found: Sequence[tuple[str, Finding]]) -> dict[str, object]:
-    """Return the document of `doctor`; `command` says that the remedy runs as it stands."""
+    """Return the document of `doctor`; `command` says whether the remedy is a command to run."""
     checks = [{"name": name, **finding._asdict()} for name, finding in found]
     return {"ok": all(finding.ok is not False for _, finding in found), "checks": checks}
 
@@ -109,7 +109,7 @@ def show(found: StateAt) -> dict[str, object]:
 
 
 def attachments(session_id: str, found: Iterable[Named]) -> dict[str, object]:
-    """Return the document of `attachments`; `fault` is the code of what is wrong with one, null when it is whole."""
+    """Return the document of `attachments`; `fault` is an error code, null if the attachment is intact."""
     rows = [
         {
             "sha256": named.reference.sha256,
@@ -146,7 +146,7 @@ def _row(info: SessionInfo | CheckpointInfo | HistoryEntry | Event) -> dict[str,
 def _utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
-    except OverflowError:  # within its offset of the calendar's ends
+    except OverflowError:  # less than its offset from the years 1 or 9999
         return time.replace(tzinfo=UTC)
 
 
@@ -155,6 +155,6 @@ def _pretty(document: dict[str, object]) -> bytes:
 
 
 def _write_bytes(parts: Iterable[bytes]) -> None:
-    sys.stdout.flush()  # what was written as text comes before
+    sys.stdout.flush()  # text written before must come first
     sys.stdout.buffer.writelines(parts)
     sys.stdout.buffer.flush()

@@ -10,7 +10,7 @@ EVENT_STYLE: Final = {"checkpoint": "green", "rollback": "cyan", "fault": "bold 
 
 
 def said(event: Event) -> str:
-    """Return what there is to say of an event beside its kind and its session."""
+    """Return the details of an event, without its kind and its session."""
     match event.event:
         case "update":
             return f"{event.entries} change{'s' * (event.entries != 1)}: {event.detail}"
@@ -21,5 +21,5 @@ def said(event: Event) -> str:
 
 
 def said_briefly(event: Event) -> str:
-    """Return what `said` returns, without the file name of a checkpoint, which hardly ever fits a table."""
+    """Return the details of an event, without the file name of a checkpoint, which rarely fits into a table."""
     return event.detail or "" if event.event == "checkpoint" else said(event)

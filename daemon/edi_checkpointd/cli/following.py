@@ -1,4 +1,4 @@
-"""Following the daemon's feed: its events as they come, over its restarts."""
+"""Follow the daemon's feed of events, also across restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edi_checkpoint.holder import running
 from edi_checkpoint.link import Link
 from edi_checkpoint.model import Event
 
-TICK_S = 0.5  # how often who waits is let go on, to look at the clock and at the terminal's size
+TICK_S = 0.5  # how often the caller gets control, to look at the clock and at the terminal's size
 
 
 def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
-    """Yield what happens from now on, for ever; None when there is no more just now, every `TICK_S` at least.
+    """Yield all events from now on, for ever; and None whenever there is no event, at least every `TICK_S`.
 
-    That the daemon is gone or there (again), and that events were missed, is told among it. `pause_s` lets events
-    gather between two answers. Raises what the daemon refuses a watcher with.
+    Events of its own say that the daemon ended or started, and that events were missed. `pause_s` collects more events
+    per answer. Raises the error with which the daemon refuses a watcher.
     """
     link.wait_connected(TICK_S)
     feed, number = "", 0
@@ -39,10 +39,10 @@ def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
         answer = asked.result()
         if not isinstance(answer, protocol.Events):
             raise ProtocolError(f"answered by {type(answer).__name__}, not by Events")
-        if feed not in ("", answer.feed):  # so soon that we did not see it go
+        if feed not in ("", answer.feed):  # the daemon restarted faster than we looked
             yield _daemon(link, connected=True)
         if answer.missed:
-            yield _told("fault", "events_missed", f"{answer.missed} events came too fast to be told")
+            yield _told("fault", "events_missed", f"{answer.missed} events came too fast and are not shown")
         feed, number = answer.feed, answer.number
         yield from answer.events
         yield None
@@ -51,7 +51,7 @@ def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
 
 def _daemon(link: Link, *, connected: bool) -> Event:
     if not connected:
-        return _told("daemon", "gone", "none answers; waiting for the next")
+        return _told("daemon", "gone", "no daemon answers; waiting for one")
     holder = running(link.paths.lock)
     return _told("daemon", "connected", f"process {holder.pid}" if holder else "")
 

@@ -1,4 +1,4 @@
-"""The command that forgets: it shows what will go, has the daemon remove it, and looks for itself what is left."""
+"""The command `purge`: show what will be deleted, let the daemon delete it, and check independently what is left."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from edi_checkpointd.journal import Reader
     from edi_checkpointd.traces import Held, Left
 
-ANSWER_S = 10.0  # asked again after it: a daemon that died is followed by another, which goes on with it
+ANSWER_S = 10.0  # then the client asks again: if the daemon died, the next one resumes the purge
 ASKED_TIMES = 60
-START_S = 30.0  # of a daemon that is started, and may have to end a purge that was cut short before it serves
-_NAMED = 5  # sessions that a question names
+START_S = 30.0  # a new daemon may have to finish an interrupted purge before it serves
+_NAMED = 5  # sessions that the question names
 
 _KINDS = {
     "checkpoints": "checkpoints",
@@ -41,7 +41,7 @@ _COUNTED = {"checkpoints": "checkpoint", "entries": "entry", "attachments": "att
 
 
 class Receipt(NamedTuple):
-    """What a purge has removed, as a look before it and one behind it tell; what is left, and what could not go."""
+    """What a purge removed (found by looking before and after it), what is left, and what could not be removed."""
 
     sessions: Sequence[str]
     removed: dict[str, int]
@@ -50,19 +50,18 @@ class Receipt(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether all that is left is of other sessions."""
+        """Whether everything that is left belongs to other sessions."""
         return not self.kept and all(one.session_id is not None for one in self.left)
 
 
 @app.command(sort_key=19, usage="Usage: edi-checkpoint purge SESSION | --all [--yes] [--takeover] [--json]")
 def purge(
-    session: Annotated[
-        str | None, Parameter(help="An id, the beginning of one that no other has, or `latest`.")
-    ] = None,
+    session: Annotated[str | None, Parameter(help="An id, a unique beginning of one, or `latest`.")] = None,
     /,
     *,
     everything: Annotated[
-        bool, Parameter("--all", negative="", show_default=False, help="All sessions, and all that was kept of any.")
+        bool,
+        Parameter("--all", negative="", show_default=False, help="Delete all sessions and everything saved for them."),
     ] = False,
     yes: Annotated[bool, Parameter(negative="", show_default=False, help="Do not ask.")] = False,
     takeover: Annotated[
@@ -70,41 +69,43 @@ def purge(
         Parameter(
             negative="",
             show_default=False,
-            help="Even while somebody writes to it: that one is shut out, and what it publishes is kept nowhere.",
+            help="Purge even while an app has the session open. Whatever that app publishes later is not saved.",
         ),
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Forget a session for good. It shows what will go, and asks.
+    """Delete a session for good.
 
-    Its checkpoints, history, outboxes and attachments go, with what is in the
-    trash, what was set aside as damaged, and the lines of the log that name it.
-    A damaged journal was set aside whole: it goes with any session, since it
-    may hold texts of this one. An attachment that another session names stays.
+    The command shows what it will delete and asks first. It deletes the
+    session's checkpoints, history, outboxes and attachments, its files in the
+    trash and in damaged/, and every log line that names it. If a damaged
+    journal was set aside, the command deletes that too, because it may hold
+    texts of this session. An attachment that another session uses is kept.
 
-    Forks, and branches of writers that were shut out, are sessions of their
-    own: they stay, with the texts that they took over and the name of where
-    they came from. `edi-checkpoint sessions --tree` shows them; purge them too.
+    Forks are sessions of their own, and so are branches of writers that were
+    taken over. They keep their copies of the session's texts, and its name.
+    `edi-checkpoint sessions --tree` lists them. Purge them too.
 
-    Out of reach: copies, backups and exports, the pictures themselves, the
-    system's journal, what the disk keeps in blocks that are free.
+    The command cannot reach copies, backups, exports, the pictures themselves,
+    the system's journal, or free blocks of the disk.
 
-    Exit code 5 while somebody writes to it, 1 if something could not be removed.
+    The exit code is 5 while an app has the session open, and 1 if something
+    could not be deleted.
 
     Example: edi-checkpoint purge lighthouse
              edi-checkpoint purge --all --yes
     """
     if (session is None) != everything:
-        raise select.UsageError("say what to purge: a SESSION, or --all")
+        raise select.UsageError("choose what to purge: a SESSION, or --all")
     if not yes and (json or not sys.stdin.isatty()):
-        raise select.UsageError("nobody can be asked here", hint="--yes purges without asking")
+        raise select.UsageError("cannot ask for confirmation here", hint="--yes purges without asking")
     paths = locate()
     sessions = _chosen(paths, session)
     before = _look(paths, sessions, everything=everything)
     if not yes:
         _show(Screen.of_stdout(), sessions, before, everything=everything)
-        if not agreed("purge all of it? It cannot be undone. [y/N] "):
-            tell("nothing was removed")
+        if not agreed("delete all of this? It cannot be undone. [y/N] "):
+            tell("nothing was deleted")
             return Exit.DONE
     order = protocol.Purge(0, () if everything else tuple(sessions), everything, takeover)
     receipt = _receipt(paths, sessions, before, _ordered(order))
@@ -116,7 +117,7 @@ def purge(
 
 
 def _chosen(paths: Paths, text: str | None) -> list[str]:
-    """Return the sessions to purge: the one that `text` selects, or all of which anything is there."""
+    """Return the sessions to purge: the one that `text` selects, or all that left anything behind."""
     from edi_checkpointd.traces import known
 
     with _reading(paths) as reader:
@@ -138,7 +139,7 @@ def _look(paths: Paths, sessions: Sequence[str], *, everything: bool) -> Held:
 
 @contextlib.contextmanager
 def _reading(paths: Paths) -> Iterator[Reader | None]:
-    """Give a reader of the journal, None when there is none or it cannot be read: then the daemon sets it aside."""
+    """Give a reader of the journal. None: there is no journal, or it is damaged and the daemon sets it aside."""
     from edi_checkpointd.journal import JournalDamaged, Reader
 
     reader = None
@@ -153,7 +154,7 @@ def _reading(paths: Paths) -> Iterator[Reader | None]:
 
 
 def _ordered(order: protocol.Purge) -> Sequence[str]:
-    """Have the daemon purge, whichever one is there, and return what it could not remove.
+    """Let the daemon purge, and return what it could not delete. If the daemon dies, ask the next one.
 
     Raises `DaemonUnavailable`, `SessionBusy`.
     """
@@ -162,10 +163,10 @@ def _ordered(order: protocol.Purge) -> Sequence[str]:
     begun = False
     for turn in range(ASKED_TIMES):
         if turn == 1:
-            tell("this takes longer: all that may name an attachment is read")
+            tell("this takes longer: the daemon reads everything that may use an attachment")
         with connect(app=PROGRAM, timeout_s=START_S) as client:
             if not client.connected:
-                raise DaemonUnavailable("no daemon answers, and this needs one")
+                raise DaemonUnavailable("this command needs a daemon, and none answers")
             try:
                 answer = client.ask(
                     lambda n: protocol.Purge(n, order.sessions, order.everything, order.takeover), ANSWER_S
@@ -173,12 +174,12 @@ def _ordered(order: protocol.Purge) -> Sequence[str]:
             except DaemonUnavailable:
                 begun = True
             except NotFound:
-                if begun:  # the one that was asked before has ended it
+                if begun:  # the previous daemon finished the purge, but its answer was lost
                     return ()
                 raise
             else:
                 return answer.kept if isinstance(answer, protocol.Purged) else ()
-    raise DaemonUnavailable("the purge has not ended; the daemon goes on with it", hint="see `edi-checkpoint status`")
+    raise DaemonUnavailable("the purge is not finished; the daemon continues it", hint="see `edi-checkpoint status`")
 
 
 def _receipt(paths: Paths, sessions: Sequence[str], before: Held, kept: Sequence[str]) -> Receipt:
@@ -201,7 +202,7 @@ def _document(receipt: Receipt) -> dict[str, object]:
 
 
 def _show(screen: Screen, sessions: Sequence[str], before: Held, *, everything: bool) -> None:
-    """Write what will go, with sizes."""
+    """Print what will be deleted, with sizes."""
     more = f" and {len(sessions) - _NAMED} more" if len(sessions) > _NAMED else ""
     what = "everything" if everything else "session"
     screen.line(Cell(f"{what}: {', '.join(sessions[:_NAMED])}{more}", "bold"))
@@ -211,9 +212,9 @@ def _show(screen: Screen, sessions: Sequence[str], before: Held, *, everything: 
             rows.append((name, str(len(sizes)), size(sum(sizes))))
     screen.table([Column(""), Column("", right=True), Column("", right=True)], rows, titled=False)
     if before.of("attachments") and not everything:
-        tell("the attachments are those of all sessions: what another one names stays")
+        tell("the attachments counted are those of all sessions; those that another session uses are kept")
     if any(path.name.startswith("journal.sqlite") for path, (kind, _) in before.files.items() if kind == "set_aside"):
-        tell("a damaged journal was set aside whole: it goes, with what it holds of other sessions")
+        tell("a damaged journal was set aside; it is deleted, with its entries of other sessions")
 
 
 def _counted(count: int, one: str) -> str:
@@ -228,11 +229,13 @@ def _tell(screen: Screen, receipt: Receipt) -> None:
     screen.line(f"purged: {', '.join(counts)}, {size(removed['bytes'])} in all")
     others = Counter(one.session_id for one in receipt.left if one.session_id is not None)
     for session_id, count in sorted(others.items()):
-        screen.line(f"session {session_id} stays: {count} file{'s' * (count != 1)} of it name what was purged")
+        screen.line(
+            f"session {session_id} is kept: {count} of its files still name{'s' * (count == 1)} what was purged"
+        )
     for one in receipt.left:
         if one.session_id is None:
             screen.line(Cell(f"left: {one.path} {one.why}", "bold yellow"))
     for sentence in receipt.kept:
         screen.line(Cell(f"left: {sentence}", "bold yellow"))
     if not receipt.left and not receipt.kept:
-        screen.line("nothing of it is left in any place that is written to")
+        screen.line("nothing of it is left in any of our folders")

@@ -1,4 +1,4 @@
-"""The command that reads all that is kept of sessions and says whether it is what was written."""
+"""The command `verify`: read everything that is saved, and report what is damaged or missing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from edi_checkpointd.cli.screen import Screen
 @app.command(sort_key=21, usage="Usage: edi-checkpoint verify [SESSION] [--json]")
 def verify(
     session: Annotated[
-        str | None, Parameter(help="An id, the beginning of one that no other has, or `latest`; by default all.")
+        str | None, Parameter(help="An id, a unique beginning of one, or `latest`; by default all sessions.")
     ] = None,
     /,
     *,
     json: AsJson = False,
 ) -> int:
-    """Read every checkpoint and attachment, of one session or of all, and see that each is what was written.
+    """Read all saved data, and report damage.
 
-    With and without a daemon; nothing is changed. What is damaged, `edi-checkpointd check --repair` sets aside.
+    The command reads every checkpoint, attachment and journaled change, of one
+    session or of all. It changes nothing, and works with and without a daemon.
+    To set damaged files aside, run `edi-checkpointd check --repair`.
 
-    Exit code 6 when something is damaged, 7 when acknowledged entries are lost.
+    The exit code is 6 if something is damaged, and 7 if acknowledged entries
+    are lost.
 
     Example: edi-checkpoint verify
              edi-checkpoint verify latest

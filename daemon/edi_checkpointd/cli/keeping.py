@@ -1,4 +1,4 @@
-"""The commands about what is kept: why a checkpoint is there, what the rules delete, and what comes back."""
+"""The commands about retention: why a checkpoint exists, what the rules delete, and how to restore it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ORDER_TIMEOUT_S = 120.0  # a first clean-up may move hundreds of sessions
 Answered = TypeVar("Answered", bound=protocol.Answer)
 
 _REASONS = {
-    "newest_valid": "it is the newest, which nothing deletes",
+    "newest_valid": "it is the newest, which no rule deletes",
     "pinned": "it is pinned",
     "reference": "EDI's own class wrote it",
     "foreign": "another program wrote it",
-    "exempt": "somebody is using it just now",
-    "unseen": "nobody has seen the interrupted state yet",
-    "keep_automatic": "it is among the newest that timers and exits made (keep_automatic)",
+    "exempt": "it is in use",
+    "unseen": "no app has opened the interrupted session yet",
+    "keep_automatic": "it is among the newest made by timers and exits (keep_automatic)",
     "keep_per_session": "it is among the newest of its session (keep_per_session)",
     "keep_best": "it has one of the best scores (keep_best)",
     "keep_stages": "it is the last of its stage (keep_stages)",
@@ -39,13 +39,13 @@ _REASONS = {
 def why(
     session: SessionArgument,
     checkpoint: Annotated[
-        str, Parameter(help="A file's name, its timestamp or the beginning of that, a label, or @1 (the newest), @2.")
+        str, Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2.")
     ],
     /,
     *,
     json: AsJson = False,
 ) -> int:
-    """Say of a checkpoint what made it, which rules keep it, and which one will delete it and when.
+    """Show what made a checkpoint, keeps it and will delete it.
 
     Example: edi-checkpoint why latest @3
     """
@@ -85,18 +85,20 @@ def _deleted(found: Why) -> str:
 def prune(
     *,
     apply: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Do it now; the daemon does the same when it is due.")
+        bool, Parameter(negative="", show_default=False, help="Delete now, without waiting for the daemon.")
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Show what the rules keep and delete, each with its reason; nothing is deleted without --apply.
+    """Show what the rules keep and delete. Only --apply deletes.
 
-    Checkpoints go by number (keep_per_session, keep_automatic). Sessions that
-    were left go into the trash by number and age (keep_sessions,
-    keep_closed_days), and from there for good (trash_days). Beyond
-    sessions_max_bytes more goes. Pins, the newest checkpoint of a session and
-    what other programs wrote never go. `config` shows the settings, `restore`
-    brings a session back.
+    keep_per_session and keep_automatic limit the checkpoints of a session.
+    keep_sessions and keep_closed_days move closed sessions into the trash.
+    trash_days deletes them from there for good. If the documents exceed
+    sessions_max_bytes, more are deleted.
+
+    The rules never delete pinned checkpoints, the newest checkpoint of a
+    session, or files of other programs. `config` shows the settings. `restore`
+    brings a session back from the trash.
 
     Example: edi-checkpoint prune
              edi-checkpoint prune --apply
@@ -127,21 +129,21 @@ def prune(
             [(what, name, rule, size(count)) for what, name, rule, count in rows],
         )
     checkpoints, sessions = len(found["keep"]), len(found["sessions"]["keep"])
-    kept = f"{checkpoints} checkpoint{'s' * (checkpoints != 1)} of {sessions} session{'s' * (sessions != 1)} stay"
+    kept = f"{checkpoints} checkpoint{'s' * (checkpoints != 1)} of {sessions} session{'s' * (sessions != 1)} kept"
     if not rows:
         screen.line(f"nothing to delete: {kept}")
     elif apply:
         screen.line(f"done; {kept}")
     else:
-        screen.line(f"{kept}; --json says why, --apply does it now")
+        screen.line(f"{kept}; --json shows the reasons, --apply deletes now")
     return Exit.DONE
 
 
 @app.command(sort_key=16, usage="Usage: edi-checkpoint restore SESSION [--json]")
 def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
-    """Bring a session back from the trash, whole; its age counts anew.
+    """Restore a session from the trash. Its age starts again at zero.
 
-    Opening it (EDI's load_state, Client.session) brings it back too.
+    Opening a session (EDI's load_state, Client.session) restores it too.
 
     Example: edi-checkpoint sessions --condition trashed
              edi-checkpoint restore lighthouse
@@ -151,8 +153,8 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
         if session not in trashed and source.knows(session):
             raise NotFound(f"session {session} is not in the trash", hint=f"`edi-checkpoint show {session}` shows it")
     if not trashed:
-        raise NotFound("the trash is empty", hint="`edi-checkpoint sessions` lists what there is")
-    session_id = select.session(session, trashed, hint="`edi-checkpoint sessions --condition trashed` lists what is")
+        raise NotFound("the trash is empty", hint="`edi-checkpoint sessions` lists all sessions")
+    session_id = select.session(session, trashed, hint="`edi-checkpoint sessions --condition trashed` lists the trash")
     order(protocol.Restored, lambda request: protocol.Restore(request, session_id))
     with open_source() as source:
         (row,) = (info for info in source.sessions() if info.session_id == session_id)
@@ -165,9 +167,10 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
 
 @app.command(sort_key=17, usage="Usage: edi-checkpoint du [--json]")
 def du(*, json: AsJson = False) -> int:
-    """Show how much lies on disk: by session, largest first, and in all by kind, each with its bound.
+    """Show the disk space of each session and each kind of file.
 
-    An attachment counts for each session that names it, in all once.
+    An attachment counts for every session that uses it, but only once in the
+    totals.
 
     Example: edi-checkpoint du
     """
@@ -211,12 +214,15 @@ def du(*, json: AsJson = False) -> int:
 
 
 def order(kind: type[Answered], question: Callable[[int], protocol.Order]) -> Answered:
-    """Have a daemon do something, one that is started if none runs. Raises `DaemonUnavailable` and what it refuses."""
+    """Send an order to the daemon and return its answer; start a daemon if none runs.
+
+    Raises `DaemonUnavailable`, and the error that the daemon answers with.
+    """
     from edi_checkpoint.client import connect
 
     with connect(app=PROGRAM) as client:
         if not client.connected:
-            raise DaemonUnavailable("no daemon answers, and this needs one")
+            raise DaemonUnavailable("this command needs a daemon, and none answers")
         answer = client.ask(question, ORDER_TIMEOUT_S)
     if not isinstance(answer, kind):
         raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")

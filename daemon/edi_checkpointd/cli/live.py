@@ -1,4 +1,4 @@
-"""The live view of `watch`: the newest sessions above, the newest events below, as much as the terminal holds."""
+"""The live view of `watch`: the newest sessions at the top, the newest events below, as many as fit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from edi_checkpointd.cli.screen import visible
 
 SESSIONS_ASKED = 100
 EVENTS_KEPT = 200
-_GATHER_S = 0.1  # between two drawings
+_GATHER_S = 0.1  # between two redraws
 _ANSWER_S = 5.0
 _SESSION_CELLS = 16
-_FRAME_LINES = 4  # the head, an empty line, and the titles of both tables
+_FRAME_LINES = 4  # the heading, an empty line, and the titles of both tables
 
 
 def show(link: Link) -> None:
-    """Show the view until somebody interrupts or ends it; the terminal is left as it was."""
+    """Show the view until Ctrl-C or SIGTERM; restore the terminal then."""
     view = View()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with Live(view, console=Console(highlight=False), screen=True, auto_refresh=False) as live:
@@ -55,20 +55,20 @@ def _sessions(link: Link) -> list[SessionInfo]:
 
 
 class View:
-    """What is known by now; drawn by rich, at the size that the terminal has at that moment."""
+    """The sessions and events seen so far; rich draws them at the terminal's current size."""
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Start without sessions and events."""
         self._daemon = ""
         self._sessions: dict[str, SessionInfo] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def begin(self, found: list[SessionInfo]) -> None:
-        """Take the sessions that there are."""
+        """Replace the sessions by `found`, newest first."""
         self._sessions = {info.session_id: info for info in reversed(found)}
 
     def take(self, event: Event) -> None:
-        """Take an event; the session that it is about comes to the top."""
+        """Add an event, and move its session to the top."""
         self._events.append(event)
         if event.event == "daemon":
             self._daemon = f"{event.name}: {event.detail}"
@@ -85,12 +85,12 @@ class View:
                 del self._sessions[next(iter(self._sessions))]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it: sessions have half of the lines at most, events the rest."""
+        """Draw the view: sessions get at most half of the lines, events the rest."""
         room = max(2, (options.height or console.height) - _FRAME_LINES)
         sessions = list(reversed(self._sessions.values()))[: room // 2]
         events = list(self._events)[-max(1, room - len(sessions)) :]
         yield Group(
-            _head(f"daemon {self._daemon or 'is looked for'}"),
+            _head(f"daemon {self._daemon or 'not found yet'}"),
             _session_table(sessions, datetime.now(UTC)),
             Text(""),
             _event_table(events),
@@ -132,7 +132,7 @@ def _event_table(events: list[Event]) -> Table:
 
 
 def _table(*columns: str, wide: str) -> Table:
-    """Return a table without lines around it; the column `wide` takes what the others leave."""
+    """Return a table without borders; the column `wide` takes the remaining width."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
     for title in columns:
         at_most = _SESSION_CELLS if title == "SESSION" else None

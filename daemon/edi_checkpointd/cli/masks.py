@@ -1,4 +1,4 @@
-"""How a mask changed: its area, and its overlap with what it was (intersection over union: 1 the same, 0 nothing)."""
+"""How a mask changed: its area, and its overlap with the old one (intersection over union: 1 the same, 0 nothing)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edi_checkpoint.arrays import decode
 from edi_checkpoint.errors import ArraysMissing, AttachmentDamaged, AttachmentMissing
 from edi_checkpoint.references import Reference
 
-OVERLAP_MAX_PIXELS: Final = 64 << 20  # both in memory at a byte each; of larger masks the area says enough
+OVERLAP_MAX_PIXELS: Final = 64 << 20  # both masks are in memory, a byte per pixel; for larger ones the area is enough
 
 Read = Callable[[Reference], bytes]
 
 
 def change(before: Reference, after: Reference, reads: tuple[Read, Read]) -> str:
-    """Return in words how a mask changed, each state's read by one of `reads`; nothing if one of the two is no mask.
+    """Return in words how a mask changed; an empty text if one of the two is no mask. `reads` loads each side.
 
-    The overlap is left out where content is missing or damaged, where sizes differ, and without numpy.
+    The overlap is left out if content is missing or damaged, if sizes differ, or without numpy.
     """
     if before.area is None or after.area is None:
         return ""

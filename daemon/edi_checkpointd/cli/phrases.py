@@ -1,4 +1,4 @@
-"""Attachments in a few words: what people are shown in the place of a reference."""
+"""Describe attachments in a few words, which replace references in output for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFERENCE = re.compile(rb'\{\s*"\$attachment":\s*(\{(?:[^{}"]|"(?:[^"\\]|\\.)*"
 
 
 def phrase(reference: Reference) -> str:
-    """Return what an attachment is; pictures are measured as pictures are, width first."""
+    """Return a description of an attachment; the size of a picture has the width first."""
     shape, kind = reference.shape, f"array of {reference.dtype}"
     if reference.dtype is None:
         return f"bytes, {size(reference.bytes)}"
@@ -32,7 +32,7 @@ def _times(shape: Sequence[int]) -> str:
 
 
 def in_words(text: bytes) -> bytes:
-    """Return a JSON text with each reference in it said in words: `<mask 64x64, 1.6 % set, 107 B>`."""
+    """Return a JSON text with each reference replaced by its description: `<mask 64x64, 1.6 % set, 107 B>`."""
     return _REFERENCE.sub(_said, text) if MARK in text else text
 
 

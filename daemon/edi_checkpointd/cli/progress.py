@@ -1,4 +1,4 @@
-"""How far something is that takes longer than a second, shown on stderr if that is a terminal."""
+"""A progress bar on stderr, for work that takes longer than a second; only on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN_AFTER_S = 1.0
 
 
 class Bar:
-    """A progress bar, called with how much is done, and of how much."""
+    """A progress bar; call it with the amount done and the total."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -22,7 +22,7 @@ class Bar:
         self._shown: tuple[Progress, TaskID] | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Show how far it is, once it has taken a second."""
+        """Update the bar, and show it once the work has taken a second."""
         if self._shown is None:
             if time.monotonic() - self._begun_s < _SHOWN_AFTER_S or not sys.stderr.isatty():
                 return

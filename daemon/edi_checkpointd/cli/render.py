@@ -1,6 +1,6 @@
-"""Answers as people read them: what matters first, in lines that fit.
+"""Print answers for people, in lines that fit, the important things first.
 
-Ids are cut to what still tells them apart where space is short; every command takes such a prefix.
+On a narrow terminal, ids are cut to a unique prefix; every command takes such a prefix.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from edi_checkpointd.clock import from_us
 if TYPE_CHECKING:
     from edi_checkpointd.cli.attachments import Named
 
-_PREFIX_LEAST = 13  # of an id that a person chose: up to this length it is never cut
+_PREFIX_LEAST = 13  # an id that a user chose is never cut shorter than this
 _UUID_PREFIX_LEAST = 8
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_WIDE = 160  # from this width on ids are shown whole
+_WIDE = 160  # from this width on, ids are not cut
 CONDITION_STYLE = {"live": "green", "interrupted": "bold yellow", "unfinished": "cyan", "ended": "dim"}
 _STATUS_STYLE = {"completed": "green", "failed": "red"}
 _KIND_STYLE: dict[str, str] = {
@@ -35,19 +35,19 @@ _KIND_STYLE: dict[str, str] = {
 _OP_STYLE = {"mark": "dim", "pin": "dim", "rollback": "cyan"}
 _SIGN_STYLE = {"+": "green", "-": "red"}
 _UNDER = "    "
-_CUT_BYTES_PER_CELL = 8  # of a value's text, for each cell that it may fill: indentation falls away
-_SIZE_SHOWN_BYTES = 1000  # a shorter value is seen to be short
+_CUT_BYTES_PER_CELL = 8  # bytes of JSON text to look at for each cell: indentation is dropped later
+_SIZE_SHOWN_BYTES = 1000  # the size of a shorter value is not worth a cell
 _BREAK_AT_BRACKET = re.compile(r"(?<=[\[{])\n *|\n *(?=[\]}])")
 _FAULTS = {"attachment_missing": "missing", "attachment_damaged": "damaged"}
 _BREAK = re.compile(r"\n *")
 
 
 def sessions(screen: Screen, shown: Sequence[Branch], every_id: Sequence[str]) -> None:
-    """Write the sessions `shown`; `every_id` are those that a short id must be told apart from.
+    """Write the sessions `shown`; a cut id stays unique among `every_id`.
 
-    In a narrow terminal the number of checkpoints gives way first, since `log` tells it; then the status, most of which
-    the condition tells; then the score, which only the last stage gives; then stage and image. By id, condition, time
-    and prompt one knows a session again.
+    On a narrow terminal the number of checkpoints is dropped first, because `log` shows it. Then go the status (the
+    condition says most of it), the score (only the last stage has one), stage and image. A user recognises a session by
+    its id, condition, time and prompt, so these stay.
     """
     wide = screen.width is None or screen.width >= _WIDE
     ids = {} if wide else _prefixes(every_id)
@@ -86,7 +86,7 @@ def _session(one: Branch, ids: Mapping[str, str], time: str) -> Sequence[str | C
 
 
 def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo], summaries: Sequence[str | None]) -> None:
-    """Write a session's checkpoints, oldest first, with the `@` number that selects each and what it brought."""
+    """Write a session's checkpoints, oldest first, each with its `@` number and the changes that it contains."""
     screen.line(Cell(f"session {session_id}", "dim"))
     title, times = moments("MADE", [info.timestamp for info in found])
     screen.table(
@@ -116,7 +116,7 @@ def log(screen: Screen, session_id: str, found: Sequence[CheckpointInfo], summar
 
 
 def _brought(screen: Screen, summary: str) -> list[Cell]:
-    """Return a summary in one line, with what came in green and what went in red."""
+    """Return a summary in one line, additions in green and removals in red."""
     text = visible(summary)
     if screen.width is not None:
         text = cut(text, screen.width - len(_UNDER))
@@ -125,11 +125,11 @@ def _brought(screen: Screen, summary: str) -> list[Cell]:
 
 
 def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:
-    """Write a session's entries, oldest first, page by page as they come."""
+    """Write a session's entries, oldest first; each page is written when it comes."""
     title, offset = "TIME", ""
     for at, page in enumerate(pages):
         if at == 0:
-            held = f"holds sequences {page.first} to {page.last}" if page.last else "holds nothing of it"
+            held = f"holds sequences {page.first} to {page.last}" if page.last else "has no entries of it"
             screen.line(Cell(f"session {session_id}; the journal {held}", "dim"))
             title, _ = moments(title, [entry.timestamp for entry in page.entries[:1]])
             offset = title.removeprefix("TIME ")
@@ -145,7 +145,7 @@ def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:
 
 
 def show(screen: Screen, found: StateAt) -> bool:
-    """Write a state, one line a key; return whether a value was cut."""
+    """Write a state, one line per key; return whether a value was cut."""
     facts: list[tuple[str, str | Cell | None]] = [
         ("session", found.session_id),
         ("from", found.parent_session),
@@ -166,7 +166,7 @@ def show(screen: Screen, found: StateAt) -> bool:
 
 
 def attachments(screen: Screen, session_id: str, found: Sequence[Named]) -> None:
-    """Write what a session's state names, with what is wrong with it."""
+    """Write the attachments of a session's state, and which of them are missing or damaged."""
     screen.line(Cell(f"session {session_id}", "dim"))
     screen.table(
         [Column("PATH", "bold", least=12), Column("WHAT", least=10), Column("SHA256"), Column("")],
@@ -197,12 +197,12 @@ def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
 
 
 def _one_line(text: JsonText) -> str:
-    """Return JSON text, or its beginning, on one line; a newline never stands inside a JSON string."""
+    """Return JSON text, or its beginning, on one line. This is safe because a JSON string contains no newline."""
     return _BREAK.sub(" ", _BREAK_AT_BRACKET.sub("", text.decode(errors="ignore")))
 
 
 def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, Cell, str, Cell]:
-    time = moment(entry.timestamp).removesuffix(offset)  # another offset, after a change of the clocks, stays
+    time = moment(entry.timestamp).removesuffix(offset)  # after a change of summer time, a different offset stays
     keys = [key for key in entry.keys if entry.stage is None or key != "current_stage"]
     what = ", ".join(keys)
     if entry.stage is not None:
@@ -220,7 +220,7 @@ def _why(info: CheckpointInfo) -> str:
 
 
 def _prefixes(ids: Sequence[str]) -> dict[str, str]:
-    """Return for each id its shortest prefix, of a readable length, that no other begins with."""
+    """Return for each id its shortest unique prefix of a readable length."""
     ordered = sorted(ids)
     found = {}
     for at, own in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""The status as people read it: whether all work is safe, then what is wrong and what to do, then the facts."""
+"""Print the status for people: first whether all work is safe, then the faults with remedies, then the facts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from edi_checkpoint.sizes import Size
 from edi_checkpoint.status import Served, Status, amount
 from edi_checkpointd.cli.screen import Cell, Column, Screen, moment, size
 
-_WAITING_SHOWN = 5  # sessions whose entries wait, by name
+_WAITING_SHOWN = 5  # sessions with waiting entries that are named
 _INDENT = "  "
 
 
 def status(screen: Screen, found: Status, now: datetime) -> None:
-    """Write the status; its first line alone says whether anything has to be done."""
+    """Write the status. Its first line says whether the user has to do anything."""
     _paragraph(screen, verdict(found, now), "bold green" if found.safe else "bold yellow", "")
     for trouble in found.degraded:
         screen.line()
@@ -25,16 +25,16 @@ def status(screen: Screen, found: Status, now: datetime) -> None:
 
 
 def verdict(found: Status, now: datetime) -> str:
-    """Return the sentence that says whether all work is safe, since when, or what is not."""
+    """Return the sentence that says whether all work is safe and since when, or what is not safe."""
     if found.safe and found.last_durable is None:
         return "all work is safe: nothing has been published yet"
     if found.safe:
         return f"all work is safe: everything published is on disk since {_at(found.last_durable, now)}"
     if not found.waiting:
-        return "not all work is safe: the disk takes nothing more, and what is published now may wait in EDI's memory"
+        return "not all work is safe: the disk is full or failing, and new changes may be in EDI's memory only"
     since = min((one.since for one in found.waiting if one.since), default=None)
     waits = amount(found.waiting) + (f", since {_at(since, now)}" if since else "")
-    return f"not all work is safe: {waits}; safe from EDI's death, not from a power cut"
+    return f"not all work is safe: {waits}; a power cut could lose them, a crash of EDI could not"
 
 
 def _facts(found: Status, now: datetime) -> list[tuple[str, str]]:
@@ -61,13 +61,13 @@ def _size(one: Size) -> str:
 
 def _daemon(daemon: Served) -> str:
     if not daemon.running:
-        return "none runs"
+        return "not running"
     uptime = "" if daemon.uptime_s is None else f", up {duration(daemon.uptime_s)}"
     return f"process {daemon.pid}, version {daemon.version}{uptime}"
 
 
 def _at(time: datetime | None, now: datetime) -> str:
-    """Return a time: today's without its date."""
+    """Return a time for people; without the date if it is today."""
     if time is None:
         return "-"
     text = moment(time)
@@ -75,7 +75,7 @@ def _at(time: datetime | None, now: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time that has passed, in the largest unit of which there are two."""
+    """Return a duration in the largest unit that it contains at least twice."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""Stdout as a person sees it: how wide it is, whether it takes colours, and columns that fit.
+"""Print to stdout for people: width, colours, and tables whose columns fit.
 
-Columns are laid out here and not by rich's tables: they are cut with plain ASCII dots, and only where there is a width;
-they stream; and what is piped does not pay for loading rich, which is here for colours alone.
+Tables are laid out here and not by rich. Ours stream, cut cells with ASCII dots, and cut only on a terminal. Piped
+output does not load rich at all, which we use only for colours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import NamedTuple
 
-NOTHING = "-"  # the cell of what is not known
+NOTHING = "-"  # the cell of an unknown value
 _GAP = "  "
 _DOTS = "..."
 
@@ -24,9 +24,9 @@ _DOTS = "..."
 class Column(NamedTuple):
     """A column of a table.
 
-    `least` is the width that it may be cut down to when the line is too long (None: never cut), `width` what it has at
-    least, so that the pages of one list stand alike. Of two columns the one of higher `rank` gives way first, then the
-    later one. One with a rank is left out when cutting does not help, and when no row says anything in it.
+    `least` is the width that the column may be cut down to when the line is too long (None: never cut). `width` is its
+    minimum width, so that all pages of a list look alike. The column of the highest `rank` is cut first; among equals,
+    the last one. A column with a rank is dropped if cutting does not help, or if all its cells are empty.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 class Screen:
-    """Stdout; `width` None means that nothing is cut, since it is no terminal. See `of_stdout`."""
+    """Stdout; if `width` is None, it is no terminal and nothing is cut. See `of_stdout`."""
 
     def __init__(self, width: int | None, *, colours: bool) -> None:
         self.width = width
@@ -53,7 +53,10 @@ class Screen:
 
     @classmethod
     def of_stdout(cls) -> Screen:
-        """Return the process's stdout: coloured on a terminal without NO_COLOR; as wide as that, or as COLUMNS says."""
+        """Return the process's stdout. It has colours on a terminal without NO_COLOR, and the width of the terminal.
+
+        COLUMNS overrides the width.
+        """
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
         terminal = sys.stdout.isatty()
@@ -62,13 +65,13 @@ class Screen:
         return cls(width, colours=not plain)
 
     def line(self, *cells: str | Cell) -> None:
-        """Write one line, as long as it is."""
+        """Write one line, without cutting it."""
         self._write([_padded([(_cell(cell, ""), 0, False) for cell in cells], "")])
 
     def paragraphs(self, paragraphs: Iterable[Iterable[str | Cell]], *, indent: int) -> None:
-        """Write words with spaces between them, in as many lines as each paragraph needs; all but its first indented.
+        """Write paragraphs of words, wrapped to the width; all lines but the first of each are indented.
 
-        A word that no line is long enough for is left to the terminal.
+        A word longer than a line is left to the terminal to wrap.
         """
         self._write(line for words in paragraphs for line in self._filled(words, indent))
 
@@ -93,7 +96,7 @@ class Screen:
     ) -> bool:
         """Write the rows under their titles, cut to the width; return whether anything was cut.
 
-        `below` gives for each row what stands in a line under it, as it is; there is none where that is empty.
+        `below` gives for each row the line to write under it, uncut; an empty one writes no line.
         """
         body = [[_cell(cell, column.style) for cell, column in zip(row, columns, strict=True)] for row in rows]
         if titled:
@@ -135,7 +138,7 @@ class Screen:
 
 
 def visible(text: str) -> str:
-    """Return `text` on one line and without anything that could steer a terminal; such characters show as escapes."""
+    """Return `text` on one line, with terminal control characters as escapes."""
     if text.isprintable():
         return text
     return "".join(
@@ -147,7 +150,7 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
 def cut(text: str, width: int) -> str:
-    """Return `text` in at most `width` cells of a terminal, with dots where it was cut."""
+    """Return `text` cut to at most `width` cells of a terminal, with dots where it was cut."""
     if _cells(text) <= width:
         return text
     if text.isascii():
@@ -158,14 +161,14 @@ def cut(text: str, width: int) -> str:
 
 
 def moment(time: datetime) -> str:
-    """Return a time as people read it: local, to the second, with its offset from UTC."""
+    """Return a time for people: local, to the second, with its offset from UTC."""
     return _local(time).isoformat(" ", "seconds")
 
 
 def moments(title: str, times: Sequence[datetime | None], *, seconds: bool = True) -> tuple[str, list[str]]:
-    """Return the title and the cells of a column of times; an offset that all share stands in the title alone.
+    """Return the title and the cells of a column of times. An offset that all share is shown in the title only.
 
-    Without `seconds` they are left out, where offsets are shared.
+    If `seconds` is false and the offset is shared, the cells leave out the seconds.
     """
     texts = [NOTHING if time is None else moment(time) for time in times]
     offsets = {text[19:] for text in texts if text != NOTHING}
@@ -175,7 +178,7 @@ def moments(title: str, times: Sequence[datetime | None], *, seconds: bool = Tru
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in a unit that people read."""
+    """Return a number of bytes for people, in a fitting unit."""
     amount, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB"):
         if amount < 1000:
@@ -187,7 +190,7 @@ def size(count: int) -> str:
 def _local(time: datetime) -> datetime:
     try:
         return time.astimezone()
-    except (OverflowError, ValueError, OSError):  # at the calendar's ends
+    except (OverflowError, ValueError, OSError):  # close to the years 1 or 9999
         return time
 
 
@@ -204,7 +207,7 @@ def _cells(text: str) -> int:
 
 
 def _kept(columns: Sequence[Column], widths: Sequence[int], body: Sequence[Sequence[Cell]], width: int) -> list[int]:
-    """Return which columns are shown in lines of `width` cells: those that say something, as far as there is room."""
+    """Return the indices of the columns that fit into lines of `width` cells, without empty ones."""
     ranked = sorted((column.rank, at) for at, column in enumerate(columns) if column.rank)
     silent = [at for _, at in ranked if all(row[at].text in ("", NOTHING, columns[at].title) for row in body)]
     kept = [at for at in range(len(columns)) if at not in silent]
@@ -220,14 +223,14 @@ def _least(column: Column, width: int) -> int:
 
 
 def _narrow(widths: list[int], columns: Sequence[Column], room: int) -> None:
-    """Cut down `widths` in place until their sum fits into `room`, or none may be cut further."""
+    """Reduce `widths` in place until their sum fits into `room`, or none can be reduced further."""
     for at in sorted(range(len(columns)), key=lambda at: (columns[at].rank, at), reverse=True):
         spare = widths[at] - _least(columns[at], widths[at])
         widths[at] -= max(0, min(spare, sum(widths) - room))
 
 
 def _padded(cells: Sequence[tuple[Cell, int, bool]], gap: str) -> list[Cell]:
-    """Return the cells of a line with what stands between them; nothing follows the last one that says something."""
+    """Return the cells of a line with the spaces between them, and without trailing spaces."""
     filled = max((at for at, (cell, _, _) in enumerate(cells) if cell.text), default=-1)
     line: list[Cell] = []
     for at, (cell, width, right) in enumerate(cells[: filled + 1]):

@@ -1,7 +1,7 @@
-"""What a person types for a session, a checkpoint or a time, and what of it there is. Pure: no disk, no clock.
+"""Find the session, checkpoint or time that a user's text selects. Pure: no disk, no clock.
 
-An exact match wins; a text that fits two raises `Ambiguous` naming them; one that fits none raises `NotFound`. Nothing
-is ever guessed.
+An exact match wins. A text that fits two raises `Ambiguous`, which names them. A text that fits none raises `NotFound`.
+Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ _DATE = re.compile(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[Tt ].*)?")
 
 
 class UsageError(errors.UsageError):
-    """The command line says something that cannot be meant; nothing was done."""
+    """The command line has a wrong argument; nothing was done."""
 
-    default_hint = "`edi-checkpoint COMMAND --help` shows how it is used, with an example"
+    default_hint = "`edi-checkpoint COMMAND --help` shows the usage and an example"
 
 
 class Ambiguous(UsageError):
     """A selector fits more than one; the message names them."""
 
     code = "ambiguous"
-    default_hint = "give more of it"
+    default_hint = "type more of it"
 
 
-def session(text: str, ids: Sequence[str], *, hint: str = "`edi-checkpoint sessions` lists what there is") -> str:
+def session(text: str, ids: Sequence[str], *, hint: str = "`edi-checkpoint sessions` lists all sessions") -> str:
     """Return the one of `ids` (newest first) that `text` selects: an id, a unique prefix of one, or `latest`.
 
-    `hint` says where `ids` can be seen.
+    `hint` names the command that lists `ids`.
     """
     _require_text(text, "session")
     if text in ids:
         return text
     if not ids:
-        raise NotFound(f"no session {text}: there are no sessions yet", hint="they appear when EDI publishes something")
+        raise NotFound(
+            f"no session {text}: there are no sessions yet", hint="a session appears when EDI saves a change"
+        )
     if text == LATEST:
         return ids[0]
     found = [session_id for session_id in ids if session_id.startswith(text)]
@@ -59,8 +61,8 @@ def session(text: str, ids: Sequence[str], *, hint: str = "`edi-checkpoint sessi
 def checkpoint(text: str, infos: Sequence[CheckpointInfo], zone: tzinfo | None = None) -> CheckpointInfo:
     """Return the one of `infos` (oldest first) that `text` selects.
 
-    A file name, the timestamp or a prefix of it (as in the file name, or ISO 8601: with an offset as it says, without
-    one in UTC or in `zone`, by default the system's), a label, or `@1` for the newest, `@2` for the one before.
+    `text` is a file name, a label, a timestamp or a prefix of one, or `@1` for the newest, `@2` for the one before. A
+    timestamp has the file name's form or ISO 8601. Without an offset it fits in UTC and in `zone` (default: local).
     """
     _require_text(text, "checkpoint")
     if match := _POSITION.fullmatch(text):
@@ -70,13 +72,13 @@ def checkpoint(text: str, infos: Sequence[CheckpointInfo], zone: tzinfo | None =
     for fits in (_is_name, _is_exact, _is_prefix):
         if found := [info for info in infos if fits(text, info, zone)]:
             return {info.name: info for info in infos}[_only([info.name for info in found], text, "checkpoints")]
-    raise NotFound(f"no checkpoint {text}", hint="`edi-checkpoint log SESSION` lists what there is")
+    raise NotFound(f"no checkpoint {text}", hint="`edi-checkpoint log SESSION` lists its checkpoints")
 
 
 def time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:
-    """Return the moment, aware, that `text` means at `now` (aware).
+    """Return the time that `text` means at `now`; both are aware.
 
-    ISO 8601 (without an offset: in `zone`, by default the system's), `12:03` or `12:03:04` (today, in `zone`), or a
+    `text` is ISO 8601 (without an offset: in `zone`, by default local), `12:03` or `12:03:04` (today, in `zone`), or a
     time ago: `30s`, `10m`, `2h`, `1d`.
     """
     text = text.strip()
@@ -94,7 +96,7 @@ def time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:
     raise UsageError(f"{text!r} is no time", hint=_TIME_HINT)
 
 
-_TIME_HINT = "say it as 2026-11-23T12:03, as 12:03 (today) or as 10m (ago)"
+_TIME_HINT = "write it as 2026-11-23T12:03, as 12:03 (today) or as 10m (ago)"
 
 
 def _is_name(text: str, info: CheckpointInfo, _zone: tzinfo | None) -> bool:
@@ -119,9 +121,9 @@ def _stamp(info: CheckpointInfo) -> str:
 
 
 def _as_iso(text: str, info: CheckpointInfo, zone: tzinfo | None) -> list[tuple[str, str]]:
-    """Return `text` without its offset beside the checkpoint's time written with that offset.
+    """Return `text` without its offset, paired with the checkpoint's time written in that offset.
 
-    Without one it may be meant in UTC, as JSON and file names say it, or locally, as people are shown it.
+    Without an offset, `text` may be in UTC, as in JSON and file names, or local, as tables show it: one pair for each.
     """
     start, zones = text, [UTC, zone]
     if match := _OFFSET.fullmatch(text):
@@ -130,7 +132,7 @@ def _as_iso(text: str, info: CheckpointInfo, zone: tzinfo | None) -> list[tuple[
             start, zones = match[1], [timezone(-shift if match[3] == "-" else shift)]
     try:
         written = [info.timestamp.astimezone(zone).replace(tzinfo=None) for zone in zones]
-    except (OverflowError, ValueError, OSError):  # at the calendar's ends
+    except (OverflowError, ValueError, OSError):  # close to the years 1 or 9999
         return []
     return [(start.replace(" ", "T", 1), moment.isoformat(timespec="microseconds")) for moment in written]
 
@@ -141,7 +143,7 @@ def _placed(naive: datetime, zone: tzinfo | None) -> datetime:
 
 def _require_text(text: str, what: str) -> None:
     if not text:
-        raise UsageError(f"an empty {what}", hint="is a variable in the command line not set?")
+        raise UsageError(f"the {what} is empty", hint="check whether a shell variable in the command is not set")
 
 
 def _only(found: Sequence[str], text: str, what: str) -> str:

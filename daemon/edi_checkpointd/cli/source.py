@@ -1,7 +1,7 @@
-"""Where answers come from: the daemon when one runs, else the journal and the files, read by the same code.
+"""Answers for reading commands: from the daemon if one runs, else from the journal and the files, by the same code.
 
-Nothing is written but what SQLite needs to read its own journal. A daemon that runs and does not answer is reported and
-then counts as absent: all that it has acknowledged is on disk.
+Reading writes nothing except what SQLite needs to read its own journal. If a running daemon does not answer, `Source`
+reports this and reads the files: everything that the daemon acknowledged is on disk.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from edi_checkpointd.why import Why
 
 ANSWER_TIMEOUT_S = 5.0
-STATUS_TIMEOUT_S = 2.0  # the intake answers at once, whatever it does else, unless it hangs
-SESSIONS_MAX = 100_000  # what one answer may hold
+STATUS_TIMEOUT_S = 2.0  # the intake answers at once, unless it hangs
+SESSIONS_MAX = 100_000  # sessions that one answer can hold
 PAGE_ENTRIES = 2000
 
 Answered = TypeVar("Answered", bound=protocol.Answer)
@@ -49,16 +49,16 @@ T = TypeVar("T")
 
 
 class Source:
-    """Answers reading requests about the home at `paths`; `note` is told what people should know beside them."""
+    """Answers reading requests about the home at `paths`; calls `note` with sentences for the user."""
 
     def __init__(self, paths: Paths, note: Callable[[str], None]) -> None:
-        """See who answers; nothing is loaded or connected before the first question."""
+        """Look whether a daemon runs. Nothing is loaded or connected before the first question."""
         self._paths = paths
         self._note = note
         self._daemon = running(paths.lock)
         self._link: Link | None = None
         self._requests: Requests | None = None
-        self._unusable: list[EdiCheckpointError] = []  # why the journal is done without
+        self._unusable: list[EdiCheckpointError] = []  # why the journal cannot be read
 
     def __enter__(self) -> Source:
         return self
@@ -70,16 +70,16 @@ class Source:
             self._link.close()
 
     def ask(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
-        """Return the answer to a query of the protocol. Raises what the answering side raises, `NotFound` above all."""
+        """Return the answer to a query of the protocol. Raises the error of the answering side, such as `NotFound`."""
         try:
             if self._daemon is not None:
                 return self._ask_daemon(question, ANSWER_TIMEOUT_S)
         except DaemonUnavailable as error:
-            self._note(f"{error}; this is from the journal and the files")
+            self._note(f"{error}; reading the journal and the files instead")
         return self._from_disk(lambda requests: self._answered(requests, question(0)))
 
     def _ask_daemon(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
-        """Return the daemon's answer; one that gives none in time is not asked again."""
+        """Return the daemon's answer. After a time-out, the daemon is not asked again."""
         assert self._daemon is not None
         try:
             link = self._connected()
@@ -87,14 +87,14 @@ class Source:
             return link.ask(question, timeout_s)
         except DaemonUnavailable:
             pid, self._daemon = self._daemon.pid, None
-            raise DaemonUnavailable(f"the daemon (process {pid}) has not answered within {timeout_s:g} s") from None
+            raise DaemonUnavailable(f"the daemon (process {pid}) did not answer within {timeout_s:g} s") from None
 
     def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
-        """Return the newest sessions, of one condition or of all."""
+        """Return the newest sessions, newest first, of one condition or of all."""
         return self._ask(protocol.Sessions, lambda n: protocol.ListSessions(n, condition, limit)).sessions
 
     def status(self) -> Status:
-        """Return whether all work is safe and what is wrong; that a daemon does not answer is among it."""
+        """Return whether all work is safe, and what is wrong. A daemon that does not answer is one of the faults."""
         from edi_checkpoint.status import Status
 
         if self._daemon is not None:
@@ -105,15 +105,15 @@ class Source:
         return self._from_disk(self._status_from_disk)
 
     def settings(self) -> list[dict[str, object]]:
-        """Return what a daemon goes by, a row for each setting: one that runs, else one that would be started here.
+        """Return a row for each setting: the running daemon's, else those that a new daemon would use.
 
-        Raises `ConfigError` where that one could not start.
+        Raises `ConfigError` if a new daemon could not start.
         """
         if self._daemon is not None:
             try:
                 answer = self._ask_daemon(protocol.GetSettings, STATUS_TIMEOUT_S)
             except DaemonUnavailable as error:
-                self._note(f"{error}; this is what one would use that is started now")
+                self._note(f"{error}; these are the settings that a new daemon would use")
             else:
                 if isinstance(answer, protocol.Settings):
                     return msgspec.json.decode(answer.body, type=list[dict[str, object]])
@@ -125,7 +125,7 @@ class Source:
         return config.explain(found)
 
     def trashed(self) -> list[SessionInfo]:
-        """Return the sessions in the trash, newest first; their condition is told as `trashed`."""
+        """Return the sessions in the trash, newest first, with the condition `trashed`."""
         from edi_checkpoint.catalog import Catalog
         from edi_checkpoint.listing import newest_first, session_info
 
@@ -139,19 +139,19 @@ class Source:
 
     @property
     def paths(self) -> Paths:
-        """The home that is answered about."""
+        """The home that this source reads."""
         return self._paths
 
     def row_bytes(self) -> dict[str, int]:
-        """Return, by session, how many bytes it has in the journal, which is read beside a daemon too."""
+        """Return the bytes of each session in the journal, read from the file even while a daemon runs."""
         return self._from_disk(lambda requests: requests.reader.row_bytes() if requests.reader else {})
 
     def pruning(self) -> dict[str, Any]:
-        """Return what the rules would keep and delete: the document of `prune`, without its format."""
+        """Return what the rules would keep and delete: the document of `prune`, without `format`."""
         return decode_plan(self._ask(protocol.Cleanup, protocol.GetCleanup))
 
     def why(self, session_id: str, checkpoint: str) -> Why:
-        """Return why a checkpoint is there. Raises `NotFound`."""
+        """Return why a checkpoint exists. Raises `NotFound`."""
         from edi_checkpointd.why import Why
 
         found = self._ask(protocol.Why, lambda n: protocol.GetWhy(n, session_id, checkpoint))
@@ -186,9 +186,9 @@ class Source:
         return self._ask(protocol.Checkpoints, lambda n: protocol.ListCheckpoints(n, session_id)).checkpoints
 
     def knows(self, text: str) -> bool:
-        """Return whether `text` is a session's whole id: asked so, no list of all sessions is made.
+        """Return whether `text` is a session's whole id, without listing all sessions.
 
-        Raises `NotFound` for one in the trash.
+        Raises `NotFound` for a session in the trash.
         """
         try:
             self._ask(protocol.History, lambda n: protocol.GetHistory(n, check_session_id(text), limit=1))
@@ -196,7 +196,7 @@ class Source:
             return False
         except NotFound:
             if holds(self._paths.trash, text):
-                raise  # it says so
+                raise  # the error says that the session is in the trash
             return False
         return True
 
@@ -220,9 +220,9 @@ class Source:
         ).data
 
     def history(self, session_id: str, since: int) -> Iterator[protocol.History]:
-        """Yield pages of what the journal holds from sequence `since` on, up to the newest when this was asked.
+        """Yield pages of the journal's entries from sequence `since` to the newest at the time of the first page.
 
-        There is always a first page; it may be empty.
+        The first page always comes; it may be empty.
         """
         page = first = self._page(session_id, since)
         yield page
@@ -240,7 +240,7 @@ class Source:
         return answer
 
     def _connected(self) -> Link:
-        # The link alone: a whole Client is for those who write, and loading it takes longer than the answer.
+        # Only a link: loading a whole Client, which writers need, takes longer than the answer.
         if self._link is None:
             from edi_checkpoint.link import Link
 
@@ -277,9 +277,9 @@ class Source:
 
     def _do_without_journal(self, error: EdiCheckpointError) -> None:
         self._unusable.append(error)
-        self._note(f"{error}; this is from the files alone")
+        self._note(f"{error}; reading only the files instead")
 
 
 def decode_plan(answer: protocol.Cleanup) -> dict[str, Any]:
-    """Return the document that the answer to `GetCleanup` or `Prune` carries."""
+    """Return the document in the answer to `GetCleanup` or `Prune`."""
     return msgspec.json.decode(answer.body, type=dict[str, Any])

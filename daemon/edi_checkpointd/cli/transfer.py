@@ -1,4 +1,4 @@
-"""The commands that carry a session away as one file, and bring it in from one."""
+"""The commands `export` and `import`: write a session to one file, and read it back."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from edi_checkpointd.archive import Member
 
 _EXISTS = "--force replaces it"
-_DAMAGED = "`edi-checkpointd stop; edi-checkpointd check --repair` sets it aside; export the session then"
+_DAMAGED = "run `edi-checkpointd stop; edi-checkpointd check --repair`, which sets it aside; then export again"
 
 
 class FileExists(EdiCheckpointError):
-    """Something stands where the file would be written."""
+    """A file with the name to write exists already."""
 
     code = "file_exists"
     default_hint = _EXISTS
@@ -44,14 +44,19 @@ def export(
     *,
     plain: Annotated[
         bool,
-        Parameter(negative="", show_default=False, help="What EDI's own class reads: no masks, none of our keys."),
+        Parameter(
+            negative="", show_default=False, help="Write what EDI's own class can read: no masks, no extra keys."
+        ),
     ] = False,
-    force: Annotated[bool, Parameter(negative="", show_default=False, help="Replace a file that is there.")] = False,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Replace an existing file.")] = False,
     json: AsJson = False,
 ) -> int:
-    """Write a session into one file: its checkpoints with labels and pins, its current state, its masks.
+    """Write a session to one file.
 
-    `edi-checkpoint import` brings it in again, elsewhere or after a purge. The history of single changes stays here.
+    The file contains the current state, the checkpoints with labels and pins,
+    and the masks. It does not contain the history of single changes.
+    `edi-checkpoint import` reads the file, on any machine and also after a
+    purge.
 
     Example: edi-checkpoint export lighthouse lighthouse.zip
     """
@@ -71,10 +76,10 @@ def export(
                     members = [*found, *_attachments(source, session_id, found)]
                     archive.write(opened, session_id, _software(), datetime.now(UTC), members)
         except FileExistsError:
-            raise FileExists(f"{file} is there already") from None
+            raise FileExists(f"{file} exists already") from None
     written = file.stat().st_size
     if left_out:
-        tell(f"{left_out} arrays and bytes are null in it: EDI's own class knows none")
+        tell(f"{left_out} arrays and bytes are null in the file, because EDI's own class cannot read them")
     if json:
         documents.write(
             {
@@ -83,7 +88,7 @@ def export(
             }
         )  # fmt: skip
     else:
-        print(f"session {session_id} is in {file}: {checkpoints} checkpoints, {size(written)}")
+        print(f"session {session_id} exported to {file}: {checkpoints} checkpoints, {size(written)}")
     return Exit.DONE
 
 
@@ -103,7 +108,7 @@ def _documents(source: Source, session_id: str) -> Iterator[Member]:
         try:
             member = Member(info.name, read_regular(folder / info.name))
         except FileNotFoundError:
-            continue  # it went the way of its kind meanwhile
+            continue  # the daemon deleted it meanwhile, by rule
         try:
             parse(member)
         except DocumentDamaged as error:
@@ -116,14 +121,14 @@ def _documents(source: Source, session_id: str) -> Iterator[Member]:
             yield Member(name, data)
             return
     except (FileNotFoundError, EdiCheckpointError):
-        pass  # what there is of the current state is in `now`
+        pass  # `now` has the current state
     fragments = {key: fragment(text) for key, text in now.state.items()}
     header = header_of(session_id, fragments, now.sequence, now.time_us, now.parent_session)
     yield Member(name, b"".join(autosave_document(header, fragments)))
 
 
 def _attachments(source: Source, session_id: str, found: list[Member]) -> Iterator[Member]:
-    """Yield what the documents name, each once. Raises `AttachmentMissing`, `AttachmentDamaged`."""
+    """Yield each attachment that the documents name, once. Raises `AttachmentMissing`, `AttachmentDamaged`."""
     from edi_checkpointd.archive import Member, attachments_named, parse
 
     named = {reference.sha256: reference for member in found for reference in attachments_named(parse(member))}
@@ -134,13 +139,15 @@ def _attachments(source: Source, session_id: str, found: list[Member]) -> Iterat
 
 @app.command(name="import", sort_key=23, usage="Usage: edi-checkpoint import FILE [--as ID] [--json]")
 def import_(
-    file: Annotated[Path, Parameter(help="What `export` wrote.")],
+    file: Annotated[Path, Parameter(help="A file that `export` wrote.")],
     /,
     *,
-    new: Annotated[str | None, Parameter("--as", help="The session's id here; by default the one it had.")] = None,
+    new: Annotated[str | None, Parameter("--as", help="The new session's id; by default its old id.")] = None,
     json: AsJson = False,
 ) -> int:
-    """Bring a session in from a file that `export` wrote. All of it is verified first; nothing is ever overwritten.
+    """Import a session from a file that `export` wrote.
+
+    The command verifies the whole file first. It never overwrites a session.
 
     Example: edi-checkpoint import lighthouse.zip --as lighthouse-again
     """
@@ -156,7 +163,9 @@ def import_(
         session_id = check_session_id(archive.manifest.session_id if new is None else new)
         with open_source() as source:
             if any(row.session_id == session_id for row in source.trashed()) or source.knows(session_id):
-                raise SessionExists(f"session {session_id} exists already", hint="--as ID gives this one another id")
+                raise SessionExists(
+                    f"session {session_id} exists already", hint="import it under another id with --as ID"
+                )
         _bring_in(paths, session_id, archive.members(session_id))
     checkpoints = sum(
         parse_checkpoint_name(entry.name.partition("/")[2]) is not None for entry in archive.manifest.entries
@@ -165,12 +174,12 @@ def import_(
     if json:
         documents.write({"session_id": session_id, "file": str(file), "checkpoints": checkpoints, "bytes": size_bytes})
     else:
-        print(f"session {session_id} is there: {checkpoints} checkpoints, {size(size_bytes)}")
+        print(f"session {session_id} imported: {checkpoints} checkpoints, {size(size_bytes)}")
     return Exit.DONE
 
 
 def _bring_in(paths: Paths, session_id: str, members: Iterator[Member]) -> None:
-    """Stage a session's files, and have a daemon take them. Raises `DaemonUnavailable`, `SessionExists`, OSError."""
+    """Stage a session's files, and let the daemon import them. Raises `DaemonUnavailable`, `SessionExists`, OSError."""
     from edi_checkpointd.importing import stage, staging
 
     folder = staging(paths, session_id, os.getpid())

@@ -1,4 +1,4 @@
-"""Sessions as the tree of what was forked or branched off from what, line by line. Pure."""
+"""Sessions as a tree of forks and branches, line by line. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from edi_checkpoint.model import SessionInfo
 
-_LINES_MAX = 18  # cells of lines before an id; what stands deeper is told by number
+_LINES_MAX = 18  # cells of tree lines before an id; a deeper level is shown as a number
 
 
 class Branch(NamedTuple):
-    """One line of a list: the lines that lead to it, the session, and its row, None for one that is missing."""
+    """One line of a list: the tree lines before it, the session's id, and its row (None: the session is missing)."""
 
     lines: str
     session_id: str
@@ -19,12 +19,12 @@ class Branch(NamedTuple):
 
 
 def flat(rows: Iterable[SessionInfo]) -> list[Branch]:
-    """Return `rows` as a list without a tree."""
+    """Return `rows` as a plain list, without tree lines."""
     return [Branch("", info.session_id, info) for info in rows]
 
 
 def with_parents(rows: Sequence[SessionInfo], every: Sequence[SessionInfo]) -> list[SessionInfo]:
-    """Return `rows` and all they come from, as far as that is among `every`, in the order of `every`."""
+    """Return `rows` and all their ancestors among `every`, in the order of `every`."""
     known = {info.session_id: info for info in every}
     wanted: set[str] = set()
     for info in rows:
@@ -36,10 +36,10 @@ def with_parents(rows: Sequence[SessionInfo], every: Sequence[SessionInfo]) -> l
 
 
 def grown(rows: Sequence[SessionInfo]) -> list[Branch]:
-    """Return `rows` (newest first) as a tree: roots newest first, below each what came from it, newest first.
+    """Return `rows` (newest first) as a tree: roots newest first, children below their parent, newest first.
 
-    A parent that is not among them is a root that is missing. Whatever says that it came from itself, through others or
-    not, is a root: each session appears once.
+    A parent that is not among `rows` becomes a root without a row. A session that is its own ancestor (a damaged header
+    may say so) becomes a root. Each session appears once.
     """
     known = {info.session_id: info for info in rows}
     below: dict[str, list[str]] = {}
@@ -54,7 +54,7 @@ def grown(rows: Sequence[SessionInfo]) -> list[Branch]:
                 roots[parent] = None
     found: list[Branch] = []
     seen: set[str] = set()
-    for root in [*roots, *known]:  # those that no root leads to come from themselves
+    for root in [*roots, *known]:  # sessions that no root reaches are their own ancestors
         waiting = [(root, "", "")]
         while waiting:
             session_id, lines, indent = waiting.pop()

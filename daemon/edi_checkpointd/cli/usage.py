@@ -1,4 +1,4 @@
-"""How much of the disk each session takes: its documents, rows of the journal, outboxes, and what it names."""
+"""How much disk space each session takes: documents, rows of the journal, outboxes, attachments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edi_checkpointd.collection import named_in
 
 
 class Usage(NamedTuple):
-    """What a session takes, in bytes; `attachments` are those that its documents name, whoever else does."""
+    """What a session takes, in bytes. `attachments` counts all that its documents name, shared ones too."""
 
     session_id: str
     trashed: bool
@@ -26,7 +26,7 @@ class Usage(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all kinds."""
         return self.documents + self.journal + self.outbox + self.attachments
 
     def document(self) -> dict[str, object]:
@@ -42,9 +42,9 @@ class Usage(NamedTuple):
 
 
 def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int], None]) -> list[Usage]:
-    """Return what each session takes, the largest first; `journal` has their bytes there, by id.
+    """Return what each session takes, the largest first. `journal` gives each session's bytes in the journal.
 
-    Each document is read, for what it names; `progress` is told how many are done, and of how many.
+    Every document is read to find its attachments. `progress` gets the number of documents read, and of all.
     """
     filed = {one.digest: one.size_bytes for one in listed_attachments(paths.attachments)}
     trashed = {one.session_id for one in listed(paths.trash)}
@@ -55,7 +55,7 @@ def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int
     for at, (session_id, path) in enumerate(found):
         try:
             sizes[session_id] = sizes.get(session_id, 0) + path.stat(follow_symlinks=False).st_size
-        except FileNotFoundError:  # rotated meanwhile
+        except FileNotFoundError:  # a newer checkpoint replaced it meanwhile
             continue
         if filed:
             named.setdefault(session_id, set()).update(named_in(path))
@@ -76,7 +76,7 @@ def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int
 
 
 def _documents(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the documents in a folder, each with the session that it is of by its name."""
+    """Yield the documents in a folder, each with the session that its file name says."""
     if folder.exists():
         for path in folder.iterdir():
             checkpoint = parse_checkpoint_name(path.name)

@@ -1,4 +1,4 @@
-"""The command `watch`: what happens, as it happens; as a live view on a terminal, in lines else."""
+"""The command `watch`: show events when they happen, in a live view on a terminal, else line by line."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ _EVENT_CELLS = 10
 def watch(
     *,
     lines: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Lines on a terminal too, as when piped.")
+        bool, Parameter(negative="", show_default=False, help="Print lines on a terminal too, as when piped.")
     ] = False,
     json: Annotated[
         bool,
-        Parameter("--json", negative="", show_default=False, help="Print a line of JSON for each, with times in UTC."),
+        Parameter(
+            "--json", negative="", show_default=False, help="Print a line of JSON for each event, with times in UTC."
+        ),
     ] = False,
 ) -> int:
-    """Show what happens, as it happens: changes, checkpoints, conditions, going back, faults. Ctrl-C ends it.
+    """Show events when they happen. Ctrl-C ends it.
 
-    On a terminal it is a live view of the newest sessions and events; piped, a line each.
-    Where no daemon runs it waits for one, and when one is restarted it goes on with the next.
+    Events are changes, checkpoints, conditions, rollbacks and faults. On a
+    terminal the command shows a live view of the newest sessions and events. If
+    piped, it prints a line for each event. If no daemon runs, it waits for one.
+    After a restart of the daemon it continues with the new one.
 
     Example: edi-checkpoint watch
              edi-checkpoint watch --json | grep checkpoint

@@ -42,32 +42,32 @@ function __fish_edi-checkpoint_using_command
 end
 
 # Root-level commands
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'dismiss' -d 'Say of an interrupted session: seen, not now. It is offered no more, and loses …'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'rollback' -d 'Go back to an earlier state. It shows what will change, and asks.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'fork' -d 'Begin a session of its own with a state of this one: of now, of a checkpoint, o…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'pin' -d 'Keep a checkpoint for ever: it is deleted by no rule, and does not count among …'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'unpin' -d 'Let a pinned checkpoint go the way of the others.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'label' -d 'Give a checkpoint a name of your own, by which it can be selected.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'note' -d 'Note something at a checkpoint; it is kept in its file.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'dismiss' -d 'Stop offering an interrupted session. Nothing is deleted.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'rollback' -d 'Return a session to an earlier state.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'fork' -d 'Start a new session from a state of an existing one.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'pin' -d 'Protect a checkpoint from the clean-up rules.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'unpin' -d 'Let the clean-up rules delete a pinned checkpoint again.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'label' -d 'Give a checkpoint a label, for use in later commands.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'note' -d 'Add a note to a checkpoint.'
 complete -c edi-checkpoint -n __fish_use_subcommand -a 'sessions' -d 'List the sessions, newest first.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'status' -d 'Say whether all work is safe and since when, what is wrong and what to do about…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'log' -d 'List the checkpoints of a session, oldest first, each with what changed since t…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'history' -d 'List every change of a session that the journal holds, oldest first.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'show' -d 'Show the state of a session: now, in a checkpoint, after a change or at a time.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'diff' -d 'Show what changed since the newest checkpoint, since a checkpoint A, or from A …'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'attachments' -d 'List the masks, other arrays and bytes of a session'\''s current state; with --ext…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'demo' -d 'See it at work: a session is killed in the middle, and comes back whole. Your o…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'config' -d 'Show every setting, what it is and what decided it: a flag, the environment, th…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'doctor' -d 'Look at all that is needed, and say for each fault what mends it: folders, disk…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'purge' -d 'Forget a session for good. It shows what will go, and asks.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'verify' -d 'Read every checkpoint and attachment, of one session or of all, and see that ea…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'why' -d 'Say of a checkpoint what made it, which rules keep it, and which one will delet…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'prune' -d 'Show what the rules keep and delete, each with its reason; nothing is deleted w…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'restore' -d 'Bring a session back from the trash, whole; its age counts anew.'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'du' -d 'Show how much lies on disk: by session, largest first, and in all by kind, each…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'export' -d 'Write a session into one file: its checkpoints with labels and pins, its curren…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'import' -d 'Bring a session in from a file that `export` wrote. All of it is verified first…'
-complete -c edi-checkpoint -n __fish_use_subcommand -a 'watch' -d 'Show what happens, as it happens: changes, checkpoints, conditions, going back,…'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'status' -d 'Show whether all work is safe, what is wrong and how to fix it.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'log' -d 'List a session'\''s checkpoints, oldest first.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'history' -d 'List every change of a session in the journal, oldest first.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'show' -d 'Show a session'\''s state: now, in a checkpoint, or at a time.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'diff' -d 'Show what changed between two checkpoints, or since one.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'attachments' -d 'List or extract the masks, other arrays and bytes of a session.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'demo' -d 'Kill a demo session in the middle of its work, and recover it.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'config' -d 'Show every setting with its value and its source.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'doctor' -d 'Check the installation, and name a remedy for each fault.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'purge' -d 'Delete a session for good.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'verify' -d 'Read all saved data, and report damage.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'why' -d 'Show what made a checkpoint, keeps it and will delete it.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'prune' -d 'Show what the rules keep and delete. Only --apply deletes.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'restore' -d 'Restore a session from the trash. Its age starts again at zero.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'du' -d 'Show the disk space of each session and each kind of file.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'export' -d 'Write a session to one file.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'import' -d 'Import a session from a file that `export` wrote.'
+complete -c edi-checkpoint -n __fish_use_subcommand -a 'watch' -d 'Show events when they happen. Ctrl-C ends it.'
 # Root-level options
 complete -c edi-checkpoint -n __fish_use_subcommand -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n __fish_use_subcommand -s h -d 'Display this message and exit.'
@@ -80,7 +80,7 @@ complete -c edi-checkpoint -n __fish_use_subcommand -l version -d 'Display appli
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -l extract -r -F -d 'Write them into this folder, as they are stored: pictures, .npy arrays, raw byt…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -l extract -r -F -d 'Write them into this folder as they are stored: pictures, .npy arrays, raw byte…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command attachments' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: config
@@ -93,21 +93,21 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command config' -l js
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -l keep -d 'Leave the demo'\''s folder in place, to look around.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -l keep -d 'Keep the demo'\''s folder, so that you can look at it.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command demo' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: diff
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -l other -r -d 'Compare with this session: B is a checkpoint of it. By default both are as they…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -l other -r -d 'Compare with this session; B is one of its checkpoints. A then defaults to the …'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command diff' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: dismiss
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command dismiss' -l json -d 'Print one JSON document, with times in UTC.'
 # Options for: doctor
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command doctor' -l help -d 'Display this message and exit.'
@@ -125,37 +125,37 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command du' -l json -
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l plain -d 'What EDI'\''s own class reads: no masks, none of our keys.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l force -d 'Replace a file that is there.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l plain -d 'Write what EDI'\''s own class can read: no masks, no extra keys.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l force -d 'Replace an existing file.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command export' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: fork
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l sequence -r -d 'Where to: the state after this change (see history).'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l as -r -d 'The new session'\''s id; by default one that no other has.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l sequence -r -d 'Take the state after this change (see history).'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l as -r -d 'The new session'\''s id; by default a new unique one.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command fork' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: history
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l since -r -d 'The sequence to begin with.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l since -r -d 'Start at this sequence.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command history' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: import
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l as -r -d 'The session'\''s id here; by default the one it had.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l as -r -d 'The new session'\''s id; by default its old id.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command import' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: label
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command label' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: log
@@ -168,30 +168,30 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command log' -l json 
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command note' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: pin
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command pin' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: prune
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l apply -d 'Do it now; the daemon does the same when it is due.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l apply -d 'Delete now, without waiting for the daemon.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command prune' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: purge
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l all -d 'All sessions, and all that was kept of any.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l all -d 'Delete all sessions and everything saved for them.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l yes -d 'Do not ask.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l takeover -d 'Even while somebody writes to it: that one is shut out, and what it publishes i…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l takeover -d 'Purge even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command purge' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: restore
@@ -204,43 +204,43 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command restore' -l j
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l sequence -r -d 'Where to: the state after this change (see history).'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l at -r -d 'Where to: a time, as ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l last-good -d 'Where to: the newest checkpoint that is intact, is not failed, and differs from…'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l keys -r -d 'Only these keys of the state go back: a,b.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l sequence -r -d 'Take the state after this change (see history).'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l at -r -d 'Take the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l last-good -d 'Take the newest checkpoint that is intact, not failed, and different from the c…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l keys -r -d 'Roll back only these keys of the state: a,b.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l yes -d 'Do not ask.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command rollback' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: sessions
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l condition -x -a 'live interrupted unfinished ended trashed' -d 'Only sessions of this condition; trashed: those that restore brings back.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l tree -d 'Show below each session what was made from it.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l limit -r -d 'How many at most.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l condition -x -a 'live interrupted unfinished ended trashed' -d 'Show only sessions of this condition; trashed shows those that restore can brin…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l tree -d 'Show forks and branches below their parent session.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l limit -r -d 'Show at most this many.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command sessions' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: show
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l sequence -r -d 'The state after this change (see history).'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l at -r -d 'The state at a time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l sequence -r -d 'Show the state after this change (see history).'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l at -r -d 'Show the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command show' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: status
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -l openmetrics -d 'Print it for monitoring, as OpenMetrics text.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -l openmetrics -d 'Print OpenMetrics text, for monitoring.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command status' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: unpin
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l takeover -d 'Even while another writes to it: that one is shut out, and what it publishes on…'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l takeover -d 'Do it even while an app has the session open. Whatever that app publishes later…'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command unpin' -l json -d 'Print one JSON document, with times in UTC.'
 
 # Options for: verify
@@ -253,8 +253,8 @@ complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command verify' -l js
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l help -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -s h -d 'Display this message and exit.'
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l version -d 'Display application version.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l lines -d 'Lines on a terminal too, as when piped.'
-complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l json -d 'Print a line of JSON for each, with times in UTC.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l lines -d 'Print lines on a terminal too, as when piped.'
+complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command watch' -l json -d 'Print a line of JSON for each event, with times in UTC.'
 
 # Options for: why
 complete -c edi-checkpoint -n '__fish_edi-checkpoint_using_command why' -l help -d 'Display this message and exit.'

@@ -1,12 +1,12 @@
-"""What `doctor` looks at: one function a check, in the order in which a fault explains those after it.
+"""The checks of `doctor`, one function each. A fault often explains the faults of later checks, hence the order.
 
-    finding   what a check comes to: well, at fault with a remedy, or not to be said here
-    setup     what is looked at, gathered once: places, lock, greeting, status
+    finding   the result of a check: ok, failed with a remedy, or skipped
+    setup     what the checks look at, read only once: places, lock, greeting, status
     places    configuration, folders, disks
     serving   service, lock, socket, daemon
-    working   SQLite, clock, what `status` says, and a round trip
+    working   SQLite, clock, the result of `status`, and a round trip
 
-A check looks and changes nothing, but for the round trip, which clears up after itself.
+Checks change nothing. Only the round trip writes something, and deletes it again.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ CHECKS: Mapping[str, Callable[[Setup], Finding]] = MappingProxyType(
 
 
 def examine(setup: Setup) -> Iterator[tuple[str, Finding]]:
-    """Yield the name and the finding of each check, as they are made."""
+    """Run the checks one by one; yield each one's name and finding."""
     for name in CHECKS:
         yield name, finding_of(name, setup)
 
 
 def finding_of(name: str, setup: Setup) -> Finding:
-    """Return the finding of one check; whatever it cannot get over is one."""
+    """Return the finding of one check; an error that it raises becomes a finding."""
     try:
         return CHECKS[name](setup)
     except EdiCheckpointError as error:
         return at_fault(error.message, error.hint)
     except OSError as error:
-        return at_fault(str(error), "mend what the message names")
+        return at_fault(str(error), "fix the path that the message names")

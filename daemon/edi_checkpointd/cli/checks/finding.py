@@ -1,4 +1,4 @@
-"""What a check comes to."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """`ok` None: it cannot be said here, or does not apply. A fault has a remedy; `command`: that runs as it stands."""
+    """A check's result. `ok` is None if the check does not apply. `command`: the remedy is a command to run."""
 
     ok: bool | None
     message: str
@@ -15,20 +15,20 @@ class Finding(NamedTuple):
 
 
 def well(message: str) -> Finding:
-    """Nothing is wrong."""
+    """Return a finding without a fault."""
     return Finding(True, message)
 
 
 def not_said(message: str) -> Finding:
-    """It does not apply, or cannot be found out, and why."""
+    """Return a finding for a check that does not apply or cannot tell, with the reason."""
     return Finding(None, message)
 
 
 def at_fault(message: str, remedy: str) -> Finding:
-    """Something is wrong; the remedy is a sentence."""
+    """Return a fault whose remedy is a sentence."""
     return Finding(False, message, remedy)
 
 
 def mended_by(command: str, message: str) -> Finding:
-    """Something is wrong, and a command mends it."""
+    """Return a fault whose remedy is a command."""
     return Finding(False, message, command, command=True)

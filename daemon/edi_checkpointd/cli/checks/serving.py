@@ -1,4 +1,4 @@
-"""Who serves: the service manager's unit, the lock, the socket, and the daemon itself."""
+"""Checks of the systemd unit, the lock, the socket, and the daemon."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from edi_checkpoint.troubles import daemon_hangs
 from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup
 
-DESCRIPTORS_WANTED = 512  # two for each client, and some for files
+DESCRIPTORS_WANTED = 512  # the daemon needs two per client, and some for files
 DESCRIPTORS_USED_MAX = 0.8
 _SYSTEMCTL_S = 5.0
 
 
 def service(setup: Setup) -> Finding:
-    """The unit of the service manager, where there is one, can start this very software."""
+    """Check that the systemd unit, if there is one, can start the daemon."""
     unit = installed_unit(setup.environ.get("HOME", ""))
     if unit is None:
         if setup.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0" and not setup.held:
             return at_fault(
-                "no unit is installed, and EDI_CHECKPOINT_AUTOSTART=0 keeps clients from starting a daemon",
+                "no unit is installed, and EDI_CHECKPOINT_AUTOSTART=0 prevents clients from starting a daemon",
                 "unset EDI_CHECKPOINT_AUTOSTART, or keep `edi-checkpointd run` running",
             )
         return not_said("no unit is installed: the first client starts a daemon")
     program = _program_of(unit)
     if program is not None and not os.access(program, os.X_OK):
-        return mended_by("edi-checkpointd install", f"{unit} starts {program}, which is not there any more")
+        return mended_by("edi-checkpointd install", f"{unit} starts {program}, which no longer exists")
     state, enabled = _systemctl("is-active"), _systemctl("is-enabled")
     if state == "failed":
         again = f"systemctl --user reset-failed {UNIT} && systemctl --user start {UNIT}"
-        return mended_by(again, f"{UNIT} has failed; `journalctl --user -u {UNIT}` tells why")
+        return mended_by(again, f"{UNIT} has failed; `journalctl --user -u {UNIT}` shows why")
     if not state:
-        return not_said(f"{unit} is installed; no service manager of yours answers here")
+        return not_said(f"{unit} is installed, but your systemd user manager does not answer here")
     return well(f"{unit}: {enabled or 'unknown'}, {state}")
 
 
 def _program_of(unit: Path) -> Path | None:
-    """Return the program that a unit starts, as far as it is named by a path."""
+    """Return the program that a unit starts, if the unit names it by an absolute path."""
     for line in unit.read_text(errors="replace").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "ExecStart" and (words := value.split()):
@@ -54,7 +54,7 @@ def _program_of(unit: Path) -> Path | None:
 
 
 def _systemctl(question: str) -> str:
-    """Return the service manager's word for the unit; nothing when it does not answer."""
+    """Return systemd's answer about the unit; an empty text if it does not answer."""
     try:
         done = subprocess.run(
             [SYSTEMCTL, "--user", question, UNIT], stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -66,27 +66,27 @@ def _systemctl(question: str) -> str:
 
 
 def lock(setup: Setup) -> Finding:
-    """The lock is free or held by the daemon that it names."""
+    """Check that the lock is free, or held by the daemon that it names."""
     path, quoted = setup.paths.lock, shlex.quote(str(setup.paths.lock))
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return well("free; no daemon has served this folder yet")
     if not stat.S_ISREG(status.st_mode):
-        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is no regular file: no daemon can take it")
+        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is not a regular file: no daemon can lock it")
     holder = setup.holder
     if not setup.held:
-        return well(f"free; process {holder.pid} had it last" if holder else "free")
+        return well(f"free; last held by process {holder.pid}" if holder else "free")
     if holder is None:
         pid = _holder_by_kernel(status)
-        by = f"process {pid}" if pid else "a process that cannot be told"
-        message = f"{path} is held by {by}, which is not named in it: nobody finds that daemon"
+        by = f"process {pid}" if pid else "an unknown process"
+        message = f"{path} is held by {by}, but does not name it: clients cannot find that daemon"
         return mended_by(f"kill {pid}", message) if pid else at_fault(message, "end that process")
     return well(f"held by process {holder.pid} since {holder.started}")
 
 
 def _holder_by_kernel(status: os.stat_result) -> int | None:
-    """Return the process that holds a lock on the file of `status`, as /proc/locks tells."""
+    """Return the process that holds a lock on the file of `status`, from /proc/locks."""
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -99,69 +99,67 @@ def _holder_by_kernel(status: os.stat_result) -> int | None:
 
 
 def socket(setup: Setup) -> Finding:
-    """The socket can be made, is a socket, and is this user's alone."""
+    """Check that the socket can be created, is a socket, and is open only to this user."""
     path = Path(socket_path(setup.paths))
     quoted = shlex.quote(str(path))
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         if setup.held and setup.holder and Path(setup.holder.socket) == path:
-            return mended_by("edi-checkpointd stop", f"{path} is gone while process {setup.holder.pid} serves it")
-        return well(f"{path} is made at need; {len(os.fsencode(path))} bytes long")
+            return mended_by("edi-checkpointd stop", f"{path} is missing, but process {setup.holder.pid} serves it")
+        return well(f"{path} does not exist yet; its path has {len(os.fsencode(path))} bytes")
     if not stat.S_ISSOCK(status.st_mode):
-        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is no socket")
+        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is not a socket")
     if status.st_uid != os.geteuid():
-        return mended_by(f"sudo rm {quoted}", f"{path} belongs to uid {status.st_uid}, and you are uid {os.geteuid()}")
+        return mended_by(f"sudo rm {quoted}", f"{path} belongs to uid {status.st_uid}, but you are uid {os.geteuid()}")
     if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
         return mended_by(f"chmod 600 {quoted}", f"{path} is open to other users (mode {mode:04o})")
     if not setup.held and setup.listener is None:
-        return well(f"{path}, left by a daemon that died; the next one makes it anew")
+        return well(f"{path}, left by a dead daemon; the next daemon replaces it")
     return well(str(path))
 
 
 def daemon(setup: Setup) -> Finding:
-    """The daemon that holds the lock is the one that answers, and serves our folder."""
+    """Check that the daemon that holds the lock also answers, and serves our folder."""
     holder = setup.holder if setup.held else None
     if holder is None and setup.listener is None:
-        return not_said("none runs")
+        return not_said("not running")
     greeting = setup.greeting
     if isinstance(greeting, protocol.Error):
         if greeting.code == WrongFolder.code:
-            message = f"process {setup.listener} listens on our socket, and serves another folder: {greeting.message}"
-            return at_fault(message, f"set {RUNTIME_DIR} to a folder of its own for one of the two homes")
-        return at_fault(f"process {setup.listener} does not take us: {greeting.message}", greeting.hint)
+            message = f"process {setup.listener} listens on our socket, but serves another folder: {greeting.message}"
+            return at_fault(message, f"set {RUNTIME_DIR} to a different folder for one of the two homes")
+        return at_fault(f"process {setup.listener} refuses the connection: {greeting.message}", greeting.hint)
     if greeting is None:
         pid = holder.pid if holder else setup.listener
         trouble = daemon_hangs(pid)
         return mended_by(f"kill -9 {pid}", f"{trouble.message.split(';')[0]}: {trouble.hint}")
     if holder is None:
-        message = f"process {greeting.pid} answers, and does not hold the lock of {setup.paths.sessions} any more"
-        return mended_by(f"kill {greeting.pid}", f"{message}: the folder was made anew under it")
+        message = f"process {greeting.pid} answers, but no longer holds the lock of {setup.paths.sessions}"
+        return mended_by(f"kill {greeting.pid}", f"{message}: the folder was replaced while it ran")
     return well(f"process {greeting.pid} answers")
 
 
 def versions(setup: Setup) -> Finding:
-    """Client and daemon are of one version."""
+    """Check that client and daemon have the same version."""
     running = setup.greeting if setup.held else None
     if not isinstance(running, protocol.Welcome):
-        return (
-            well(f"{setup.version}, of client and daemon") if not setup.held else not_said("the daemon tells nothing")
-        )
+        return well(f"{setup.version}, client and daemon") if not setup.held else not_said("the daemon does not answer")
     if running.version != setup.version:
-        message = f"the client is {setup.version}, and the daemon that runs is still {running.version}"
+        message = f"the client is {setup.version}, but the running daemon is still {running.version}"
         return mended_by("edi-checkpointd stop", f"{message}; the next client starts the new one")
-    return well(f"{setup.version}, of client and daemon")
+    return well(f"{setup.version}, client and daemon")
 
 
 def descriptors(setup: Setup) -> Finding:
-    """The daemon may open as many files as its clients need; one that is started now, as many as we may."""
+    """Check that the daemon may open enough files. A new daemon inherits this process's limit."""
     ours = process.descriptors(os.getpid())
     its = process.descriptors(setup.holder.pid) if setup.held and setup.holder else ours
     if ours is None or its is None:
-        return not_said("this system does not tell")
+        return not_said("this system does not report it")
     if its.limit >= max(DESCRIPTORS_WANTED, int(its.open / DESCRIPTORS_USED_MAX)):
-        return well(f"{its.limit:,} possible")
-    message = f"the daemon may open {its.limit} files, and has {its.open}: it ends when there are no more"
+        return well(f"at most {its.limit:,}")
+    message = f"the daemon may open {its.limit} files, and has {its.open} open: it ends when it reaches the limit"
     if ours.limit > its.limit:
-        return mended_by("edi-checkpointd stop", f"{message}; the next one may open {ours.limit:,}")
+        return mended_by("edi-checkpointd stop", f"{message}; the next daemon may open {ours.limit:,}")
     return at_fault(message, "raise `nofile` of your user in /etc/security/limits.conf, and log in again")

@@ -1,4 +1,4 @@
-"""What is looked at, gathered once and at need, so that checks need not ask the same question twice."""
+"""The facts that several checks look at; each is read once, when a check first needs it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 class Setup:
-    """One user's installation: its places, and who serves them."""
+    """One user's installation: its places, and the daemon that serves them."""
 
     def __init__(self, paths: Paths, environ: Mapping[str, str], version: str) -> None:
-        """`version` is that of this command, and so of the client."""
+        """Keep where to look. `version` is that of this command, and so of the client."""
         self.paths = paths
         self.environ = environ
         self.version = version
@@ -38,12 +38,12 @@ class Setup:
 
     @cached_property
     def holder(self) -> Holder | None:
-        """Who the lock file says it is, or was."""
+        """The daemon that the lock file names; it may have ended."""
         return read_holder(self.paths.lock)
 
     @cached_property
     def listener(self) -> int | None:
-        """The process that listens on the socket, by the kernel's word; 0 if that cannot be told, None if nobody."""
+        """The process that listens on the socket, as the kernel reports it; 0 if unknown, None if there is none."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(GREETING_S)
             try:
@@ -57,7 +57,7 @@ class Setup:
 
     @cached_property
     def greeting(self) -> protocol.Welcome | protocol.Error | None:
-        """What answers a greeting on the socket within 2 s; None when nobody does."""
+        """The answer to a greeting on the socket; None if none comes within 2 s."""
         wakeup = Wakeup()
         connection = Connection(self.paths, wakeup.fd, queue_frames=8)
         hello = protocol.Hello(app="edi-checkpoint", version=self.version, sessions_dir=str(self.paths.sessions))
@@ -78,7 +78,7 @@ class Setup:
 
     @cached_property
     def status(self) -> Status:
-        """What `edi-checkpoint status` says."""
+        """The result of `edi-checkpoint status`."""
         from edi_checkpointd.cli.source import Source
 
         with Source(self.paths, lambda note: None) as source:
@@ -86,7 +86,7 @@ class Setup:
 
 
 def nearest(path: Path) -> Path:
-    """Return `path`, or the folder above it that is there and would hold it."""
+    """Return `path`, or its nearest parent that exists."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             place.stat()

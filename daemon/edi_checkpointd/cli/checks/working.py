@@ -1,4 +1,4 @@
-"""Whether it works: SQLite, the clock, what `status` says, and a real session there and back."""
+"""Checks that the system works: SQLite, the clock, the result of `status`, and a test session."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from edi_checkpointd.cli.checks.setup import Setup
 from edi_checkpointd.journal import sound_sqlite
 
 _CLOCK = "clock_stepped"
-_PATIENCE_S = 10.0  # with a daemon on a slow disk, for each of starting, writing and purging
+_PATIENCE_S = 10.0  # for each of starting, writing and purging: the daemon's disk may be slow
 _PROBE = {"text": "h\u00f6lzern \u7a7a", "number": 0.1, "list": [1, None, True]}
 
 
 def sqlite(setup: Setup) -> Finding:
-    """SQLite is of a version that loses no commits. Raises `VersionMismatch`."""
+    """Check that this SQLite version loses no commits. Raises `VersionMismatch`."""
     return well(sound_sqlite())
 
 
 def clock(setup: Setup) -> Finding:
-    """The clock does not stand before what was written by it."""
+    """Check that the clock is not behind the newest entry."""
     for trouble in _troubles(setup, clock=True):
         return mended_by("sudo timedatectl set-ntp true", f"{trouble.message}; {trouble.hint}")
-    return well("not before anything that was written by it")
+    return well("not behind the newest entry")
 
 
 def status(setup: Setup) -> Finding:
-    """`edi-checkpoint status` has nothing to tell but that all is safe."""
+    """Check that `edi-checkpoint status` reports no fault."""
     found = _troubles(setup, clock=False)
     if found:
         more = f" (and {len(found) - 1} more: `edi-checkpoint status`)" if len(found) > 1 else ""
@@ -48,18 +48,18 @@ def _troubles(setup: Setup, *, clock: bool) -> list[Trouble]:
 
 
 def round_trip(setup: Setup) -> Finding:
-    """A session can be written, photographed, read back and purged, by a daemon that is started if none runs.
+    """Save, checkpoint, read back and purge a test session; start a daemon if none runs.
 
-    Raises what goes wrong on the way.
+    Raises the error of the step that fails.
     """
     if setup.held and not isinstance(setup.greeting, protocol.Welcome):
         return not_said("the daemon does not answer")
     begun_s = time.monotonic()
     with connect(app=PROGRAM, timeout_s=_PATIENCE_S) as client:
         if client.disabled:
-            return not_said("EDI_CHECKPOINT_DISABLE is set: nothing is remembered")
+            return not_said("EDI_CHECKPOINT_DISABLE is set: nothing is saved")
         if not client.connected:
-            remedy = "run `edi-checkpointd run`: it serves, or says why it cannot"
+            remedy = "run `edi-checkpointd run`; it prints why it cannot start"
             return at_fault("no daemon answers, and none could be started", remedy)
         session_id = f"doctor-{uuid4().hex[:12]}"
         try:
@@ -67,15 +67,17 @@ def round_trip(setup: Setup) -> Finding:
         finally:
             purged = client.ask(partial(protocol.Purge, sessions=(session_id,)), _PATIENCE_S)
     if isinstance(purged, protocol.Purged) and purged.kept:
-        return at_fault(f"session {session_id} cannot be purged: {purged.kept[0]}", "mend what the message names")
+        return at_fault(
+            f"session {session_id} cannot be purged: {purged.kept[0]}", "fix the path that the message names"
+        )
     if not same:
-        return at_fault("a checkpoint is read back as something else than was written", f"{PROGRAM} verify")
-    started = "" if setup.held else ", by a daemon that was started for it"
-    return well(f"written, photographed, read back and purged in {time.monotonic() - begun_s:.1f} s{started}")
+        return at_fault("a checkpoint read back differs from what was written", f"{PROGRAM} verify")
+    started = "" if setup.held else " (started a daemon for it)"
+    return well(f"saved, checkpointed, read back and removed in {time.monotonic() - begun_s:.1f} s{started}")
 
 
 def _there_and_back(setup: Setup, client: Client, session_id: str) -> bool:
-    """Write a session and a checkpoint of it; return whether its file says what was written."""
+    """Write a session and a checkpoint of it; return whether its file contains what was written."""
     with client.session(session_id) as session:
         session["probe"] = _PROBE
         made = session.checkpoint("doctor", timeout_s=_PATIENCE_S)
