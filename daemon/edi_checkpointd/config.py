@@ -165,11 +165,11 @@ class LiveConfig:
     """The settings in force. Each part reads `now` when it decides; a reload replaces them as a whole."""
 
     def __init__(self, config: Config) -> None:
-        """Begin with these."""
+        """Start with the settings `config`."""
         self.now = config
 
     def replace(self, config: Config) -> None:
-        """Put other settings in force."""
+        """Replace the settings in force by `config`."""
         self.now = config
 
 
