@@ -1,13 +1,14 @@
-"""Remembers an EDI session: publish changes, make checkpoints, resume after a crash.
+"""Save the state of an EDI session at every change, make checkpoints, and resume after a crash.
 
     from edi_checkpoint import connect
 
     with connect() as client, client.session() as session:
-        session.transition("analysis", image_path="roof.jpg")
+        session.transition("analysis", image_path="/pictures/roof.jpg")
         session["scene"] = {"entities": []}
         session.checkpoint("workflow_transition")
 
-Names are loaded when they are first used, so that importing this package costs EDI's start next to nothing.
+`docs/api.md` shows every name with an example. A name is loaded at its first use, so `import edi_checkpoint` stays
+fast.
 """
 
 from __future__ import annotations

@@ -1,18 +1,31 @@
-"""The same for asyncio: what waits is a coroutine, the mapping stays plain and publishes at once.
+"""The same names for asyncio: a method that waits is a coroutine, the mapping stays plain.
+
+`edi_checkpoint.aio` has `connect`, `Client` and `Session`, each a wrapper of the name in `edi_checkpoint` with the same
+arguments, results and errors. Errors, records and `StateManager` can be imported from it too.
+
+A call that publishes is no coroutine: it returns at once, before any other coroutine runs. Waiting for a checkpoint or
+a flush holds no thread. A call that reads files or starts a daemon runs in a thread of this package. It never runs in
+asyncio's default executor, which the app's work may fill.
+
+A coroutine that is cancelled only stops waiting. What it has published stays published, and a client or session that it
+was opening is closed again. `async with` leaves its sessions as interrupted after a cancellation too.
+
+A client belongs to no event loop: loops of one process may use it one after the other.
+
+Example:
+    import asyncio
 
     from edi_checkpoint.aio import connect
 
-    async with await connect() as client, await client.session() as session:
-        session.transition("analysis", image_path="roof.jpg")  # as without asyncio: never waits
-        await session.checkpoint("workflow_transition")  # of the state as it is at this moment
 
-A `Client` or `Session` here wraps one of `edi_checkpoint`, behaves as it does and raises what it raises. It belongs to
-no loop: loops of one process may use it one after the other.
+    async def main() -> None:
+        async with await connect() as client, await client.session() as session:
+            session.transition("analysis", image_path="/pictures/roof.jpg")  # as without asyncio: never waits
+            info = await session.checkpoint("workflow_transition")  # of the state as it is at this moment
+            print(info.reason)  # workflow_transition
 
-What is published is published in the loop's thread, before any other coroutine runs. Waiting for a checkpoint or a
-flush holds no thread: the link settles a future. What may touch the disk or start a daemon goes to threads of our own,
-never to asyncio's default executor, which EDI's work may fill. A coroutine that is cancelled only stops waiting: what
-it has published stays published, and what it was about to be given is closed again.
+
+    asyncio.run(main())
 """
 
 from __future__ import annotations
@@ -45,7 +58,7 @@ _PREFIX = "edi-checkpoint-aio"
 async def connect(
     *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
 ) -> Client:
-    """Return a client, as `edi_checkpoint.connect` does, without blocking the loop."""
+    """Return a client, as `edi_checkpoint.connect` does, without blocking the event loop."""
     made = _apart(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder))
     return Client(await _given(made, undo=PlainClient.close))
 
@@ -54,7 +67,10 @@ class Client:
     """An `edi_checkpoint.Client` for coroutines. Close it, or use `async with`."""
 
     def __init__(self, client: PlainClient) -> None:
-        """Wrap `client`; see `connect`."""
+        """Wrap `client`.
+
+        Internal: `connect` makes clients.
+        """
         self._client = client
         self._threads = _Threads(client)
 
@@ -66,9 +82,9 @@ class Client:
         takeover: bool = False,
         encoder: Encoder | None = None,
     ) -> Session:
-        """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
+        """Open a session and return it with its newest state. It looks at the files that the state names, too.
 
-        When this is cancelled the session is closed again, as soon as it is open.
+        When this is cancelled, the session is closed again as soon as it is open.
         """
 
         def opened() -> PlainSession:
@@ -79,24 +95,27 @@ class Client:
         return Session(self._threads, await _given(self._threads.submit(opened), undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
-        """Return the newest sessions, of one condition or of all."""
+        """Return the newest sessions, newest first."""
         return await self._threads.run(partial(self._client.sessions, condition=condition, limit=limit))
 
     async def interrupted(self) -> list[SessionInfo]:
-        """Return the sessions whose writer died, newest first."""
+        """Return the sessions whose writer died or left with an exception, newest first."""
         return await self._threads.run(self._client.interrupted)
 
     async def status(self) -> dict[str, object]:
-        """Return how the daemon is, as `edi-checkpoint status --json` tells it."""
+        """Return whether all work is safe, and what is wrong."""
         return await self._threads.run(self._client.status)
 
     @property
     def connected(self) -> bool:
-        """Whether a daemon is connected just now."""
+        """Whether a daemon is connected now."""
         return self._client.connected
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Close all sessions cleanly, then the connection; waits for acknowledgements at most `timeout_s`."""
+        """Close all sessions of this client cleanly, then the connection.
+
+        When this is cancelled, they are closed all the same.
+        """
         await self._leave(partial(self._client.close, timeout_s))
 
     async def __aenter__(self) -> Client:
@@ -106,7 +125,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception, a cancellation too, the sessions count as interrupted."""
+        """Close the client; after an exception or a cancellation its sessions count as interrupted."""
         await self._leave(partial(self._client.__exit__, kind, error, trace))
 
     async def _leave(self, call: Callable[[], None]) -> None:
@@ -138,10 +157,13 @@ class _Threads:
 
 
 class Session(MutableMapping[str, object]):
-    """An `edi_checkpoint.Session` for coroutines. Made by `Client.session`; close it, or use `async with`."""
+    """An `edi_checkpoint.Session` for coroutines. `Client.session` makes it; close it, or use `async with`."""
 
     def __init__(self, threads: _Threads, session: PlainSession) -> None:
-        """Wrap `session`, whose client lends its `threads`."""
+        """Wrap `session`; `client` lends its threads.
+
+        Internal: `Client.session` makes sessions.
+        """
         self._threads = threads
         self._session = session
         self._core = session.core
@@ -151,15 +173,15 @@ class Session(MutableMapping[str, object]):
     # -- the mapping: nothing here waits -----------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> object:
-        """Return a copy of the value of `key`, in the form a restore gives."""
+        """Return a copy of the value of `key`, in the form that a restore gives."""
         return self._session[key]
 
     def __setitem__(self, key: str, value: object) -> None:
-        """Publish `key` with `value`."""
+        """Publish `key` with `value`, as one entry."""
         self._session[key] = value
 
     def __delitem__(self, key: str) -> None:
-        """Publish that `key` is gone; raises KeyError when it is not there."""
+        """Delete `key`, as one entry; raises KeyError when it is not there."""
         del self._session[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -171,41 +193,41 @@ class Session(MutableMapping[str, object]):
         return len(self._session)
 
     def __repr__(self) -> str:
-        """Name the session and what is durable; no content, which may be private."""
+        """Return the id, the number of keys and what is durable, without values."""
         return repr(self._session)
 
     def update(self, *args: Any, **fields: object) -> None:
-        """Publish several keys as one entry; takes what `dict.update` takes."""
+        """Set several keys as one entry."""
         self._session.update(*args, **fields)
 
     def pop(self, key: str, *default: object) -> object:
-        """Publish that `key` is gone and return its value; without it, `default` or KeyError."""
+        """Delete `key` as one entry and return its value; without the key return `default`."""
         return self._session.pop(key, *default)
 
     def clear(self) -> None:
-        """Publish that all keys are gone, as one entry."""
+        """Delete all keys, as one entry."""
         self._session.clear()
 
     def transition(self, stage: str, *, reason: str | None = None, **fields: object) -> None:
-        """Publish `current_stage` with other keys as one entry; `reason` names the checkpoint it leads to."""
+        """Set `current_stage` and other keys as one entry. The daemon makes a checkpoint of it soon after."""
         self._session.transition(stage, reason=reason, **fields)
 
     def edit(self, key: str) -> contextlib.AbstractContextManager[object]:
-        """Give a copy of the value of `key` to change in place; publishes it on exit, not on an exception."""
+        """Give a copy of the value of `key` to change in a `with` block, and publish it when the block ends."""
         return self._session.edit(key)
 
     @property
     def durable(self) -> Durable:
-        """How far this stream's entries have come: published, in the outbox file, acknowledged, in a file."""
+        """How far the entries of this writer are."""
         return self._session.durable
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """Whether the session was closed."""
         return self._session.closed
 
     def resume_report(self) -> ResumeReport:
-        """Return what was resumed when this session was opened: from where, how it was left, what is missing."""
+        """Return what happened to the session before it was opened here. The files were looked at then."""
         return self._session.resume_report()
 
     # -- what waits --------------------------------------------------------------------------------------------------
@@ -213,9 +235,9 @@ class Session(MutableMapping[str, object]):
     async def checkpoint(
         self, reason: str = "manual", *, label: str | None = None, pin: bool = False, timeout_s: float = 2.0
     ) -> CheckpointInfo:
-        """Ask for a checkpoint of the state as it is now and wait for its file.
+        """Make a checkpoint of the state as it is at the call, wait for its file, and return its row.
 
-        Raises `CheckpointFailed` and `FlushTimeout`, as without asyncio. When this is cancelled the checkpoint is made.
+        When this is cancelled, the checkpoint is made all the same.
         """
         asked = self._core.ask_checkpoint(reason, label=label, pin=pin)
         await _heard(asked, timeout_s)
@@ -223,20 +245,17 @@ class Session(MutableMapping[str, object]):
         return heard() if asked.done() else await self._threads.run(heard)  # an unheard wish is synced to the disk
 
     async def flush(self, level: Level = "journaled", *, timeout_s: float = 2.0) -> None:
-        """Wait until all that is published is acknowledged (`journaled`) or in the auto-save (`checkpointed`).
-
-        Raises `FlushTimeout` when that is not so within `timeout_s`; nothing is lost by it.
-        """
+        """Wait until everything published so far is safe."""
         asked = self._core.ask_flush(level)
         await _heard(asked, timeout_s)
         self._core.flush_heard(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
-        """Return the session's checkpoints, oldest first: from the daemon, or from the files when none answers."""
+        """Return the session's checkpoints, oldest first."""
         return await self._threads.run(self._session.checkpoints)
 
     async def at(self, *, sequence: int | None = None, time: datetime | None = None) -> dict[str, object]:
-        """Return the state as it was after the entry `sequence`, or at `time` (naive: local)."""
+        """Return the state as it was after the entry `sequence`, or at `time`."""
         return await self._threads.run(partial(self._session.at, sequence=sequence, time=time))
 
     async def rollback(
@@ -247,9 +266,9 @@ class Session(MutableMapping[str, object]):
         time: datetime | None = None,
         keys: Collection[str] | None = None,
     ) -> CheckpointInfo:
-        """Go back to a checkpoint, a sequence or a time; return its `rollback` checkpoint.
+        """Go back to a checkpoint, an entry or a time; return the row of the `rollback` checkpoint.
 
-        When this is cancelled it may have gone back all the same; the mapping tells.
+        When this is cancelled, it may have gone back all the same; the mapping shows which state it has.
         """
         back = partial(self._session.rollback, to, sequence=sequence, time=time, keys=keys)
         return await self._threads.run(back)
@@ -257,15 +276,15 @@ class Session(MutableMapping[str, object]):
     async def fork(
         self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
     ) -> str:
-        """Begin a session of its own with the state of now, of a checkpoint or of a sequence; return its id."""
+        """Make a new session with the state of now, of a checkpoint or of an entry; return its id."""
         return await self._threads.run(partial(self._session.fork, to, sequence=sequence, session_id=session_id))
 
     async def end(self, status: str | None = None) -> None:
-        """Publish EDI's `status` of the finished work and close; by default `completed`, unless it says so already."""
+        """Set `status` and close: the work is finished. When this is cancelled, it is done all the same."""
         await _left(partial(self._session.end, status))
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Leave cleanly: publish a last mark, wait for the acknowledgement at most `timeout_s`, give up the lock."""
+        """Close the session cleanly. When this is cancelled, it is closed all the same."""
         await _left(partial(self._session.close, timeout_s))
 
     async def __aenter__(self) -> Session:
@@ -275,14 +294,14 @@ class Session(MutableMapping[str, object]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception, a cancellation too, the session counts as interrupted."""
+        """Close the session; after an exception or a cancellation it counts as interrupted."""
         await _left(partial(self._session.__exit__, kind, error, trace))
 
 
 async def _left(call: Callable[[], None]) -> None:
-    """Make `call`, which closes something, and wait for it; when this is cancelled it is made all the same.
+    """Make `call`, which closes something, and wait for it; a cancellation does not stop the call.
 
-    In a thread of its own: leaving must not queue behind questions that nobody answers.
+    It runs in a thread of its own, so that closing does not queue behind questions without an answer.
     """
     leaving = _apart(call)
     await _settled(leaving)
@@ -290,7 +309,7 @@ async def _left(call: Callable[[], None]) -> None:
 
 
 def _apart(call: Callable[[], _T]) -> Future[_T]:
-    """Make `call` in a thread of its own."""
+    """Run `call` in a thread of its own and return its future."""
     pool = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
     future = pool.submit(call)
     pool.shutdown(wait=False)
@@ -298,7 +317,7 @@ def _apart(call: Callable[[], _T]) -> Future[_T]:
 
 
 async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None) -> _T:
-    """Return what a thread's `future` gives. When this is cancelled, `undo` gets what nobody takes any more."""
+    """Return the result of a thread's `future`. After a cancellation `undo` gets the result."""
     try:
         await _settled(future)
     except asyncio.CancelledError:
@@ -315,7 +334,7 @@ def _undo(undo: Callable[[_T], object], future: Future[_T]) -> None:
 
 
 async def _heard(asked: Future[_T], timeout_s: float) -> None:
-    """Wait for what the link tells, at most `timeout_s`. When this is cancelled, nobody is told."""
+    """Wait for the link's answer, at most `timeout_s`. A cancellation gives the request up."""
     try:
         await _settled(asked, timeout_s)
     except asyncio.CancelledError:
@@ -326,7 +345,7 @@ async def _heard(asked: Future[_T], timeout_s: float) -> None:
 async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
     """Wait until another thread has settled `future`, at most `timeout_s`.
 
-    Not `asyncio.wrap_future`: that logs an error of a future that settles after its loop was closed.
+    It does not use `asyncio.wrap_future`, which logs an error if the future settles after its loop was closed.
     """
     loop = asyncio.get_running_loop()
     settled = asyncio.Event()
@@ -342,5 +361,5 @@ async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
 
 
 def __getattr__(name: str) -> object:
-    """Give what is the same with and without asyncio: errors, rows, `StateManager`."""
+    """Return the names that are the same with and without asyncio: errors, records, `StateManager`."""
     return getattr(edi_checkpoint, name)

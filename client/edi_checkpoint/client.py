@@ -1,4 +1,4 @@
-"""`connect` and `Client`: one connection of a process to the daemon, and the sessions it writes."""
+"""`connect` and `Client`: one connection of a process to the daemon, and the sessions that it writes."""
 
 from __future__ import annotations
 
@@ -62,23 +62,57 @@ _LOOK_TIMEOUT_S = 2.0  # for what the files can tell as well
 def connect(
     *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
 ) -> Client:
-    """Return a client of the daemon of this user, starting one when none answers and `autostart` allows it.
+    """Return a `Client`, connected to this user's daemon if one answers.
 
-    Never fails for want of a daemon: without one, what is published waits in the outbox. `app` is shown to people who
-    ask who writes to a session. Waits at most `timeout_s` for a daemon. `encoder` is called for a value of a type
-    that is not in the table of `docs/format.md`: it returns something that is, or raises TypeError. With
-    EDI_CHECKPOINT_DISABLE=1 nothing is remembered: all calls work, in memory.
+    If no daemon answers and `autostart` allows it, the client starts one. Without a daemon everything that is published
+    goes to the outbox, a file per session; the next daemon takes it from there. With EDI_CHECKPOINT_DISABLE=1 all calls
+    work in memory only: nothing is saved.
+
+    Args:
+        app: the app's name, shown to a person who asks which process writes to a session.
+        autostart: whether to start a daemon; EDI_CHECKPOINT_AUTOSTART=0 forbids it too.
+        timeout_s: how long to wait for a daemon, in seconds, here and when a session is opened.
+        encoder: a function that converts a value of an unknown type to one of a type that can be stored, or raises
+            TypeError. `docs/format.md`, Values, lists the types that can be stored.
+    Waits: for a daemon, at most `timeout_s`, and 1.5 s more if systemd starts it.
+    Raises:
+        FolderError: a folder cannot be used: it has another owner, or the disk refuses it.
+        ConfigError: an EDI_CHECKPOINT_ variable holds a relative path, or no home folder is known. A setting that
+            cannot be used is logged and skipped.
+    Source: ZeroMQ's zmq_ipc(7): the socket is a Unix domain socket, so no other machine can connect.
+    Example:
+        with connect(app="my-editor") as client:
+            print(client.connected)  # True
     """
     return Client(app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder)
 
 
 class Client:
-    """One connection and its sessions; safe to use from several threads, not over a fork. Close it, or use `with`."""
+    """One connection to the daemon, and the sessions that this process writes. `connect` makes it.
+
+    Several threads may use it. A child process made by `os.fork` has to call `connect` itself. Close it, or use `with`.
+    After an exception other than a successful `sys.exit()` the `with` block leaves its sessions as interrupted.
+
+    At interpreter exit a client that was not closed closes its sessions. After an unhandled exception they count as
+    interrupted.
+
+    Attributes:
+        disabled: bool, whether EDI_CHECKPOINT_DISABLE=1 keeps this client in memory.
+    Waits: leaving the `with` block waits as `close` does, at most 2 s.
+    Raises:
+        SessionClosed: a method was called after `close`.
+        SessionForked: a method was called in a forked child.
+    Source: Python's `atexit`; POSIX `fork()`.
+    Example:
+        with connect() as client, client.session() as session:
+            session["progress"] = 40
+        print(session.closed)  # True
+    """
 
     def __init__(
         self, *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
     ) -> None:
-        """See `connect`. Raises `FolderError` or `ConfigError` when our folders cannot be used."""
+        """See `connect`. Raises `FolderError` or `ConfigError` when the folders or settings cannot be used."""
         self.disabled = is_disabled()
         self._timeout_s = timeout_s
         self._pid = os.getpid()
@@ -152,12 +186,32 @@ class Client:
         takeover: bool = False,
         encoder: Encoder | None = None,
     ) -> Session:
-        """Attach to a session and return it with its newest state; an unknown or no id begins a new one.
+        """Open a session for writing and return it with its newest state.
 
-        Without a daemon the state is the newest valid file with all outboxes on top. Raises `SessionIdError`, and
-        `SessionBusy` while another writer is attached. `takeover` fences that one instead: what it has published is
-        here, what it publishes from now on goes into a branch, and its next call raises `Fenced`. `encoder` stands
-        in this session for that of the client (see `connect`).
+        Without an id, or with an unknown one, the session is new. A session has one writer at a time. If the session
+        exists, its mapping holds the state as it was published last. Without a daemon that is the newest valid file
+        with all outboxes applied to it.
+
+        Args:
+            session_id: 1 to 128 of `A-Z a-z 0-9 . _ -`, or None for a new UUID. It may not begin with a dot or end like
+                the name of a checkpoint.
+            parent: the id of the session that this one comes from; lists show it.
+            takeover: take the session from a writer that is still attached. Its next call raises `Fenced`; what it
+                published after the takeover is kept in a session of its own, the branch that `Fenced.branch` names.
+            encoder: used in this session in the place of the client's (see `connect`).
+        Waits: for a daemon, at most the client's `timeout_s`, then for its answer, at most 5 s.
+        Raises:
+            SessionIdError: the id, or that of `parent`, cannot become a file name.
+            SessionBusy: another writer is attached and `takeover` is False; `.pid` is its process.
+            OutboxFull: the disk has no room for the outbox's files.
+            an error of the daemon: the daemon refused the session.
+            SessionClosed, SessionForked: see `Client`.
+        Source: flock(2): the kernel releases a writer's lock when its process dies.
+        Example:
+            with client.session("session_12345") as roof:
+                roof["current_stage"] = "analysis"
+            with client.session("session_12345") as roof:
+                print(roof["current_stage"])  # analysis
         """
         self.check_usable()
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
@@ -173,9 +227,10 @@ class Client:
         takeover: bool = False,
         encoder: Encoder | None = None,
     ) -> Session:
-        """Attach as `session` does to a checked id; `seen` says that whoever asked is going to look at the state.
+        """Open a session as `session` does, for an id that was checked already.
 
-        Who only amends or replaces it has not seen it: an interrupted session stays one that is to be looked at.
+        Internal: for `StateManager` and the commands. `seen` is False when the caller does not show the state to
+        anybody: an interrupted session then stays interrupted in the lists.
         """
         stream = self._link.open(session_id, parent, seen=seen, takeover=takeover)
         try:
@@ -226,7 +281,10 @@ class Client:
                 return attached
 
     def fork(self, parent: str, point: Point, session_id: str | None = None) -> str:
-        """Begin a session with the state of `point` of the session `parent`; return its id."""
+        """Make a session with the state of `point` of the session `parent`, and return its id.
+
+        Internal: apps call `Session.fork`.
+        """
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
         if self._knows(session_id):
             raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
@@ -249,9 +307,22 @@ class Client:
         return True
 
     def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
-        """Return the newest sessions, of one condition or of all: from the daemon, or from the files when none answers.
+        """Return the newest sessions, newest first.
 
-        Files alone tell of a session what its newest document and its outboxes hold; never fails for want of a daemon.
+        The daemon answers, or the files if no daemon does. The files alone give for each session its newest document
+        and its outboxes.
+
+        Args:
+            condition: return only sessions of this condition: `live`, `interrupted`, `unfinished` or `ended` (see
+                `SessionInfo`). None returns all.
+            limit: the largest number of sessions to return, at least 1.
+        Waits: for the daemon, at most 2 s. Without one it reads the heads of the files.
+        Raises:
+            UsageError: no such condition, or `limit` is below 1.
+            SessionClosed, SessionForked: see `Client`.
+        Example:
+            rows = {row.session_id: row for row in client.sessions()}
+            print(rows[session.session_id].condition)  # live
         """
         self.check_usable()
         if limit < 1 or condition not in (None, *CONDITIONS):
@@ -267,13 +338,37 @@ class Client:
         return offline.sessions(self.paths, condition)[:limit]
 
     def interrupted(self) -> list[SessionInfo]:
-        """Return the sessions whose writer died, newest first; as `sessions`, with or without a daemon."""
+        """Return the sessions whose writer died or left with an exception, newest first.
+
+        It is `sessions(condition="interrupted")`.
+
+        Waits: for the daemon, at most 2 s. Without one it reads the heads of the files.
+        Raises:
+            SessionClosed, SessionForked: see `Client`.
+        Source: the seed, "Related User Story": "I want EDI to remember my progress so I can resume if interrupted."
+        Example:
+            session.leave(cleanly=False)  # as if this process had died
+            found = [row.session_id for row in client.interrupted()]
+            print(session.session_id in found)  # True
+        """
         return self.sessions(condition="interrupted")
 
     def status(self) -> dict[str, object]:
-        """Return whether all work is safe and what is wrong: the document of `edi-checkpoint status --json`.
+        """Return whether all work is safe, and what is wrong: the document of `edi-checkpoint status --json`.
 
-        From the daemon, or from the files when none answers; then the journal is not read (`offline.status`).
+        `safe` is a bool, `last_durable` a time in ISO 8601 or None, `unacknowledged` a number of entries. `degraded`
+        lists the problems, each with `code`, `message` and `hint`. `sessions` counts the sessions of each condition.
+        Other keys tell of the daemon, the journal and sizes on disk.
+
+        The daemon answers, or the files if no daemon does. The files do not include the journal, so entries that only
+        the journal holds count as not acknowledged.
+
+        Waits: for the daemon, at most 2 s.
+        Raises:
+            SessionClosed, SessionForked: see `Client`.
+        Example:
+            status = client.status()
+            print(status["safe"], status["daemon"]["running"])  # True True
         """
         self.check_usable()
         body: object = None
@@ -290,22 +385,64 @@ class Client:
     def ask(
         self, question: Callable[[int], protocol.Question], timeout_s: float = _REQUEST_TIMEOUT_S
     ) -> protocol.Answer:
-        """Send a request of the protocol and return its answer. Raises `DaemonUnavailable` and its errors."""
+        """Send one question of the protocol to the daemon and return its answer.
+
+        `edi_checkpoint.protocol` has the questions and answers, `docs/protocol.md` describes them.
+
+        Args:
+            question: a function that gets the number of the request and returns the question.
+            timeout_s: how long to wait for the answer, in seconds.
+        Returns: a message of `edi_checkpoint.protocol`; which one depends on the question.
+        Waits: at most `timeout_s`; without a daemon at most 0.5 s.
+        Raises:
+            DaemonUnavailable: no daemon is connected, or no answer came in time.
+            UsageError: a field of the question is out of range.
+            NotFound: the daemon knows no such session, checkpoint or sequence. Other errors of the daemon come as they
+                are.
+            SessionClosed, SessionForked: see `Client`.
+        Example:
+            from edi_checkpoint.protocol import GetHistory
+
+            session["progress"] = 40
+            session.flush()
+            answer = client.ask(lambda number: GetHistory(number, session.session_id))
+            print(answer.entries[-1].keys)  # ('progress',)
+        """
         self.check_usable()
         return self._link.ask(question, timeout_s)
 
     @property
     def connected(self) -> bool:
-        """Whether a daemon is connected just now."""
+        """Whether a daemon is connected now. It changes when a daemon starts or ends.
+
+        Example:
+            print(client.connected)  # True
+        """
         return self._link.connected
 
     @property
     def usable(self) -> bool:
-        """Whether this client is open and was made in this process."""
+        """Whether this client is open and belongs to this process, no forked child.
+
+        Example:
+            client.close()
+            print(client.usable)  # False
+        """
         return not self._closed and os.getpid() == self._pid
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Close all sessions cleanly, then the connection; waits for acknowledgements at most `timeout_s`."""
+        """Close all sessions of this client cleanly, then the connection. A second call does nothing.
+
+        Entries that the daemon has not acknowledged by then stay in the outbox; the daemon takes them from there.
+
+        Args:
+            timeout_s: how long to wait for acknowledgements of all sessions together, in seconds.
+        Waits: at most `timeout_s`.
+        Example:
+            session["progress"] = 100
+            client.close(timeout_s=5.0)
+            print(session.closed)  # True
+        """
         self._leave(cleanly=True, timeout_s=timeout_s)
 
     def _leave(self, *, cleanly: bool, timeout_s: float) -> None:
@@ -339,5 +476,5 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception other than `sys.exit()` the sessions count as interrupted."""
+        """Close the client; after an exception, a failing `sys.exit()` too, its sessions count as interrupted."""
         self._leave(cleanly=ended_well(error), timeout_s=2.0)

@@ -1,4 +1,4 @@
-"""What callers are given to look at: immutable values that also go over the wire as they are."""
+"""The records that callers get: immutable values, which also go over the wire as they are."""
 
 from __future__ import annotations
 
@@ -30,10 +30,25 @@ NOT_OURS: Final = frozenset({Kind.REFERENCE, Kind.FOREIGN})
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True):
-    """One checkpoint file: `name` is its file name, `kind` one of `Kind`, `timestamp` aware.
+    """One checkpoint file: the row that `Session.checkpoints` returns and `edi-checkpoint log` shows.
 
-    `sequence` is the number of the last entry contained, 0 in a file of EDI's own old class. `rule` is the key whose
-    change was the transition that it was made for, `score` the state's validation score.
+    Fields:
+        name: its file name in the sessions folder.
+        session_id: the session that it belongs to.
+        sequence: the number of the last entry that it contains, from 1; 0 in a file of EDI's own older class.
+        timestamp: when it was made, with a time zone.
+        kind: why it was made, a word of `docs/format.md`, Checkpoint: `manual`, `transition`, `interval` and others.
+        reason: the reason that was given.
+        stage: the value of `current_stage`, `unknown` without one.
+        label: the name that a person gave it, or None.
+        pinned: whether no rule deletes it.
+        size_bytes: the size of the file.
+        note: the text that a person wrote at it, or None.
+        rule: in a checkpoint of a transition, the key whose change was the transition.
+        score: the validation score of the state, or None.
+    Example:
+        info = session.checkpoint("analysis_done")
+        print(info.session_id == session.session_id, info.kind, info.pinned)  # True manual False
     """
 
     name: str
@@ -52,10 +67,26 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """One row of a session list; what is not known is None.
+    """One session: the row that `Client.sessions` returns. What is not known is None.
 
-    `condition` is live, interrupted, unfinished or ended; `status`, `stage`, `image` (a file's name), `prompt` and
-    `score` are EDI's own values; `checkpoints` counts the files.
+    Fields:
+        session_id: its id.
+        condition: `live`: a writer is attached. `interrupted`: the last writer died or left with an exception. `ended`:
+            it left cleanly with a `status` of `completed` or `failed`. `unfinished`: it left cleanly otherwise.
+        status: the value of EDI's key `status`.
+        stage: the value of `current_stage`.
+        image: the file name of `image_path`.
+        prompt: the user's prompt.
+        score: the validation score.
+        started: when the session began, with a time zone.
+        updated: when its state changed last, with a time zone.
+        sequence: the number of its newest entry.
+        checkpoints: how many checkpoint files it has.
+        parent_session: the id of the session that it comes from.
+    Example:
+        session.flush()
+        (row,) = [row for row in client.sessions() if row.session_id == session.session_id]
+        print(row.condition, row.image, row.parent_session)  # live roof.jpg None
     """
 
     session_id: str
@@ -73,14 +104,14 @@ class SessionInfo(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something that happened while somebody watched; what does not apply is None.
+    """One event of `edi-checkpoint watch`; a field that does not apply is None.
 
     update      `entries` changes of a session became durable, the newest of them `sequence`; `detail` names keys
     rollback    a session went back; `detail` says where to
     checkpoint  `name` is its file; `detail` says of what kind it is and why it was made, or that it was amended
     condition   a session is `name` from now on: live, interrupted, unfinished or ended
     fault       `name` is the code of what was refused or failed, `detail` the message
-    daemon      told by who watches: the daemon is `connected` or `gone`
+    daemon      the watching program reports that the daemon is `connected` or `gone`
     """
 
     event: str
@@ -94,9 +125,16 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Durable(msgspec.Struct, frozen=True):
-    """How far a stream's entries have come, by the number of the last one.
+    """How far the entries of one writer are: the number of the last entry at each step.
 
-    Published; written to the outbox (`spooled`); acknowledged (`journaled`); in a checkpoint or auto-save.
+    Fields:
+        published: published by a call that has returned.
+        spooled: written to the outbox file, so it survives the death of this process.
+        journaled: acknowledged by the daemon, which has fsynced it: it survives a power cut.
+        checkpointed: contained in a checkpoint or in the auto-save.
+    Example:
+        session.flush("checkpointed")
+        print(session.durable)  # Durable(published=1, spooled=1, journaled=1, checkpointed=1)
     """
 
     published: int
@@ -106,14 +144,33 @@ class Durable(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Entries that were published and never came; `sequence` is that of the entry behind them."""
+    """Entries that were published and never reached the daemon; a `ResumeReport` lists them.
+
+    Fields:
+        sequence: the number of the entry that follows the gap.
+        missing: how many entries are missing.
+    Example:
+        lost = sum(gap.missing for gap in session.resumed.gaps)
+        print(lost)  # 0
+    """
 
     sequence: int
     missing: int
 
 
 class Verdict(StrEnum):
-    """What has become of a file since a checkpoint recorded it."""
+    """What happened to a file since a checkpoint recorded its size, time and digest; a text.
+
+    `UNKNOWN` stands for a relative path, for a file of which nothing was recorded, and for one that could not be
+    checked in time.
+
+    Example:
+        from edi_checkpoint import Verdict
+
+        files = session.resume_report().files
+        changed = [file for file in files if file.verdict in (Verdict.EDITED, Verdict.MISSING)]
+        print(changed)  # []
+    """
 
     SAME = "same"
     MOVED = "moved"
@@ -123,7 +180,17 @@ class Verdict(StrEnum):
 
 
 class NamedFile(NamedTuple):
-    """A file that a state names: by which key, its path, the verdict, and where its content lies if it was moved."""
+    """A file that a state names, and what happened to it; a `ResumeReport` lists them.
+
+    Fields:
+        key: the key of the state: `image_path`, `edited_image_path` or `mask_path`.
+        path: its value.
+        verdict: what happened to the file.
+        moved_to: where the same content lies now, if the file was moved within its folder.
+    Example:
+        for file in session.resume_report().files:
+            print(f"{file.key}: {file.path} is {file.verdict}")
+    """
 
     key: str
     path: str
@@ -132,24 +199,32 @@ class NamedFile(NamedTuple):
 
 
 class ResumeReport(msgspec.Struct, frozen=True):
-    """What a writer that resumes a session is told of it; `str` says it in words.
+    """What happened to a session before it was opened, from `Session.resume_report`; `str` gives sentences for a
+    person.
 
-    resumed         whether there was anything to continue
-    left_as         how the writer before left: clean, interrupted, or live (it was taken over from); None: not known
-    stage, status   EDI's own values
-    sequence        the newest entry that the state contains
-    updated, age_s  when that was published, and how long ago
-    sources         where the state came from: journal, file, outbox (entries that no daemon had taken yet)
-    document        the file's name, if it came from one
-    from_outbox     how many entries came from outboxes of writers that had died
-    journal_first   the oldest and the newest entry that can still be gone back to one by one; None: none
-    journal_last
-    gaps            entries that were lost before they were acknowledged, or with a journal
-    work_s          the seconds that the state's own `stage_timings` add up to
-    checkpoint      the newest checkpoint's file name
-    files           what has become of the files that it names (`image_path` and such)
-    short_lives     how many writers in a row died within a minute after they had resumed it
-    offered         a checkpoint from before the state that they died of, from the third on
+    Fields:
+        session_id: the session's id.
+        resumed: whether there was a state to continue.
+        left_as: how the last writer left: `clean`, `interrupted`, or `live` (it was taken over); None if not known.
+        stage: the value of `current_stage`, `unknown` without one.
+        status: the value of EDI's key `status`, or None.
+        sequence: the number of the newest entry that the state contains.
+        updated: when that entry was published, with a time zone; None if not known.
+        age_s: the seconds since then, or None.
+        sources: where the state came from: `file`, `journal`, `outbox` (entries that the daemon had not received).
+        document: the name of the file that it came from, or None.
+        from_outbox: how many entries came from outboxes of writers that had died.
+        journal_first: the oldest entry that `rollback` and `at` can reach, or None.
+        journal_last: the newest one, or None.
+        gaps: entries that were lost before the daemon received them, or with a journal.
+        work_s: the sum of the state's own `stage_timings`, in seconds.
+        checkpoint: the file name of the newest checkpoint, or None.
+        short_lives: how many writers in a row died within a minute after they had resumed the session.
+        offered: after three such deaths, a checkpoint from before the state that they resumed; otherwise None.
+        files: what happened to the files that the newest checkpoint names, from `resume_report`; empty in `resumed`.
+    Example:
+        with client.session("roof_42") as roof:
+            print(roof.resume_report())  # Session roof_42 is new.
     """
 
     session_id: str
@@ -173,7 +248,7 @@ class ResumeReport(msgspec.Struct, frozen=True):
     files: tuple[NamedFile, ...] = ()
 
     def __str__(self) -> str:
-        """Say it in sentences, for a person who decides whether to go on."""
+        """Return the report in sentences, for a person who decides whether to continue."""
         if not self.resumed:
             return f"Session {self.session_id} is new."
         how = {"interrupted": "interrupted", "live": "taken over", "clean": "left"}.get(self.left_as or "", "left")
@@ -210,7 +285,10 @@ def _spoken(seconds: float) -> str:
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
-    """One journaled entry: `op` is update, base, mark, rollback or pin; `stage` the stage that it set, if any."""
+    """One entry of the journal, as `edi-checkpoint history` shows it.
+
+    `op` is update, base, mark, rollback or pin; `stage` is the stage that the entry set, if any.
+    """
 
     sequence: int
     timestamp: datetime

@@ -1,7 +1,18 @@
-"""Files that a state only names: what a checkpoint records of them, and what has become of them since.
+"""The files that a state only names: what a checkpoint records of them, and what happened to them since.
 
-`look` and `look_around` read the disk, `compare` decides. Whoever owns the files changes them at will: nothing here
-trusts a name to stay what it was between two looks.
+`look` and `look_around` read the disk, `compare` decides. The owner of a file may change it at any time, so no function
+here relies on a name between two looks.
+
+Example:
+    from pathlib import Path
+
+    from edi_checkpoint.named_files import compare, look, look_around
+
+    Path("roof.jpg").write_bytes(b"a picture")
+    recorded = {"image_path": look(str(Path("roof.jpg").resolve()))}
+    Path("roof.jpg").write_bytes(b"another picture")
+    (file,) = compare(recorded, look_around(recorded))
+    print(file.key, file.verdict)  # image_path edited
 """
 
 from __future__ import annotations
@@ -32,7 +43,7 @@ Identity = tuple[str, int, int, int]  # path, inode, size and time: who changes 
 
 
 class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a named file; None where it was not there, not to be read, or not told in time.
+    """The size, time and digest of a named file; None where the file was missing, unreadable, or not checked in time.
 
     `sha256` is None for a file larger than `DIGESTED_MAX_BYTES` too.
     """
@@ -61,7 +72,7 @@ def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
 
 
 def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
-    """Return what has become of each file `recorded`, by key; `now` is what `look_around` found of them, if it did."""
+    """Return what happened to each file of `recorded`; `now` is the result of `look_around`, which may lack a file."""
     return [
         NamedFile(key, facts.path, _verdict(facts, now.get(key)), now[key].moved_to if key in now else None)
         for key, facts in recorded.items()
@@ -86,12 +97,12 @@ def _verdict(before: FileFacts, now: Now | None) -> Verdict:
 
 
 def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
-    """Return the files `recorded` as they are now; what has the recorded size and another time is read."""
+    """Return the files of `recorded` as they are now. A file of the recorded size and another time is read."""
     return {key: _now(facts) for key, facts in recorded.items()}
 
 
 def look_in_time(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
-    """Return what `look_around` does, or nothing when that takes longer: a mount may have lost its server."""
+    """Return the result of `look_around`, or an empty dict after `timeout_s`: a mount may have lost its server."""
     found: dict[str, Now] = {}
     looking = threading.Thread(
         target=lambda: found.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True
@@ -128,9 +139,10 @@ def _moved_to(recorded: FileFacts) -> str | None:
 
 
 def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
-    """Return what is known of the file `path` now; what is relative, gone, no regular file or not readable is unknown.
+    """Return the size, time and digest of the file `path` now. All are None for a relative path and for no regular
+    file.
 
-    `known` are digests of files that were not changed since; what is digested now is added.
+    `known` holds digests of files that did not change since; this call adds its own.
     """
     facts = FileFacts(path)
     if not path.startswith("/") or "\0" in path:

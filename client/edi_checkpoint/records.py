@@ -3,7 +3,13 @@
     length u32 | crc32 u32 | number u64 | entry bytes          (little endian; `docs/format.md`, Records)
 
 `length` counts the entry bytes; the checksum covers number and entry bytes. Records stand back to back. Numbers rise
-within a stream; they are consecutive but where compaction thinned an outbox. Never interprets the entry bytes.
+within a stream; they are consecutive unless compaction thinned the outbox. Nothing here interprets the entry bytes.
+
+Example:
+    from edi_checkpoint.records import pack, scan
+
+    torn = pack(1, b"first") + pack(2, b"second")[:-1]
+    print([(record.number, record.entry) for record in scan(torn)])  # [(1, b'first')]
 """
 
 from __future__ import annotations
@@ -36,15 +42,15 @@ def head(number: int, entry: bytes) -> bytes:
 
 
 def pack(number: int, entry: bytes) -> bytes:
-    """Return the record of `entry` under `number`, see `head`."""
+    """Return the record of `entry` (at most 64 MiB) under `number` (1 to 2**63 - 1)."""
     return head(number, entry) + entry  # the one copy: of 1 MB, another costs as much again
 
 
 def scan(data: bytes | memoryview) -> list[Record]:
-    """Return the records at the start of `data` up to the first that is torn, damaged or out of order.
+    """Return the records at the start of `data`, up to the first that is torn, damaged or out of order.
 
-    The good part ends at the last record's `end`; a reader of a file stops there, since what follows a torn append
-    was never reported as written.
+    The good part ends at the last record's `end`. A reader of a file stops there: the writer never reported what
+    follows a torn append as written.
     """
     records: list[Record] = []
     offset, last = 0, 0
@@ -65,9 +71,9 @@ def scan(data: bytes | memoryview) -> list[Record]:
 
 
 def scan_all(data: bytes | memoryview) -> list[Record]:
-    """Return all records of `data`, at least one, nothing before, between or behind them.
+    """Return all records of `data`: at least one, and nothing before, between or behind them.
 
-    Raises `ProtocolError` where bytes are left over: a frame or a row is whole or it is refused.
+    Raises `ProtocolError` if bytes are left over: a frame or a row is whole or it is refused.
     """
     records = scan(data)
     good = records[-1].end if records else 0
@@ -100,9 +106,9 @@ def entries(data: bytes) -> tuple[list[bytes], int]:
 
 
 def whole(data: bytes | memoryview, most: int = sys.maxsize) -> tuple[int, int]:
-    """Return where the last whole record of `data` ends and its number, by the lengths alone: nothing is verified.
+    """Return where the last whole record of `data` ends, and its number, by the lengths alone: nothing is verified.
 
-    Looks at `most` records at most.
+    It looks at `most` records at most.
     """
     offset = number = 0
     while len(data) - offset >= HEADER.size and most > 0:

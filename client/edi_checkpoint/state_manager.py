@@ -1,7 +1,7 @@
 """StateManager: the class of EDI's specification (seed, "See Docs"), on a `Session`.
 
-It behaves as EDI documents and never prints: it logs. The state may also be changed in place in `state_data`; such
-changes are found, and published, at the next `checkpoint` or `save_state`.
+It behaves as EDI documents it and never prints: it logs. An app may also change `state_data` in place; the next
+`checkpoint` or `save_state` finds such changes and publishes them.
 """
 
 from __future__ import annotations
@@ -36,22 +36,41 @@ _FIELDS = frozenset(
 
 
 class StateManager:
-    """EDI's state manager: `set_state`, `checkpoint`, `save_state`, `load_state`.
+    """EDI's own state manager, as the seed specifies it: `set_state`, `checkpoint`, `save_state`, `load_state`.
 
-    A missing id becomes a new UUID. It starts empty: writing begins the session anew (what an earlier writer left is
-    kept as a checkpoint), `load_state` continues it. Several managers of one process share a session of one id.
+    A manager starts with an empty state. `load_state` continues the session. Without it the first write starts the
+    session again from an empty state; an earlier state is kept as a checkpoint. Several managers of one process may
+    share a session.
 
-    The fields that EDI documents are attributes too, None while they are not set; to assign one is `set_state`.
+    The fields that EDI documents are attributes too: `manager.current_stage` reads the key, None while it is not set;
+    `manager.current_stage = "analysis"` is `set_state`. All managers of a process use one client, and a session stays
+    open until the process ends.
 
-    Raises `SessionIdError` for an id that may not be a file name, at the first call that writes `SessionBusy` while
-    another process writes to the session, and later `Fenced` when one has taken it over.
+    Args:
+        session_id: an id as `Client.session` takes it, or None for a new UUID.
+    Attributes:
+        session_id: str, the session's id.
+        state_data: dict, the state. It may be changed in place; `checkpoint` and `save_state` publish such changes.
+    Waits: the first call that writes opens the session, as `Client.session`.
+    Raises:
+        SessionIdError: the id cannot become a file name.
+        SessionBusy: at the first write, another process writes to the session.
+        the publishing errors: see `Session`, at each write.
+    Source: the seed, "See Docs": the class `StateManager`.
+    Example:
+        from edi_checkpoint import StateManager
+
+        manager = StateManager()
+        manager.set_state("current_stage", "image_processing")
+        manager.checkpoint("workflow_transition")
+        print(manager.current_stage)  # image_processing
     """
 
     session_id: str
     state_data: dict[str, object]
 
     def __init__(self, session_id: str | None = None) -> None:
-        """Begin with an empty state; nothing is attached or written before the first call that needs it."""
+        """Begin with an empty state. The first call that needs the session opens it."""
         self.session_id = new_session_id() if session_id is None else check_session_id(session_id)
         self.state_data = {}
         self._session: Session | None = None
@@ -73,17 +92,49 @@ class StateManager:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """The folder of the checkpoints; set EDI_CHECKPOINT_SESSIONS_DIR to move it."""
+        """The folder of the checkpoints and auto-saves, a `Path`. EDI_CHECKPOINT_SESSIONS_DIR moves it.
+
+        Raises:
+            ConfigError: an EDI_CHECKPOINT_ variable holds a relative path.
+        Source: the seed, "See Docs": `~/.edi/sessions`.
+        Example:
+            from edi_checkpoint import StateManager
+
+            print(StateManager().checkpoint_dir.name)  # sessions
+        """
         return locate().sessions
 
     @property
     def session_file_path(self) -> Path:
-        """The file `save_state` and the auto-save write."""
+        """The file that `save_state` and the auto-save write, a `Path`: `<checkpoint_dir>/<session_id>.json`.
+
+        Raises:
+            ConfigError: an EDI_CHECKPOINT_ variable holds a relative path.
+        Example:
+            from edi_checkpoint import StateManager
+
+            print(StateManager("session_777").session_file_path.name)  # session_777.json
+        """
         return self.checkpoint_dir / f"{self.session_id}.json"
 
     @property
     def checkpoint_limit(self) -> int:
-        """How many checkpoints of the session are kept (1 to 1000); what is set here goes with the next checkpoint."""
+        """How many checkpoints of the session are kept, 1 to 1000. The next `checkpoint` tells the daemon a new number.
+
+        It shows 10 until it is set; the setting `keep_per_session` decides until then.
+
+        Raises:
+            UsageError: it is set to something else.
+        Source: the seed, "Step-by-step Logic": "Maintain a limited number of checkpoints to manage disk usage".
+        Example:
+            from edi_checkpoint import StateManager
+
+            manager = StateManager()
+            manager.checkpoint_limit = 3
+            for number in range(5):
+                manager.set_state("progress", number)
+                manager.checkpoint("one of five")
+        """
         return 10 if self._keep is None else self._keep
 
     @checkpoint_limit.setter
@@ -93,10 +144,25 @@ class StateManager:
         self._keep = limit
 
     def set_state(self, key: str | None = None, value: object = _NOT_GIVEN, **fields: object) -> None:
-        """Set one key (the seed's form), or several by keyword, where None leaves the key as it is.
+        """Set one key (the seed's form) or several by keyword, as one entry. A keyword of None leaves its key as it is.
 
-        Raises `StateValueError` naming the path, and `UsageError` for a key or a value alone; the state is then
-        unchanged.
+        Args:
+            key, value: one key and its value, both or none. The value may be None.
+            fields: keys and values.
+        Waits: the first call opens the session, as `Client.session`. Later calls do not wait for the daemon.
+        Raises:
+            StateValueError: a value cannot be stored; the message begins with its path. The state is unchanged.
+            UsageError: a key without a value, or a value without a key.
+            SessionBusy: another process writes to the session.
+            the publishing errors: see `Session`.
+        Source: the seed, "See Docs": `set_state`.
+        Example:
+            from edi_checkpoint import StateManager
+
+            manager = StateManager()
+            manager.set_state("progress", 0.75)
+            manager.set_state(current_stage="analysis", image_path=None)
+            print(manager.state_data)  # {'progress': 0.75, 'current_stage': 'analysis'}
         """
         changed = {name: field for name, field in fields.items() if field is not None}
         if (key is None) != (value is _NOT_GIVEN):
@@ -108,10 +174,25 @@ class StateManager:
             self.state_data.update(changed)
 
     def checkpoint(self, reason: str = "manual") -> None:
-        """Make a checkpoint and wait for its file, at most 2 s.
+        """Publish changes made in place, make a checkpoint, and wait for its file.
 
-        Raises `CheckpointFailed` (an OSError) when told that it failed. Not told in time, or without a daemon: the
-        request is on disk, one warning is logged, and the file follows.
+        If no daemon answers in time, the request is on the disk: it is logged as a warning, and the file follows.
+
+        Args:
+            reason: why, for people; at most 1024 characters.
+        Waits: at most 2 s; without a daemon, for one fsync.
+        Raises:
+            CheckpointFailed: the daemon could not write the file. It is an OSError.
+            StateValueError: a change made in place cannot be stored.
+            SessionBusy: another process writes to the session.
+            the publishing errors: see `Session`.
+        Source: the seed, "Step-by-step Logic", items 1 to 7.
+        Example:
+            from edi_checkpoint import StateManager
+
+            manager = StateManager()
+            manager.state_data["prompts"] = ["a green roof"]
+            manager.checkpoint("workflow_transition")
         """
         session = self._published()
         try:
@@ -120,7 +201,23 @@ class StateManager:
             log.warning("%s; it follows when the daemon answers", error)
 
     def save_state(self) -> None:
-        """Bring the state into `<session_id>.json` and wait for it, at most 2 s; else as `checkpoint`."""
+        """Publish changes made in place, save the state to `<session_id>.json`, and wait for that file.
+
+        If no daemon answers in time, it is logged as a warning, and the file follows.
+
+        Waits: at most 2 s; it does not wait without a daemon.
+        Raises:
+            StateValueError: a change made in place cannot be stored.
+            SessionBusy: another process writes to the session.
+            the publishing errors: see `Session`.
+        Example:
+            from edi_checkpoint import StateManager
+
+            manager = StateManager()
+            manager.set_state(current_stage="analysis")
+            manager.save_state()
+            print(manager.session_file_path.exists())  # True
+        """
         session = self._published()
         try:
             session.flush("checkpointed", timeout_s=self._patience_s())
@@ -128,10 +225,25 @@ class StateManager:
             log.warning("%s; the file follows when the daemon answers", error)
 
     def load_state(self, session_id: str | None = None) -> bool:
-        """Continue a session from where it was left, this one's or `session_id`; False when there is nothing.
+        """Open a session, this manager's or `session_id`, with the state as it was published last. Return False if
+        there is none.
 
-        False also for a file that names no session (`session_id` in it), whoever wrote it. A state without the fields
-        that EDI needs is loaded with a warning; fields that EDI does not know stay.
+        It also returns False for a file of another program without `session_id`. If `current_stage`, `image_path` or
+        `naive_prompt` is missing, the state is loaded and a warning is logged. Fields that EDI does not know stay.
+
+        Arrays and bytes are read when their keys are looked at in `state_data`.
+
+        Args:
+            session_id: the session to load; the manager writes to it from now on. None loads the manager's own.
+        Waits: as `Client.session`; at most 2 s more to ask whether there is such a session.
+        Raises:
+            SessionIdError: the id cannot become a file name.
+            SessionBusy: another process writes to the session.
+        Example:
+            from edi_checkpoint import StateManager
+
+            manager = StateManager()
+            print(manager.load_state("no_such_session"))  # False
         """
         wanted = self.session_id if session_id is None else check_session_id(session_id)
         session = self._own(wanted)
