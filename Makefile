@@ -61,8 +61,9 @@ pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
 	$(BIN)/python docs/pictures/make.py
 	echo 'pictures: drawn'
 
-manual: $(VENV)/.made-dev ## make man pages and completions anew from the commands' definitions
+manual: $(VENV)/.made-dev ## make man pages and completions from the commands, docs/api.md from the docstrings
 	$(BIN)/python docs/manual/make.py
+	$(BIN)/python docs/api/make.py
 	echo 'manual: made'
 
 clean: ## remove what these targets made, .venv included
