@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from edi_checkpoint.autostart import start_freely
@@ -27,6 +26,7 @@ from edi_checkpointd.journal import JournalDamaged, named_damage
 from edi_checkpointd.lock import DaemonRuns, FolderLock
 from edi_checkpointd.notify import Notifier
 from edi_checkpointd.reconfiguration import Reconfiguration
+from edi_checkpointd.signal_queue import SignalQueue
 from edi_checkpointd.startup import set_journal_aside
 
 if TYPE_CHECKING:
@@ -80,10 +80,11 @@ def settle(paths: Paths, config: Config) -> None:
 
 def _begin(serve: Callable[..., None]) -> None:
     """Serve, anew where the journal had to be set aside before anybody was served."""
-    try:
-        serve()
-    except _BeginAnew as again:
-        serve(fault=str(again))
+    with SignalQueue[Chore]() as chores:
+        try:
+            serve(chores)
+        except _BeginAnew as again:
+            serve(chores, fault=str(again))
 
 
 class Chore(Enum):
@@ -101,11 +102,13 @@ class _BeginAnew(Exception):
 
 def _serve(
     paths: Paths, config: Config, load: Callable[[], Config], version: str,
-    socket: str, lock: FolderLock | None, listening_fd: int | None, notifier: Notifier, *,
+    socket: str, lock: FolderLock | None, listening_fd: int | None, notifier: Notifier, chores: SignalQueue[Chore], *,
     idle_exit: bool = False, listen: bool = True, fault: str | None = None,
 ) -> None:  # fmt: skip
-    """Recover, then serve; `fault` says why the journal was set aside just now, if it was."""
-    chores: SimpleQueue[Chore] = SimpleQueue()  # for this thread, which else only waits
+    """Recover, then serve; `chores` are for this thread, which else only waits.
+
+    `fault` says why the journal was set aside just now, if it was.
+    """
     daemon = Daemon(paths, config, version, lambda: chores.put(Chore.RESCAN), idle_exit=idle_exit, fault=fault)
     try:
         with named_damage(paths.journal):
@@ -168,7 +171,7 @@ def _rescan(paths: Paths, daemon: Daemon, lock: FolderLock | None, failures: lis
         daemon.look_at(None)
 
 
-def _watch(paths: Paths, daemon: Daemon, chores: SimpleQueue[Chore]) -> Watch:
+def _watch(paths: Paths, daemon: Daemon, chores: SignalQueue[Chore]) -> Watch:
     """Begin to watch folder and configuration; the library is loaded now, so that nobody waits for it to be served."""
     from edi_checkpointd.watch import Watch
 

@@ -6,9 +6,10 @@ import os
 import select
 import signal
 import time
+from pathlib import Path
 
 import pytest
-from harness import Home, Publisher, eventually
+from harness import PATIENCE_S, Home, Publisher, eventually
 
 LEAVES_WITHIN_S = 2.0
 
@@ -47,6 +48,15 @@ def test_a_daemon_told_to_end_leaves_within_two_seconds_under_load_and_nothing_i
         publisher.do("session.flush(timeout_s=20)")
         assert numbers(home, f"s{session}") == list(range(1, 2001))
         assert publisher.stderr == []
+
+
+def test_a_signal_that_does_not_interrupt_the_main_thread_ends_the_daemon_all_the_same(home: Home) -> None:
+    """The signal may come just before the main thread begins to wait; the same is shown by one for another thread."""
+    daemon = home.daemon()
+    home.publisher("s1").do(f"session.checkpoint(timeout_s={PATIENCE_S})")  # meanwhile the main thread has come to wait
+    threads = {int(path.name) for path in Path(f"/proc/{daemon.pid}/task").iterdir()}
+    os.kill(max(threads - {daemon.pid}), signal.SIGTERM)  # Linux offers it to the thread of that id first
+    assert daemon.wait() == 0
 
 
 def test_a_daemon_told_to_end_with_hundreds_of_unsaved_sessions_leaves_the_rest_to_the_next(home: Home) -> None:
