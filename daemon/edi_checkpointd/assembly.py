@@ -37,7 +37,6 @@ from edi_checkpointd.listener import Listener
 from edi_checkpointd.liveness import Liveness
 from edi_checkpointd.loading import SessionLoader
 from edi_checkpointd.loop import Background, Idleness, Loop
-from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.pipeline import Pipeline
 from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.reader_thread import ReaderThread
@@ -48,7 +47,7 @@ from edi_checkpointd.session_files import SessionDocuments
 from edi_checkpointd.startup import Startup, open_journal
 from edi_checkpointd.trash import Trash
 from edi_checkpointd.upkeep import Upkeep
-from edi_checkpointd.worker import Worker
+from edi_checkpointd.worker import Mailbox, Worker
 
 log = logging.getLogger(__name__)
 

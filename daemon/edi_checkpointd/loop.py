@@ -14,10 +14,10 @@ from edi_checkpointd.clock import Clock
 from edi_checkpointd.dispatch import Dispatcher
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.listener import Listener
-from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.pipeline import Pipeline
 from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.scheduler import Scheduler
+from edi_checkpointd.worker import Mailbox
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from edi_checkpointd.damaged import DamagedDocuments
 from edi_checkpointd.deletion import InUse
 from edi_checkpointd.journal import JournalDamaged, Reader
 from edi_checkpointd.listener import Listener, Peer, refusal
-from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.requests import Requests
-from edi_checkpointd.worker import Worker
+from edi_checkpointd.worker import Mailbox, Worker
 
 QUESTIONS_MAX = 256  # of one connection that wait for their answers
 

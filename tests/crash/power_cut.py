@@ -33,11 +33,10 @@ from edi_checkpointd.fs import sweep_temporaries
 from edi_checkpointd.inspection import Code, Severity, check
 from edi_checkpointd.journal import JournalDamaged, Reader
 from edi_checkpointd.loading import SessionLoader
-from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.session_files import SessionDocuments
 from edi_checkpointd.startup import open_journal
 from edi_checkpointd.trash import Trash
-from edi_checkpointd.worker import Worker
+from edi_checkpointd.worker import Mailbox, Worker
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",

@@ -36,13 +36,12 @@ from edi_checkpointd.journal import Journal, JournalDamaged
 from edi_checkpointd.keeping import Keeping
 from edi_checkpointd.ledger import Ledger
 from edi_checkpointd.loading import SessionLoader
-from edi_checkpointd.mailbox import Mailbox
 from edi_checkpointd.scheduler import Scheduler
 from edi_checkpointd.session_files import SessionDocuments
 from edi_checkpointd.sessions import Session
 from edi_checkpointd.trash import Trash
 from edi_checkpointd.upkeep import Upkeep
-from edi_checkpointd.worker import Worker
+from edi_checkpointd.worker import Mailbox, Worker
 
 DAYS = 7
 A_DAY = 20 if os.environ.get("EDI_TEST_FULL") == "1" else 6

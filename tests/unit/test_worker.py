@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from edi_checkpointd.journal import JournalDamaged
-from edi_checkpointd.mailbox import Mailbox
-from edi_checkpointd.worker import Worker
+from edi_checkpointd.worker import Mailbox, Worker
 
 
 def test_a_look_that_comes_due_while_the_daemon_ends_is_left_to_the_next_one() -> None:
