@@ -7,11 +7,11 @@ from pathlib import Path
 
 from worker import value_of
 
-from edi_checkpoint.entries import Update, encode_entry
-from edi_checkpoint.fragments import fragment
-from edi_checkpoint.records import pack
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.wire.entries import Update, encode_entry
+from edi_checkpoint.wire.records import pack
 from edi_checkpointd.journal import Frame, Journal, Transaction
-from edi_checkpointd.ledger import SNAPSHOT_MIN_BYTES
+from edi_checkpointd.sessions.ledger import SNAPSHOT_MIN_BYTES
 from edi_checkpointd.state import State, snapshot_of
 
 FRAME_UPDATES = 64  # as of a client that keeps so many unacknowledged

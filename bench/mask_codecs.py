@@ -18,8 +18,8 @@ from machine import Neighbours
 from measure import ROUNDS, Row, interleave, table
 from PIL import Image
 
-from edi_checkpoint import arrays
-from edi_checkpoint.recent import Recent
+from edi_checkpoint.values import arrays
+from edi_checkpoint.values.cache import Recent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "publishers"))
 from masks import EntityMask, entities

@@ -14,7 +14,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_IMPORTED = ("edi_checkpointd.cli.commands", "edi_checkpointd.cli.changing", "rich.console", "rich.table", "zmq")
+_IMPORTED = (
+    "edi_checkpointd.cli.commands.look",
+    "edi_checkpointd.cli.commands.change",
+    "rich.console",
+    "rich.table",
+    "zmq",
+)
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(list(_IMPORTED))

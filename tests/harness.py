@@ -22,8 +22,9 @@ from typing import IO
 
 import commands
 
-from edi_checkpoint.paths import locate
-from edi_checkpointd.inspection import Report, Severity, check
+from edi_checkpoint.system.paths import locate
+from edi_checkpointd.inspection.check import check
+from edi_checkpointd.inspection.findings import Report, Severity
 
 # After so long a process counts as hung. Tests wait for events: no machine, however busy, should need this time.
 PATIENCE_S = 60.0
@@ -305,7 +306,7 @@ class Home:
 
     def checkpoints(self, session_id: str) -> list[Path]:
         """The session's checkpoint files, by name, from the folder itself."""
-        from edi_checkpoint.names import parse_checkpoint_name
+        from edi_checkpoint.documents.names import parse_checkpoint_name
 
         found = []
         for path in self.sessions.iterdir():

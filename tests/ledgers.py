@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.clock import Clock
+from edi_checkpointd.attachments.store import AttachmentStore
+from edi_checkpointd.checkpoints.coordinator import Coordinator
+from edi_checkpointd.checkpoints.policy import Amendment, Wish
 from edi_checkpointd.config import Config, LiveConfig
-from edi_checkpointd.coordinator import Coordinator
-from edi_checkpointd.feed import Feed
 from edi_checkpointd.journal import Journal
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.loading import SessionLoader
-from edi_checkpointd.policy import Amendment, Wish
-from edi_checkpointd.sessions import Files, Session, Stream
+from edi_checkpointd.sessions.feed import Feed
+from edi_checkpointd.sessions.ledger import Ledger
+from edi_checkpointd.sessions.loading import SessionLoader
+from edi_checkpointd.sessions.session import Files, OpenSession, WriterStream
+from edi_checkpointd.system.clock import Clock
 
 
 class ToldFiles:
@@ -30,7 +30,7 @@ class ToldFiles:
         return self._files
 
 
-def ledger_on(journal: Journal, attachments: Attachments, clock: Clock, files: Files | None = None) -> Ledger:
+def ledger_on(journal: Journal, attachments: AttachmentStore, clock: Clock, files: Files | None = None) -> Ledger:
     config = LiveConfig(Config())
     return Ledger(journal, attachments, SessionLoader(journal, ToldFiles(files), clock, config), clock, config)
 
@@ -47,7 +47,7 @@ class NoTimers:
 class NoUpkeep:
     """Upkeep of which none is done."""
 
-    def grew(self, session: Session) -> None:
+    def grew(self, session: OpenSession) -> None:
         pass
 
 
@@ -76,21 +76,21 @@ class Decided:
         parts: tuple[Any, ...] = (ledger, NoTimers(), self._orders, NoUpkeep(), None, Feed(ledger.clock), ledger.clock)
         self._coordinator = Coordinator(*parts, lambda *_: None)
 
-    def session(self, session_id: str = "s") -> tuple[Session, list[Wish | Amendment]]:
+    def session(self, session_id: str = "s") -> tuple[OpenSession, list[Wish | Amendment]]:
         if session_id in self.ledger.sessions:
             return self.ledger.sessions[session_id], []
         opened = self.ledger.open(session_id)
         self._coordinator.opened(opened)
         return opened.session, self._orders.taken()
 
-    def stream(self, stream_id: str, session_id: str = "s") -> Stream:
+    def stream(self, stream_id: str, session_id: str = "s") -> WriterStream:
         return self.ledger.attach(self.session(session_id)[0], stream_id)
 
-    def take(self, stream: Stream, data: bytes) -> list[Wish | Amendment]:
+    def take(self, stream: WriterStream, data: bytes) -> list[Wish | Amendment]:
         self.ledger.accept(stream, data)
         for change in self.ledger.commit().changes:
             self._coordinator.committed(change.session, change.moments)
         return self._orders.taken()
 
-    def has_point(self, session: Session) -> bool:
+    def has_point(self, session: OpenSession) -> bool:
         return self._coordinator.has_point(session)

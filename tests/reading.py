@@ -10,9 +10,9 @@ import sys
 
 import msgspec
 
-from edi_checkpoint.entries import decode_entry
-from edi_checkpoint.paths import locate
-from edi_checkpoint.records import scan_all
+from edi_checkpoint.system.paths import locate
+from edi_checkpoint.wire.entries import decode_entry
+from edi_checkpoint.wire.records import scan_all
 from edi_checkpointd.journal import Reader
 
 

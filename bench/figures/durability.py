@@ -13,8 +13,8 @@ from measure import Row, Target, beside, interleave, p50, row
 from parts import Place, ask_all
 from worker import Worker, value_of
 
-from edi_checkpoint.entries import Update, encode_entry
-from edi_checkpoint.records import pack
+from edi_checkpoint.wire.entries import Update, encode_entry
+from edi_checkpoint.wire.records import pack
 
 DURABLE_S = 0.4
 OUTSTANDING = (64, 1)

@@ -19,10 +19,10 @@ from parts import Home, Place, ask_all
 from processes import field_kib, said, timed, used_ms, woken
 from worker import Worker
 
-from edi_checkpoint.link import Link
+from edi_checkpoint.link.link import Link
 from edi_checkpoint.model import Event
-from edi_checkpoint.paths import locate
-from edi_checkpointd.cli.following import follow
+from edi_checkpoint.system.paths import locate
+from edi_checkpointd.cli.follow import follow
 
 LIBRARIES = "import apsw, msgspec, zmq, apscheduler.schedulers.background, watchdog.observers"  # a daemon's
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from edi_checkpoint.model import ResumeReport as ResumeReport
     from edi_checkpoint.model import SessionInfo as SessionInfo
     from edi_checkpoint.model import Verdict as Verdict
-    from edi_checkpoint.session import Session as Session
+    from edi_checkpoint.session.session import Session as Session
     from edi_checkpoint.state_manager import StateManager as StateManager
 
 _HOME = {
@@ -58,7 +58,7 @@ _HOME = {
         "WrongFolder",
     ),
     "model": ("CheckpointInfo", "Durable", "Gap", "NamedFile", "ResumeReport", "SessionInfo", "Verdict"),
-    "session": ("Session",),
+    "session.session": ("Session",),
     "state_manager": ("StateManager",),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

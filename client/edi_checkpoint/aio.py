@@ -42,10 +42,10 @@ from typing import Any, TypeVar
 import edi_checkpoint
 from edi_checkpoint.client import Client as PlainClient
 from edi_checkpoint.client import connect as plain_connect
-from edi_checkpoint.forms import Encoder
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
-from edi_checkpoint.session import Session as PlainSession
-from edi_checkpoint.session_core import Level
+from edi_checkpoint.session.core import Level
+from edi_checkpoint.session.session import Session as PlainSession
+from edi_checkpoint.values.normalise import Encoder
 
 __all__ = ["Client", "Session", "connect"]
 

@@ -16,12 +16,10 @@ from types import TracebackType
 
 import msgspec
 
-from edi_checkpoint import offline, protocol, settings, trash
-from edi_checkpoint.attachments import Attachments
-from edi_checkpoint.autostart import is_listened_to, start_daemon
-from edi_checkpoint.condition import CONDITIONS
-from edi_checkpoint.contracts import SessionAttachments, SessionLink
 from edi_checkpoint.disabled import NullAttachments, NullLink, is_disabled
+from edi_checkpoint.documents import trash
+from edi_checkpoint.documents.attachments import Attachments
+from edi_checkpoint.documents.names import check_session_id, new_session_id
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     EdiCheckpointError,
@@ -33,22 +31,27 @@ from edi_checkpoint.errors import (
     UsageError,
 )
 from edi_checkpoint.faults import ClientPoint, reached
-from edi_checkpoint.forms import Encoder
-from edi_checkpoint.link import Link
+from edi_checkpoint.home import offline
+from edi_checkpoint.home.condition import CONDITIONS
+from edi_checkpoint.link.autostart import is_listened_to, start_daemon
+from edi_checkpoint.link.contracts import SessionAttachments, SessionLink
+from edi_checkpoint.link.link import Link
+from edi_checkpoint.link.stream import Stream
 from edi_checkpoint.model import SessionInfo
-from edi_checkpoint.names import check_session_id, new_session_id
-from edi_checkpoint.paths import Paths, ensure_private, locate
-from edi_checkpoint.points import Point
-from edi_checkpoint.protocol import Resumed
-from edi_checkpoint.publication import Publication
-from edi_checkpoint.recent import Recent
-from edi_checkpoint.references import Reference
-from edi_checkpoint.resume import report, told_by_files
-from edi_checkpoint.session import Session, ended_well
-from edi_checkpoint.session_core import SessionCore
-from edi_checkpoint.spool import is_held
-from edi_checkpoint.stream import Stream
-from edi_checkpoint.version import installed_version
+from edi_checkpoint.outbox.segments import is_held
+from edi_checkpoint.session.core import SessionCore
+from edi_checkpoint.session.points import Point
+from edi_checkpoint.session.publication import Publication
+from edi_checkpoint.session.resume import report, told_by_files
+from edi_checkpoint.session.session import Session, ended_well
+from edi_checkpoint.system import settings
+from edi_checkpoint.system.paths import Paths, ensure_private, locate
+from edi_checkpoint.system.version import installed_version
+from edi_checkpoint.values.cache import Recent
+from edi_checkpoint.values.normalise import Encoder
+from edi_checkpoint.wire import messages
+from edi_checkpoint.wire.messages import Resumed
+from edi_checkpoint.wire.references import Reference
 
 log = logging.getLogger(__name__)
 logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Python prints warnings over EDI's screen
@@ -266,11 +269,11 @@ class Client:
         """Return what the daemon has of an attachment, None when that is nothing or none answers."""
         if self._link.connected:
             with contextlib.suppress(EdiCheckpointError):
-                answer = self.ask(lambda n: protocol.GetAttachment(n, session_id, reference.sha256, reference.type))
-                return answer.data if isinstance(answer, protocol.AttachmentFound) else None
+                answer = self.ask(lambda n: messages.GetAttachment(n, session_id, reference.sha256, reference.type))
+                return answer.data if isinstance(answer, messages.AttachmentFound) else None
         return None
 
-    def _attach_stream(self, stream: Stream) -> protocol.Attached | None:
+    def _attach_stream(self, stream: Stream) -> messages.Attached | None:
         """Attach `stream`; None without a daemon. One that leaves meanwhile is followed by another."""
         deadline_s = time.monotonic() + _REQUEST_TIMEOUT_S
         while True:
@@ -299,7 +302,7 @@ class Client:
         if self.disabled:
             return False
         try:
-            self.ask(lambda n: protocol.ListCheckpoints(n, session_id))
+            self.ask(lambda n: messages.ListCheckpoints(n, session_id))
         except NotFound:
             return trash.holds(self.paths.trash, session_id)
         except DaemonUnavailable:
@@ -329,11 +332,11 @@ class Client:
             raise UsageError(
                 f"sessions(condition={condition!r}, limit={limit}): one of {', '.join(CONDITIONS)}; at least 1"
             )
-        limit = min(limit, protocol.SESSIONS_MAX)
+        limit = min(limit, messages.SESSIONS_MAX)
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(lambda n: protocol.ListSessions(n, condition, limit), _LOOK_TIMEOUT_S)
-                if isinstance(answer, protocol.Sessions):
+                answer = self.ask(lambda n: messages.ListSessions(n, condition, limit), _LOOK_TIMEOUT_S)
+                if isinstance(answer, messages.Sessions):
                     return answer.sessions
         return offline.sessions(self.paths, condition)[:limit]
 
@@ -374,8 +377,8 @@ class Client:
         body: object = None
         if self._link.connected:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(protocol.GetStatus, _LOOK_TIMEOUT_S)
-                if isinstance(answer, protocol.Status):
+                answer = self.ask(messages.GetStatus, _LOOK_TIMEOUT_S)
+                if isinstance(answer, messages.StatusReply):
                     body = msgspec.json.decode(answer.body)
         if body is None:
             own = {session.stream: session.durable.journaled for session in self._sessions}
@@ -383,16 +386,16 @@ class Client:
         return {"format": 1, **msgspec.convert(body, dict[str, object])}
 
     def ask(
-        self, question: Callable[[int], protocol.Question], timeout_s: float = _REQUEST_TIMEOUT_S
-    ) -> protocol.Answer:
+        self, question: Callable[[int], messages.Question], timeout_s: float = _REQUEST_TIMEOUT_S
+    ) -> messages.Answer:
         """Send one question of the protocol to the daemon and return its answer.
 
-        `edi_checkpoint.protocol` has the questions and answers, `docs/protocol.md` describes them.
+        `edi_checkpoint.wire.messages` has the questions and answers, `docs/protocol.md` describes them.
 
         Args:
             question: a function that gets the number of the request and returns the question.
             timeout_s: how long to wait for the answer, in seconds.
-        Returns: a message of `edi_checkpoint.protocol`; which one depends on the question.
+        Returns: a message of `edi_checkpoint.wire.messages`; which one depends on the question.
         Waits: at most `timeout_s`; without a daemon at most 0.5 s.
         Raises:
             DaemonUnavailable: no daemon is connected, or no answer came in time.
@@ -401,7 +404,7 @@ class Client:
                 are.
             SessionClosed, SessionForked: see `Client`.
         Example:
-            from edi_checkpoint.protocol import GetHistory
+            from edi_checkpoint.wire.messages import GetHistory
 
             session["progress"] = 40
             session.flush()

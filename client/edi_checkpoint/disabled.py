@@ -16,18 +16,18 @@ from uuid import uuid4
 
 import msgspec
 
-from edi_checkpoint import protocol
-from edi_checkpoint.arrays import ARRAY_MAX_BYTES
-from edi_checkpoint.attachments import restored
-from edi_checkpoint.condition import CONDITIONS
-from edi_checkpoint.entries import JsonText
+from edi_checkpoint.documents.attachments import restored
 from edi_checkpoint.errors import AttachmentMissing, NotFound
+from edi_checkpoint.home.condition import CONDITIONS
+from edi_checkpoint.home.problems import Trouble
+from edi_checkpoint.home.status import Served, Status
+from edi_checkpoint.link.stream import Stream
 from edi_checkpoint.model import CheckpointInfo
-from edi_checkpoint.recent import Recent
-from edi_checkpoint.references import Attachment, Reference
-from edi_checkpoint.status import Served, Status
-from edi_checkpoint.stream import Stream
-from edi_checkpoint.troubles import Trouble
+from edi_checkpoint.values.arrays import ARRAY_MAX_BYTES
+from edi_checkpoint.values.cache import Recent
+from edi_checkpoint.wire import messages
+from edi_checkpoint.wire.entries import JsonText
+from edi_checkpoint.wire.references import Attachment, Reference
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class NullAttachments:
         self.recent = Recent(max_bytes=ARRAY_MAX_BYTES)
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes of a reference, while it is held; as `attachments.restored`."""
+        """Return the array or bytes of a reference, while it is held; as `documents.attachments.restored`."""
         return restored(reference, path, self._data)
 
     def _data(self, reference: Reference) -> bytes:
@@ -67,7 +67,7 @@ class NullAttachments:
             )
         return recent.data
 
-    def left_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
+    def remaining_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
         """Return `left_bytes`: nothing of it is used."""
         return left_bytes
 
@@ -127,26 +127,26 @@ class NullLink:
                     stream.settle_mark(number, _made(stream, number))
                 stream.acknowledge(*[stream.outbox.published] * 3)
 
-    def ask(self, question: Callable[[int], protocol.Question], timeout_s: float) -> protocol.Answer:
+    def ask(self, question: Callable[[int], messages.Question], timeout_s: float) -> messages.Answer:
         """Answer that there is nothing. Raises `NotFound` to what asks for something."""
         match question(0):
-            case protocol.ListSessions():
-                return protocol.Sessions(0, [])
-            case protocol.ListCheckpoints():
-                return protocol.Checkpoints(0, [])
-            case protocol.GetStatus():
+            case messages.ListSessions():
+                return messages.Sessions(0, [])
+            case messages.ListCheckpoints():
+                return messages.Checkpoints(0, [])
+            case messages.GetStatus():
                 told = msgspec.structs.asdict(_STATUS) | {"disabled": True}
-                return protocol.Status(0, msgspec.json.encode(told))
+                return messages.StatusReply(0, msgspec.json.encode(told))
         raise NotFound(f"{VARIABLE} is set: nothing is remembered", hint=f"unset {VARIABLE} and begin anew")
 
     def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
         """Return a new stream."""
         return Stream(session_id, parent_session, NullOutbox())
 
-    def attach(self, stream: Stream, *, timeout_s: float) -> protocol.Attached:
+    def attach(self, stream: Stream, *, timeout_s: float) -> messages.Attached:
         """Let a stream begin with nothing."""
         self._streams[stream.id] = stream
-        return protocol.Attached(0, stream.id, 0, 0, 0, 0, base_wanted=False, state={})
+        return messages.Attached(0, stream.id, 0, 0, 0, 0, base_wanted=False, state={})
 
     def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
         """Ask for no base."""

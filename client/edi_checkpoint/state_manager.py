@@ -12,14 +12,15 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from edi_checkpoint import offline, protocol
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.entries import KEEP_MAX
+from edi_checkpoint.documents.names import check_session_id, new_session_id
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout, NotFound, UsageError
+from edi_checkpoint.home import offline
 from edi_checkpoint.model import NOT_OURS, Kind
-from edi_checkpoint.names import check_session_id, new_session_id
-from edi_checkpoint.paths import locate
-from edi_checkpoint.session import Session
+from edi_checkpoint.session.session import Session
+from edi_checkpoint.system.paths import locate
+from edi_checkpoint.wire import messages
+from edi_checkpoint.wire.entries import KEEP_MAX
 
 log = logging.getLogger(__name__)
 
@@ -315,8 +316,8 @@ def _is_held_by_daemon(client: Client, session_id: str) -> bool:
     if not client.connected:
         return False
     with contextlib.suppress(DaemonUnavailable, NotFound):
-        answer = client.ask(lambda n: protocol.ListCheckpoints(n, session_id), _FILE_TIMEOUT_S)
-        rows = answer.checkpoints if isinstance(answer, protocol.Checkpoints) else []
+        answer = client.ask(lambda n: messages.ListCheckpoints(n, session_id), _FILE_TIMEOUT_S)
+        rows = answer.checkpoints if isinstance(answer, messages.Checkpoints) else []
         return any(row.kind not in NOT_OURS for row in rows)
     return False
 

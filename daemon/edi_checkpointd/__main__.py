@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.paths import Paths, ensure_private, locate
+from edi_checkpoint.system.paths import Paths, ensure_private, locate
 
 if TYPE_CHECKING:
     from edi_checkpointd.config import Config
@@ -30,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code: 0 done, 1 failed, 2 usage, 5 busy; of `check` also 6, 7."""
     gc.disable()  # imports create no garbage; collecting would take a tenth of a start
     try:
-        from edi_checkpointd import config, logs
-        from edi_checkpointd.detach import detach
-        from edi_checkpointd.lock import DaemonRuns
-        from edi_checkpointd.service import run
+        from edi_checkpointd import config
+        from edi_checkpointd.server.run import run
+        from edi_checkpointd.system import logs
+        from edi_checkpointd.system.daemonize import detach
+        from edi_checkpointd.system.lock import DaemonRuns
     except ModuleNotFoundError as error:
         print(f"edi-checkpointd: {error.name} is missing; pip install 'edi-checkpoint[daemon]'", file=sys.stderr)
         return EXIT_FAILED
@@ -135,23 +136,25 @@ repaired, no acknowledged change lost; 7 acknowledged changes lost.""",
 
 def _check(paths: Paths, load: Callable[[], Config] | None, *, as_json: bool) -> int:
     """Check all saved data, print a report and return the exit code; with `load`, which loads settings, also repair."""
-    from edi_checkpointd import inspection, logs
-    from edi_checkpointd.inspection import words
+    from edi_checkpointd.inspection import check as inspection_check
+    from edi_checkpointd.inspection import findings
+    from edi_checkpointd.inspection import report as inspection_report
+    from edi_checkpointd.system import logs
 
     if load is None:
-        report = inspection.check(paths)
+        report = inspection_check.check(paths)
         result = report.result
     else:
-        from edi_checkpointd.repair import repair
+        from edi_checkpointd.server.repair import repair
 
         logs.begin("auto", os.environ)
         report, result = repair(paths, load())
     if as_json:
-        _write({"format": 1, **words.document(report, result)})
+        _write({"format": 1, **inspection_report.document(report, result)})
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print("\n".join(words.lines(report, result, width)))
-    return inspection.EXIT_CODES[result]
+        print("\n".join(inspection_report.lines(report, result, width)))
+    return findings.EXIT_CODES[result]
 
 
 def _write(document: dict[str, object]) -> None:
@@ -159,8 +162,8 @@ def _write(document: dict[str, object]) -> None:
 
 
 def _stop(paths: Paths) -> int:
-    from edi_checkpoint.holder import running
-    from edi_checkpointd.lock import end
+    from edi_checkpoint.system.daemon_lock import running
+    from edi_checkpointd.system.lock import end
 
     holder = running(paths.lock)
     if holder is None or end(paths.lock, holder, STOP_TIMEOUT_S):
@@ -172,19 +175,19 @@ def _stop(paths: Paths) -> int:
 
 
 def _install(paths: Paths, *, now: bool, dry_run: bool) -> int:
-    from edi_checkpointd import installation
+    from edi_checkpointd.systemd import install as systemd_install
 
     if dry_run:
-        print(installation.show(paths, os.environ, partial(print, file=sys.stderr)), end="")
+        print(systemd_install.show(paths, os.environ, partial(print, file=sys.stderr)), end="")
     else:
-        installation.install(paths, os.environ, _say, now=now)
+        systemd_install.install(paths, os.environ, _say, now=now)
     return 0
 
 
 def _uninstall(paths: Paths) -> int:
-    from edi_checkpointd import installation
+    from edi_checkpointd.systemd import install as systemd_install
 
-    installation.uninstall(paths, os.environ, _say)
+    systemd_install.uninstall(paths, os.environ, _say)
     return 0
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
-from edi_checkpoint import paths as places
-from edi_checkpoint import settings
 from edi_checkpoint.errors import ConfigError
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.settings import PREFIX, SHOWN_MAX, Setting, Value, as_text, checked, parsed, read_file, shown
+from edi_checkpoint.system import paths as places
+from edi_checkpoint.system import settings
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.system.settings import PREFIX, SHOWN_MAX, Setting, Value, as_text, checked, parsed, read_file, shown
 
 Source = Literal["default", "file", "environment", "flag"]
 

@@ -1,6 +1,6 @@
 """The daemon's own part of the status: its uptime, the requests it refused, its present faults.
 
-The intake thread keeps it. `edi_checkpoint.status` finds out everything that is visible from outside.
+The intake thread keeps it. `edi_checkpoint.home.status` finds out everything that is visible from outside.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.status import Served, Told
-from edi_checkpoint.troubles import Trouble
-from edi_checkpointd import descriptors
-from edi_checkpointd.clock import Clock
+from edi_checkpoint.home.problems import Trouble
+from edi_checkpoint.home.status import DaemonReport, Served
 from edi_checkpointd.config import Config
-from edi_checkpointd.logs import LOG_BYTES
+from edi_checkpointd.system import rlimits
+from edi_checkpointd.system.clock import Clock
+from edi_checkpointd.system.logs import LOG_BYTES
 
 TOLD_S = 3600.0  # how long a past event is reported: a step of the clock, a removed folder
 
@@ -58,14 +58,14 @@ class Health:
         """Record that the sessions folder was removed, and that the states of `sessions` sessions are saved again."""
         self._folder_lost = (sessions, self._clock.now(), self._clock.monotonic_s())
 
-    def told(
+    def report(
         self,
         *,
         connections: int,
         failing: Mapping[str, str],
         refused_streams: int,
         stepped: tuple[float, float] | None,
-    ) -> Told:
+    ) -> DaemonReport:
         """Return the daemon's part of the status.
 
         `connections` counts clients that write. `failing` maps a session to the reason why its files could not be
@@ -126,7 +126,7 @@ class Health:
                     "the daemon's log names each one with the reason",
                 )
             )
-        if shortage := descriptors.short():
+        if shortage := rlimits.short():
             troubles.append(
                 Trouble(
                     "descriptors_short",
@@ -143,11 +143,11 @@ class Health:
                 )
             )
         daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s, connections)
-        return Told(daemon, answered=True, troubles=troubles, errors=dict(self._errors))
+        return DaemonReport(daemon, answered=True, troubles=troubles, errors=dict(self._errors))
 
 
 def caps(config: Config) -> dict[str, int]:
-    """Return the limits of disk space, in bytes, by the kinds of `edi_checkpoint.sizes`.
+    """Return the limits of disk space, in bytes, by the kinds of `edi_checkpoint.home.sizes`.
 
     Documents and trash share one limit; the limit of outboxes is per outbox.
     """

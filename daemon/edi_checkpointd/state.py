@@ -1,7 +1,7 @@
 """A session's state as a value, and how entries change it. No clock, no disk, no lock.
 
 Live traffic, a drained outbox and the journal's replay all go through `read` and `fold`, so replay equals live. What an
-entry does to the values is defined in `edi_checkpoint.fold`; `fold` here adds the position and the moments.
+entry does to the values is defined in `edi_checkpoint.wire.fold`; `fold` here adds the position and the moments.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from edi_checkpoint.document import Document
-from edi_checkpoint.entries import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
+from edi_checkpoint.documents.fragments import Fragment, fragment
+from edi_checkpoint.documents.layout import RESERVED
+from edi_checkpoint.documents.reader import Document
 from edi_checkpoint.errors import ProtocolError
-from edi_checkpoint.fold import apply, texts_of
-from edi_checkpoint.fragments import Fragment, fragment
-from edi_checkpoint.layout import RESERVED
-from edi_checkpoint.records import Record
-from edi_checkpointd.clock import to_us
+from edi_checkpoint.wire.entries import Base, Entry, Mark, Pin, Rollback, Update, decode_entry
+from edi_checkpoint.wire.fold import apply, texts_of
+from edi_checkpoint.wire.records import Record
+from edi_checkpointd.system.clock import to_us
 
 _EMPTY: Mapping[str, Fragment] = MappingProxyType({})
 KEY_MAX_BYTES = 1024
@@ -54,7 +54,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     settled: bool = False
 
 
-class Prepared(NamedTuple):
+class ValidEntry(NamedTuple):
     """One entry, validated: its number in the stream and the fragments of the values it sets."""
 
     number: int
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     fragments: dict[str, Fragment]
 
 
-class Marked(NamedTuple):
+class MarkMoment(NamedTuple):
     """Somebody wished for a checkpoint of `state`, by the entry `number` of its stream."""
 
     state: State
@@ -70,7 +70,7 @@ class Marked(NamedTuple):
     mark: Mark
 
 
-class RolledBack(NamedTuple):
+class RollbackMoment(NamedTuple):
     """Somebody went back, by the entry `number` of a stream: from the state `before` to the state `after`."""
 
     before: State
@@ -79,7 +79,7 @@ class RolledBack(NamedTuple):
     reason: str
 
 
-class Noted(NamedTuple):
+class PinMoment(NamedTuple):
     """Somebody pinned a checkpoint or noted something at it, by the entry `number` of a stream."""
 
     state: State
@@ -87,7 +87,7 @@ class Noted(NamedTuple):
     pin: Pin
 
 
-class Transition(NamedTuple):
+class TransitionMoment(NamedTuple):
     """A key that matters changed; `before` is the state without that change."""
 
     before: State
@@ -96,18 +96,18 @@ class Transition(NamedTuple):
     time_us: int
 
 
-Moment = Marked | RolledBack | Noted | Transition
+Moment = MarkMoment | RollbackMoment | PinMoment | TransitionMoment
 
 
-def read(records: Sequence[Record]) -> list[Prepared]:
+def read(records: Sequence[Record]) -> list[ValidEntry]:
     """Validate the entries of `records` and lay out their values. Raises `ProtocolError` naming number and fault."""
-    prepared: list[Prepared] = []
+    prepared: list[ValidEntry] = []
     known: set[str] = set()  # keys looked at already: a frame mostly sets the same few
     number = 0
     try:
         for number, data, _ in records:
             entry = decode_entry(data)
-            prepared.append(Prepared(number, entry, _fragments(entry, known)))
+            prepared.append(ValidEntry(number, entry, _fragments(entry, known)))
     except ProtocolError as error:
         raise ProtocolError(f"entry {number}: {error}", hint=error.hint) from error
     return prepared
@@ -124,7 +124,7 @@ def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
 
 
 def fold(
-    state: State, stream: str, entries: Sequence[Prepared], transition_keys: Collection[str]
+    state: State, stream: str, entries: Sequence[ValidEntry], transition_keys: Collection[str]
 ) -> tuple[State, list[Moment]]:
     """Return the state after `entries` of `stream`, and the moments at which a checkpoint may be wanted, in order."""
     fragments = dict(state.fragments)
@@ -146,7 +146,7 @@ def fold(
         if before is None:
             for key in transition_keys:
                 if (key in new and fragments.get(key) != new[key]) or (key in removed and key in fragments):
-                    moments.append(Transition(here(), key, reason, entry.time_us))
+                    moments.append(TransitionMoment(here(), key, reason, entry.time_us))
                     break
         sequence, number = sequence + 1, at
         if entry.time_us > time_us:  # `max` takes three times as long
@@ -154,11 +154,11 @@ def fold(
         if apply(fragments, entry, new):
             changed = sequence
             if before is not None and isinstance(entry, Rollback):
-                moments.append(RolledBack(before, here(), at, entry.reason))
+                moments.append(RollbackMoment(before, here(), at, entry.reason))
         elif isinstance(entry, Mark):
-            moments.append(Marked(here(), at, entry))
+            moments.append(MarkMoment(here(), at, entry))
         elif isinstance(entry, Pin):
-            moments.append(Noted(here(), at, entry))
+            moments.append(PinMoment(here(), at, entry))
     return here(), moments
 
 

@@ -82,7 +82,7 @@ OPERATORS = {
     "__len__": "len(session)",
 }
 MODULES = {
-    "named_files": ("paths_in", "look", "look_around", "look_in_time", "compare"),
+    "named_files": ("paths_in", "look", "scan", "look_in_time", "compare"),
     "protocol": ("encode", "decode_from_client", "decode_from_daemon", "encode_entry", "decode_entry"),
     "records": ("pack", "scan", "scan_all", "whole"),
 }

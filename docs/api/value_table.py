@@ -15,10 +15,10 @@ from uuid import UUID
 
 import numpy as np
 
-from edi_checkpoint.arrays import decode as decode_attachment
 from edi_checkpoint.errors import StateValueError
-from edi_checkpoint.references import Attachment, Reference
-from edi_checkpoint.values import decode, encode
+from edi_checkpoint.values.arrays import decode as decode_attachment
+from edi_checkpoint.values.codec import decode, encode
+from edi_checkpoint.wire.references import Attachment, Reference
 
 
 class Stage(Enum):

@@ -9,7 +9,7 @@ from enum import Enum
 from crash.verdict import Verdict, history, judge_entries, judge_files, newest_documents
 from harness import Home, Process, Publisher, eventually
 
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.01", "--keep-per-session", "3",

@@ -12,8 +12,8 @@ from crash.stage import Stage
 from crash.verdict import Verdict, documents, history, judge_entries, judge_files, judge_states, left_over
 from harness import PATIENCE_S, Home, eventually
 
-from edi_checkpoint.document import Document
-from edi_checkpoint.offline import load_state
+from edi_checkpoint.documents.reader import Document
+from edi_checkpoint.home.offline import load_state
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",

@@ -19,24 +19,25 @@ from crash import disk
 from crash.verdict import History, Verdict, folded, history, judge_entries, judge_files, newest_documents
 from harness import PATIENCE_S, Home, Process, Publisher, Refused, eventually
 
-from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.names import attachment_name
-from edi_checkpoint.paths import Paths, ensure_private, locate
-from edi_checkpoint.records import scan, scan_all
-from edi_checkpoint.references import references
-from edi_checkpoint.spool import list_streams, read_records
-from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.clock import SystemClock
+from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.names import attachment_name
+from edi_checkpoint.outbox.segments import list_streams, read_records
+from edi_checkpoint.system.paths import Paths, ensure_private, locate
+from edi_checkpoint.wire.records import scan, scan_all
+from edi_checkpoint.wire.references import references
+from edi_checkpointd.attachments.store import AttachmentStore
+from edi_checkpointd.checkpoints.damaged import DamagedDocuments
 from edi_checkpointd.config import Config, LiveConfig
-from edi_checkpointd.damaged import DamagedDocuments
-from edi_checkpointd.fs import sweep_temporaries
-from edi_checkpointd.inspection import Code, Severity, check
+from edi_checkpointd.inspection.check import check
+from edi_checkpointd.inspection.findings import Code, Severity
 from edi_checkpointd.journal import JournalDamaged, Reader
-from edi_checkpointd.loading import SessionLoader
-from edi_checkpointd.session_files import SessionDocuments
-from edi_checkpointd.startup import open_journal
-from edi_checkpointd.trash import Trash
-from edi_checkpointd.worker import Mailbox, Worker
+from edi_checkpointd.recovery.session_files import SessionDocuments
+from edi_checkpointd.recovery.startup import open_journal
+from edi_checkpointd.retention.trash import Trash
+from edi_checkpointd.sessions.loading import SessionLoader
+from edi_checkpointd.system.clock import SystemClock
+from edi_checkpointd.system.fs import sweep_temporaries
+from edi_checkpointd.system.worker import Mailbox, Worker
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.02", "--keep-per-session", "3",
@@ -259,7 +260,7 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
     catalog = Catalog(paths.sessions)
     catalog.load()
     config, clock, mailbox = LiveConfig(Config()), SystemClock(), Mailbox()
-    Attachments(paths.attachments, paths.journal, config.now.attachments_max_bytes, clock).count()
+    AttachmentStore(paths.attachments, paths.journal, config.now.attachments_max_bytes, clock).count()
     worker = Worker("files", mailbox)
     damaged, trash = DamagedDocuments(paths, catalog, worker), Trash(paths, catalog, journal, clock)
     loader = SessionLoader(journal, SessionDocuments(paths.sessions, catalog, trash, damaged), clock, config)

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from crash import disk
 from crash.disk import Make, MakeFolder, Names, Rename, Sync, SyncFolder, Told, Truncate, Unlink, Write
 
-from edi_checkpoint.outbox import Outbox
-from edi_checkpoint.paths import locate
-from edi_checkpoint.protocol import Ack
-from edi_checkpointd.checkpointer import Checkpointer
-from edi_checkpointd.listener import Listener
-from edi_checkpointd.policy import Amendment
+from edi_checkpoint.outbox.outbox import Outbox
+from edi_checkpoint.system.paths import locate
+from edi_checkpoint.wire.messages import Ack
+from edi_checkpointd.checkpoints.policy import Amendment
+from edi_checkpointd.checkpoints.writer import CheckpointWriter
+from edi_checkpointd.intake.listener import Listener
 
 UNRECORDED = ("-shm", "reserve", ".sock")  # SQLite makes the first anew; blocks held back; no file
 
@@ -228,14 +228,14 @@ class RecordingFile(apsw.VFSFile):
 
 def tap_promises(recorder: Recorder) -> None:
     """Have the log say what is told to others, before they can hear it."""
-    send, written, sync = Listener.send, Checkpointer._report, Outbox.sync
+    send, written, sync = Listener.send, CheckpointWriter._report, Outbox.sync
 
     def sends(self: Listener, routing_id: bytes, message: Any) -> bool:
         if isinstance(message, Ack):
             recorder.note(Told("acknowledged", message.stream, message.number))
         return send(self, routing_id, message)
 
-    def tells(self: Checkpointer, tell: Any, result: Any) -> None:
+    def tells(self: CheckpointWriter, tell: Any, result: Any) -> None:
         if result.error is None and not isinstance(result.wish, Amendment):  # which is of no newer state
             recorder.note(Told("in a file", result.session_id, result.state.sequence))
         written(self, tell, result)
@@ -245,7 +245,7 @@ def tap_promises(recorder: Recorder) -> None:
         sync(self)
         recorder.note(Told("synced", self.stream, spooled))
 
-    Listener.send, Checkpointer._report, Outbox.sync = sends, tells, syncs
+    Listener.send, CheckpointWriter._report, Outbox.sync = sends, tells, syncs
 
 
 if __name__ == "__main__":

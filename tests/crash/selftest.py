@@ -17,7 +17,7 @@ from crash.power_cut import cut, judge_daemon, judge_outbox, record_daemon, reco
 from crash.verdict import Verdict, history, judge_entries
 from harness import Home
 
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 from edi_checkpointd.faults import CrashPoint
 
 WITHOUT = Path(__file__).with_name("without")

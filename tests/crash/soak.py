@@ -18,7 +18,7 @@ from crash.verdict import Verdict, history, judge_files, newest_documents
 from disks import SmallDisk
 from harness import Home, Process, eventually
 
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 
 SECONDS = int(os.environ.get("SECONDS") or 600)
 PUBLISHERS = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import Ended, Home, Process, Publisher, Refused, eventually
 
-from edi_checkpoint.paths import Paths, locate
+from edi_checkpoint.system.paths import Paths, locate
 
 
 @dataclass

@@ -17,13 +17,13 @@ import msgspec
 from crash.stage import Stage
 from harness import PATIENCE_S, Refused, eventually
 
-from edi_checkpoint.fragments import fragment
-from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.documents.names import attachment_name, checkpoint_name
 from edi_checkpoint.model import Kind
-from edi_checkpoint.names import attachment_name, checkpoint_name
-from edi_checkpoint.paths import ensure_private
-from edi_checkpoint.references import Reference, form_of
-from edi_checkpointd.archive import Member, write
+from edi_checkpoint.system.paths import ensure_private
+from edi_checkpoint.wire.references import Reference, form_of
+from edi_checkpointd.transfer.archive import Member, write
 
 SECRET = "the old lighthouse keeper"  # typed into a session that is purged
 
@@ -212,7 +212,7 @@ def purges(stage: Stage) -> None:
     stage.attempt("session.checkpoint('one')", doomed)
     doomed.do(f"session.update(prompt='{SECRET}, once more')")
     doomed.kill()
-    asker.send(f"client.ask(lambda n: edi_checkpoint.protocol.Purge(n, ('doomed-session',)), {PATIENCE_S})")
+    asker.send(f"client.ask(lambda n: edi_checkpoint.wire.messages.Purge(n, ('doomed-session',)), {PATIENCE_S})")
     eventually(lambda: stage.dead or asker.has_said("= ") or asker.has_said("! "))
     asker.kill()
 
@@ -250,9 +250,9 @@ def imports(stage: Stage) -> None:
     with file.open("w+b") as opened:
         write(opened, "imported", "crash test", datetime.now(UTC), imported_files())
     command = [sys.executable, "-m", "edi_checkpointd.cli", "import", str(file)]
-    importing = stage.home.start(command)
-    eventually(lambda: stage.dead or importing.popen.poll() is not None)
-    importing.kill()
+    importer = stage.home.start(command)
+    eventually(lambda: stage.dead or importer.popen.poll() is not None)
+    importer.kill()
 
 
 def imported_files() -> list[Member]:
@@ -289,7 +289,7 @@ def victim_tears(stage: Stage) -> None:
     """The disk takes all but the last byte of a record."""
     short = "lambda fd, parts: os.write(fd, b''.join(parts)[: -1 if len(parts[-1]) > 9000 else None])"
     stage.publishers["victim"].do(
-        f"import types; edi_checkpoint.outbox.os = types.SimpleNamespace(**{{**vars(os), 'writev': {short}}})"
+        f"import types; edi_checkpoint.outbox.outbox.os = types.SimpleNamespace(**{{**vars(os), 'writev': {short}}})"
     )
     stage.publishers["victim"].do("publish(50, who='victim', tell=True)")
     stage.publish("victim", 1, padding=9000)

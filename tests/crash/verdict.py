@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 from reading import entries
 
-from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.documents.names import attachment_name, parse_checkpoint_name
+from edi_checkpoint.documents.reader import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.names import attachment_name, parse_checkpoint_name
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.references import references
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.wire.references import references
 from edi_checkpointd.journal import Reader
 
 

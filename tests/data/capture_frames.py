@@ -35,7 +35,8 @@ def record(target: object, name: str, frames: list[bytes], frame_of: Callable[[o
 
 def capture() -> list[bytes]:
     """Run the session and return its frames; the order between the two directions is the client's."""
-    from edi_checkpoint import EdiCheckpointError, codec, connect, protocol
+    from edi_checkpoint import EdiCheckpointError, connect
+    from edi_checkpoint.wire import codec, messages
 
     frames: list[bytes] = []
     record(codec, "encode", frames, lambda message, frame: frame)
@@ -54,12 +55,12 @@ def capture() -> list[bytes]:
             session.flush("checkpointed")
             name = session.checkpoints()[-1].name
             for question in (
-                lambda n: protocol.GetState(n, "session_12345"),
-                lambda n: protocol.GetState(n, "session_12345", sequence=2),
-                lambda n: protocol.GetState(n, "session_12345", checkpoint=name),
-                lambda n: protocol.GetHistory(n, "session_12345", since=2, limit=5),
-                lambda n: protocol.GetState(n, "nobody"),
-                lambda n: protocol.GetState(n, "session_12345", sequence=10_000),
+                lambda n: messages.GetState(n, "session_12345"),
+                lambda n: messages.GetState(n, "session_12345", sequence=2),
+                lambda n: messages.GetState(n, "session_12345", checkpoint=name),
+                lambda n: messages.GetHistory(n, "session_12345", since=2, limit=5),
+                lambda n: messages.GetState(n, "nobody"),
+                lambda n: messages.GetState(n, "session_12345", sequence=10_000),
             ):
                 with suppress(EdiCheckpointError):
                     client.ask(question)
@@ -68,10 +69,10 @@ def capture() -> list[bytes]:
             client.status()
         with client.session("session_12345.variation", parent="session_12345") as variation:
             variation._published.replace({"current_stage": b'"upload"'})
-            variation._link._call(lambda: variation._link._connection.send(protocol.Probe(variation._stream.id, 1)))
-            variation._link._call(lambda: variation._link._connection.send(protocol.AskMark(variation._stream.id, 1)))
-            variation._link._call(lambda: variation._link._connection.send(protocol.Close("0" * 32)))
-            variation._link._call(lambda: variation._link._connection.send(protocol.Probe("0" * 32, 7)))
+            variation._link._call(lambda: variation._link._connection.send(messages.Probe(variation._stream.id, 1)))
+            variation._link._call(lambda: variation._link._connection.send(messages.AskMark(variation._stream.id, 1)))
+            variation._link._call(lambda: variation._link._connection.send(messages.Close("0" * 32)))
+            variation._link._call(lambda: variation._link._connection.send(messages.Probe("0" * 32, 7)))
             variation.flush()
         client.sessions(condition="unfinished", limit=2)
     return frames

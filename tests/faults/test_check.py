@@ -20,8 +20,8 @@ from harness import Home, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.names import attachment_name
-from edi_checkpointd.inspection import Code, Severity
+from edi_checkpoint.documents.names import attachment_name
+from edi_checkpointd.inspection.findings import Code, Severity
 
 FLAGS = (
     "--transition-keys", "attempt", "--transition-quiet-s", "0.01", "--keep-per-session", "3",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from harness import Home, Process, Publisher, eventually
 
-from edi_checkpoint.entries import Update, encode_entry
-from edi_checkpoint.records import pack
+from edi_checkpoint.wire.entries import Update, encode_entry
+from edi_checkpoint.wire.records import pack
 
 JOURNAL = "journal.sqlite"
 

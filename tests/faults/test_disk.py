@@ -14,7 +14,7 @@ import pytest
 from disks import SmallDisk, TurningDisk
 from harness import Home, Process, Publisher, Refused, eventually
 
-from edi_checkpoint.document import parse_autosave, parse_checkpoint
+from edi_checkpoint.documents.reader import parse_autosave, parse_checkpoint
 
 FLAGS = ("--transition-keys", "attempt", "--autosave-every-s", "0.1")
 RUN = [sys.executable, "-m", "edi_checkpointd", "run", *FLAGS]

@@ -18,9 +18,9 @@ import pytest
 import zmq
 from harness import Home, eventually
 
-from edi_checkpoint.codec import decode_from_daemon, encode
-from edi_checkpoint.entries import Update, encode_entry
-from edi_checkpoint.protocol import (
+from edi_checkpoint.wire.codec import decode_from_daemon, encode
+from edi_checkpoint.wire.entries import Update, encode_entry
+from edi_checkpoint.wire.messages import (
     Attach,
     Attached,
     ClientMessage,
@@ -31,10 +31,10 @@ from edi_checkpoint.protocol import (
     GetStatus,
     Hello,
     Probe,
-    Status,
+    StatusReply,
     Welcome,
 )
-from edi_checkpoint.records import NUMBER_MAX, pack
+from edi_checkpoint.wire.records import NUMBER_MAX, pack
 
 QUIET = ("--transition-keys", "attempt")
 FULL = bool(os.environ.get("EDI_TEST_FULL"))
@@ -112,7 +112,7 @@ def test_frames_that_are_no_messages_are_refused_by_name_and_the_daemon_lives(ho
     assert codes <= {"protocol", "version_mismatch"}
     assert peer.refusal(b"EDIC\x63" + b"{}") == "version_mismatch"
     assert stranger.refusal(GetStatus(1)) == "protocol"  # it has not said hello
-    assert isinstance(peer.ask(GetStatus(2)), Status)
+    assert isinstance(peer.ask(GetStatus(2)), StatusReply)
     found = home.json("status")["errors"]
     assert found["protocol"] > 200
     assert sum("refused code=" in line for line in home.processes[0].stderr) <= 20  # not one for each
@@ -122,7 +122,7 @@ def test_frames_that_are_no_messages_are_refused_by_name_and_the_daemon_lives(ho
 def test_a_message_beyond_all_bounds_ends_its_connection_alone(home: Home, peers: list[Peer]) -> None:
     huge, other, _ = peers
     huge.send(PREFIX + bytes(70 << 20))
-    assert isinstance(other.ask(GetStatus(1)), Status)
+    assert isinstance(other.ask(GetStatus(1)), StatusReply)
     serves_well(home)
 
 
@@ -182,7 +182,7 @@ def test_questions_without_end_wait_in_whoever_asks(home: Home, peers: list[Peer
     peer, other, _ = peers
     for number in range(1, 2001):
         peer.send(GetStatus(number))
-    assert isinstance(other.ask(GetStatus(1)), Status)
+    assert isinstance(other.ask(GetStatus(1)), StatusReply)
     found = []
     while len(found) < 300 and (answer := peer.next(2)) is not None:
         found.append(answer)
@@ -192,8 +192,8 @@ def test_questions_without_end_wait_in_whoever_asks(home: Home, peers: list[Peer
 
 FOREIGN = """
 import os, sys, zmq
-from edi_checkpoint.codec import encode
-from edi_checkpoint.protocol import Hello
+from edi_checkpoint.wire.codec import encode
+from edi_checkpoint.wire.messages import Hello
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -275,7 +275,7 @@ def test_a_link_in_the_place_of_the_lock_stops_the_start_and_is_named(home: Home
 FLOOD_S = 0.3
 FLOOD = """
 import sys, time, zmq
-from edi_checkpoint.paths import locate, socket_path
+from edi_checkpoint.system.paths import locate, socket_path
 socket = zmq.Context().socket(zmq.DEALER)
 socket.linger = 0
 socket.connect(f"ipc://{socket_path(locate())}")

@@ -16,9 +16,9 @@ CONNECTS = 500
 STOPPED_S = 60.0 if FULL else 2.0
 WELCOMES = """
 import sys, zmq
-from edi_checkpoint.paths import locate, socket_path
-from edi_checkpoint.codec import decode_from_daemon, encode
-from edi_checkpoint.protocol import Hello, Welcome
+from edi_checkpoint.system.paths import locate, socket_path
+from edi_checkpoint.wire.codec import decode_from_daemon, encode
+from edi_checkpoint.wire.messages import Hello, Welcome
 paths, count = locate(), int(sys.argv[1])
 context = zmq.Context()
 context.set(zmq.MAX_SOCKETS, count + 10)

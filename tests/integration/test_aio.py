@@ -7,7 +7,7 @@ import sys
 import pytest
 from harness import Home, Process, eventually
 
-from edi_checkpoint.document import parse_checkpoint
+from edi_checkpoint.documents.reader import parse_checkpoint
 
 # A main program of asyncio; what it prints in its own time is its account. Warnings are errors, leaks are told; how
 # long the loop was held is for test_textual.py to tell, which takes off what a busy machine does.

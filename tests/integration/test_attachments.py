@@ -15,12 +15,12 @@ import pytest
 from harness import Home, Publisher, Refused, eventually
 from PIL import Image
 
-from edi_checkpoint.document import parse_checkpoint
-from edi_checkpoint.named_files import FileFacts, Verdict, compare, look_around
-from edi_checkpoint.names import attachment_name
-from edi_checkpoint.paths import locate
-from edi_checkpoint.references import digests_in
-from edi_checkpointd.collection import GRACE_S, unnamed
+from edi_checkpoint.documents.named_files import FileFacts, Verdict, check_files, compare
+from edi_checkpoint.documents.names import attachment_name
+from edi_checkpoint.documents.reader import parse_checkpoint
+from edi_checkpoint.system.paths import locate
+from edi_checkpoint.wire.references import digests_in
+from edi_checkpointd.attachments.garbage import GRACE_S, unnamed
 from edi_checkpointd.journal import Reader
 
 NO_FILES = ("--autosave-every-s", "3600", "--checkpoint-every-s", "86400", "--transition-quiet-s", "10")
@@ -354,7 +354,7 @@ def test_only_what_nothing_names_for_a_day_is_collected(home: Home) -> None:
 
 NO_READER = """
 import errno, sys
-from edi_checkpointd import collection
+from edi_checkpointd.attachments import garbage as collection
 from edi_checkpointd.__main__ import main
 
 opened = collection.open_regular
@@ -444,7 +444,7 @@ def test_a_checkpoint_records_what_the_daemon_saw_of_the_files_that_the_state_na
     pinned = writer.do(f"session.amend({name!r}, pinned=True)")
     assert parse_checkpoint((home.sessions / pinned["name"]).read_bytes(), pinned["name"]).header.files == header.files
     moved = picture.rename(tmp_path / "old roof.jpg")
-    rows = compare(header.files, look_around(header.files))
+    rows = compare(header.files, check_files(header.files))
     assert [(row.key, row.verdict, row.moved_to) for row in rows] == [
         ("image_path", Verdict.MOVED, str(moved)),
         ("mask_path", Verdict.UNKNOWN, None),

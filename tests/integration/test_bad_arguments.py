@@ -17,8 +17,8 @@ BAD = [
     ("session.flush('sometime')", "UsageError"),
     ("client.sessions(limit=0)", "UsageError"),
     ("client.sessions(condition='bogus')", "UsageError"),
-    ("client.ask(lambda n: edi_checkpoint.protocol.ListSessions(2**70))", "UsageError"),
-    ("client.ask(lambda n: edi_checkpoint.protocol.ListSessions(n, None, 0))", "ProtocolError"),
+    ("client.ask(lambda n: edi_checkpoint.wire.messages.ListSessions(2**70))", "UsageError"),
+    ("client.ask(lambda n: edi_checkpoint.wire.messages.ListSessions(n, None, 0))", "ProtocolError"),
     ("manager.set_state('alone')", "UsageError"),
     ("manager.set_state(value=3)", "UsageError"),
 ]
@@ -27,7 +27,7 @@ BAD = [
 def test_each_is_refused_by_name_and_the_connection_goes_on(home: Home) -> None:
     home.daemon()
     publisher = home.publisher("s1")
-    publisher.do("import edi_checkpoint.protocol")
+    publisher.do("import edi_checkpoint.wire.messages")
     publisher.do("manager = StateManager('s2')")
     publisher.do("session.update(n=1)")
     publisher.do("session.flush()")

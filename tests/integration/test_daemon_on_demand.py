@@ -251,7 +251,7 @@ env | sort >> {folder}/environment
 CONNECT = """
 import sys
 from pathlib import Path
-from edi_checkpoint import autostart, connect
+from edi_checkpoint.link import autostart; from edi_checkpoint import connect
 autostart.SYSTEMCTL = Path(sys.argv[1])
 autostart._UNIT_FOLDERS = autostart._UNIT_FOLDERS[:2]
 with connect(timeout_s=20) as client:

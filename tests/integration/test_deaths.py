@@ -6,7 +6,7 @@ import signal
 import pytest
 from harness import Home, Refused, eventually
 
-from edi_checkpoint.document import parse_checkpoint
+from edi_checkpoint.documents.reader import parse_checkpoint
 
 
 def outboxes(home: Home) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from harness import Process
 
-from edi_checkpoint.names import parse_checkpoint_name
-from edi_checkpointd.cli.demo_editor import CUT_AT, STEPS, Heard, find, steps_left, told
+from edi_checkpoint.documents.names import parse_checkpoint_name
+from edi_checkpointd.cli.demo.editor import CUT_AT, STEPS, Heard, find, steps_left, told
 
 DEMO = [sys.executable, "-m", "edi_checkpointd.cli", "demo"]
 CLOSING = re.compile(r"demo: acknowledged=(\d+) recovered=(\d+) lost=0 checkpoints=(\d+)")

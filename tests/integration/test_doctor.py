@@ -17,19 +17,19 @@ import pytest
 from disks import SmallDisk
 from harness import Home, eventually
 
-from edi_checkpoint.layout import Header, checkpoint_document
+from edi_checkpoint.documents.layout import Header, checkpoint_document
+from edi_checkpoint.documents.names import checkpoint_name
 from edi_checkpoint.model import Kind
-from edi_checkpoint.names import checkpoint_name
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 from edi_checkpointd.cli.checks import CHECKS, finding_of, places, serving
-from edi_checkpointd.cli.checks.finding import Finding
+from edi_checkpointd.cli.checks.finding import CheckResult
 from edi_checkpointd.cli.checks.setup import Setup
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 VERSION = "0.1.0"
 OLD_DAEMON = """
 import sys
-from edi_checkpointd import __main__, service
+from edi_checkpointd import __main__; from edi_checkpointd.server import run as service
 service.installed_version = lambda: "0.0.9"
 sys.exit(__main__.main(["run"]))
 """
@@ -70,7 +70,7 @@ def of(check: str) -> Callable[[Callable[[Home], Iterator[Followed]]], Callable[
     return add
 
 
-def checked(home: Home, name: str) -> Finding:
+def checked(home: Home, name: str) -> CheckResult:
     """Return what a check finds."""
     return finding_of(name, Setup(locate(home.environment), home.environment, VERSION))
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from harness import Home, Refused
 
-from edi_checkpoint.document import parse_autosave, parse_checkpoint
+from edi_checkpoint.documents.reader import parse_autosave, parse_checkpoint
 
 NASTY = {
     "floats": [1e-7, 1e16, 1e-5, 0.1, 1e300, -0.0, 5e-324, 1.7976931348623157e308, 123456789.123456789, 1e22, 0.0001],

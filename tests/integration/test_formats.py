@@ -12,7 +12,7 @@ import pytest
 from harness import Home
 
 from edi_checkpointd.journal import Journal, Reader
-from edi_checkpointd.journal.tables import FORMAT
+from edi_checkpointd.journal.schema import FORMAT
 
 GOLDEN = Path(__file__).parents[1] / "data" / f"journal_v{FORMAT}.sqlite"
 OTHER_FORMATS = (FORMAT - 1, FORMAT + 1)

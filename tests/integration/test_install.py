@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness import Home
 
-from edi_checkpointd import units
+from edi_checkpointd.systemd import units
 
 RUNS_SYSTEMD = Path("/run/systemd/system").is_dir()
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from harness import Home
 
-from edi_checkpoint.fragments import fragment, summarise
-from edi_checkpoint.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.documents.fragments import fragment, summarise
+from edi_checkpoint.documents.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
+from edi_checkpoint.documents.names import autosave_name, checkpoint_name
 from edi_checkpoint.model import Kind
-from edi_checkpoint.names import autosave_name, checkpoint_name
-from edi_checkpointd.fs import write_atomic
+from edi_checkpointd.system.fs import write_atomic
 
 FULL = os.environ.get("EDI_TEST_FULL") == "1"
 SESSIONS, CHECKPOINTS, STATE_BYTES = (100, 10, 250_000) if FULL else (12, 4, 20_000)

@@ -46,7 +46,7 @@ def test_on_request_each_line_is_json_with_its_fields(home: Home) -> None:
     lines = [json.loads(line) for line in daemon.stderr if not line.startswith("ready ")]
     interrupted, *_ = [line for line in lines if line["message"].startswith("session interrupted")]
     assert interrupted["fields"]["session"] == "s1"
-    assert (interrupted["level"], interrupted["module"]) == ("info", "attendance")
+    assert (interrupted["level"], interrupted["module"]) == ("info", "writers.drains")
     assert CANARY not in json.dumps(lines)
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from harness import Home, Refused, eventually
 
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 
 FORK = """
 def forked(session):

@@ -35,7 +35,7 @@ def stop(home: Home) -> None:
 
 
 def purge(asker: Publisher, *session_ids: str, options: str = "") -> None:
-    asker.do(f"client.ask(lambda n: edi_checkpoint.protocol.Purge(n, {session_ids!r}{options}), 20)")
+    asker.do(f"client.ask(lambda n: edi_checkpoint.wire.messages.Purge(n, {session_ids!r}{options}), 20)")
 
 
 def fill(publisher: Publisher, session_id: str) -> None:
@@ -218,7 +218,7 @@ def test_a_purge_of_everything_ends_the_same_when_it_is_killed_at(point: CrashPo
     dying = home.start_dying(point.name, 2 if point is CrashPoint.ROWS_FORGOTTEN else 1)
     dying.wait_line("ready ")
     asker.sees("client.connected")
-    asker.send("client.ask(lambda n: edi_checkpoint.protocol.Purge(n, (), True), 20)")
+    asker.send("client.ask(lambda n: edi_checkpoint.wire.messages.Purge(n, (), True), 20)")
     assert dying.wait() == -signal.SIGKILL, "\n".join(dying.stderr[-25:])
     asker.kill()
     home.daemon()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from harness import Home, Process, Refused, eventually
 
-from edi_checkpoint.document import checkpoint_document, fragment
-from edi_checkpoint.layout import Header
+from edi_checkpoint.documents.layout import Header
+from edi_checkpoint.documents.names import stamp_time
+from edi_checkpoint.documents.reader import checkpoint_document, fragment
 from edi_checkpoint.model import Kind
-from edi_checkpoint.names import stamp_time
 
 SAVE_EXAMPLE = """
 import time

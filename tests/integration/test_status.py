@@ -13,9 +13,9 @@ from disks import SmallDisk
 from harness import Home, Publisher, eventually
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from edi_checkpoint.layout import Header, checkpoint_document
+from edi_checkpoint.documents.layout import Header, checkpoint_document
+from edi_checkpoint.documents.names import checkpoint_name
 from edi_checkpoint.model import Kind
-from edi_checkpoint.names import checkpoint_name
 
 SHAPE = {
     "format", "safe", "daemon", "last_durable", "unacknowledged", "waiting", "degraded", "sessions", "journal_bytes",

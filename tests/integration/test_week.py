@@ -15,33 +15,33 @@ from pathlib import Path
 
 import pytest
 
-from edi_checkpoint.catalog import Catalog
-from edi_checkpoint.entries import Entry, Mark, Update, encode_entry
-from edi_checkpoint.paths import Paths, ensure_private, locate
-from edi_checkpoint.records import pack
-from edi_checkpoint.sizes import sizes_of
-from edi_checkpoint.trash import listed
-from edi_checkpointd.attachments import Attachments
-from edi_checkpointd.checkpointer import Checkpointer
-from edi_checkpointd.clock import Jumps, to_us
-from edi_checkpointd.collection import Collector
+from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.trash import listed
+from edi_checkpoint.home.sizes import sizes_of
+from edi_checkpoint.system.paths import Paths, ensure_private, locate
+from edi_checkpoint.wire.entries import Entry, Mark, Update, encode_entry
+from edi_checkpoint.wire.records import pack
+from edi_checkpointd.attachments.garbage import GarbageCollector
+from edi_checkpointd.attachments.store import AttachmentStore
+from edi_checkpointd.checkpoints.coordinator import Coordinator
+from edi_checkpointd.checkpoints.damaged import DamagedDocuments
+from edi_checkpointd.checkpoints.writer import CheckpointWriter
 from edi_checkpointd.config import Config, LiveConfig
-from edi_checkpointd.coordinator import Coordinator
-from edi_checkpointd.damaged import DamagedDocuments
-from edi_checkpointd.deletion import Deletion, InUse
-from edi_checkpointd.feed import Feed
-from edi_checkpointd.fs import Reserve
-from edi_checkpointd.inventory import Planner
 from edi_checkpointd.journal import Journal, JournalDamaged
-from edi_checkpointd.keeping import Keeping
-from edi_checkpointd.ledger import Ledger
-from edi_checkpointd.loading import SessionLoader
-from edi_checkpointd.scheduler import Scheduler
-from edi_checkpointd.session_files import SessionDocuments
-from edi_checkpointd.sessions import Session
-from edi_checkpointd.trash import Trash
-from edi_checkpointd.upkeep import Upkeep
-from edi_checkpointd.worker import Mailbox, Worker
+from edi_checkpointd.recovery.session_files import SessionDocuments
+from edi_checkpointd.retention.deletion import Deletion, InUse
+from edi_checkpointd.retention.inventory import Planner
+from edi_checkpointd.retention.janitor import Janitor
+from edi_checkpointd.retention.trash import Trash
+from edi_checkpointd.sessions.feed import Feed
+from edi_checkpointd.sessions.ledger import Ledger
+from edi_checkpointd.sessions.loading import SessionLoader
+from edi_checkpointd.sessions.session import OpenSession
+from edi_checkpointd.sessions.upkeep import Upkeep
+from edi_checkpointd.system.clock import Jumps, to_us
+from edi_checkpointd.system.fs import Reserve
+from edi_checkpointd.system.timers import Scheduler
+from edi_checkpointd.system.worker import Mailbox, Worker
 
 DAYS = 7
 A_DAY = 20 if os.environ.get("EDI_TEST_FULL") == "1" else 6
@@ -77,10 +77,10 @@ class Daemon:
         self.scheduler = Scheduler(clock, self.mailbox.post)  # its timers are of this clock, and go off when we look
         self.files, self.reader = Worker("files", self.mailbox), Worker("requests", self.mailbox)
         config = LiveConfig(CONFIG)
-        attachments = Attachments(paths.attachments, paths.journal, CONFIG.attachments_max_bytes, clock)
+        attachments = AttachmentStore(paths.attachments, paths.journal, CONFIG.attachments_max_bytes, clock)
         attachments.count()
         damaged = DamagedDocuments(paths, self.catalog, self.files)
-        collector = Collector(paths, attachments, self.files, clock, config)
+        collector = GarbageCollector(paths, attachments, self.files, clock, config)
         trash = Trash(paths, self.catalog, journal, clock)
         loader = SessionLoader(journal, SessionDocuments(paths.sessions, self.catalog, trash, damaged), clock, config)
         self.ledger = Ledger(journal, attachments, loader, clock, config)
@@ -88,8 +88,8 @@ class Daemon:
         in_use = InUse(clock)
         deletion = Deletion(paths.sessions, self.catalog, in_use, self.files, config)
         planner = Planner(paths, self.catalog, in_use, Jumps(clock), clock, config)
-        self.keeping = Keeping(self.ledger, loader, trash, deletion, planner, self.reader, self.scheduler)
-        writer = Checkpointer(paths, self.catalog, attachments, collector, damaged, self.files, clock, config)
+        self.keeping = Janitor(self.ledger, loader, trash, deletion, planner, self.reader, self.scheduler)
+        writer = CheckpointWriter(paths, self.catalog, attachments, collector, damaged, self.files, clock, config)
         self.coordinator = Coordinator(
             self.ledger, self.scheduler, writer, self.upkeep, self.keeping, Feed(clock), clock, lambda *_: None
         )
@@ -104,12 +104,12 @@ class Daemon:
             more = self.upkeep.step() or self.keeping.step() or self.keeping.pending or self.mailbox.waiting
 
     def look(self) -> None:
-        self.keeping.look()
+        self.keeping.clean_up()
         self.settle()
         for session in list(self.ledger.sessions.values()):
             self.drop(session)
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: OpenSession) -> None:
         self.ledger.evict(session)
         self.coordinator.release(session)
 
@@ -127,8 +127,8 @@ class Daemon:
             self.clock.wall += timedelta(seconds=30)
         self.coordinator.save_now(stream)
         self.settle()
-        self.ledger.left(session, cleanly=True)
-        self.ledger.forget_stream(stream)
+        self.ledger.detach(session, cleanly=True)
+        self.ledger.delete_stream(stream)
         self.drop(session)
 
 
@@ -257,7 +257,7 @@ def test_whoever_opens_a_session_between_a_plan_and_its_carrying_out_keeps_it(da
     daemon.journal.remember("cleanup_announced_us", 0)
     daemon.work("s", session_of(1))
     daemon.clock.wall += timedelta(days=CONFIG.keep_closed_days)
-    daemon.keeping.look()
+    daemon.keeping.clean_up()
     daemon.ledger.evict(daemon.ledger.open("s")[0])  # somebody was there, and has left
     daemon.settle()
     assert listed(daemon.paths.trash) == []

@@ -13,15 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ledgers import Decided, ledger_on
 
-from edi_checkpoint.entries import Base, Entry, Mark, Update, encode_entry
 from edi_checkpoint.errors import Fenced, ProtocolError
-from edi_checkpoint.records import pack, scan, scan_all
-from edi_checkpointd.attachments import Attachments
+from edi_checkpoint.wire.entries import Base, Entry, Mark, Update, encode_entry
+from edi_checkpoint.wire.records import pack, scan, scan_all
+from edi_checkpointd.attachments.store import AttachmentStore
 from edi_checkpointd.config import Config
 from edi_checkpointd.journal import Frame, Journal, Notes
-from edi_checkpointd.replay import Replay
-from edi_checkpointd.sessions import Files, Stream
-from edi_checkpointd.state import Marked, Prepared, State, Transition, fold, read, snapshot_of, state_at
+from edi_checkpointd.sessions.replay import Replay
+from edi_checkpointd.sessions.session import Files, WriterStream
+from edi_checkpointd.state import MarkMoment, State, TransitionMoment, ValidEntry, fold, read, snapshot_of, state_at
 
 KEYS = Config().transition_keys
 NAMES = st.sampled_from(["current_stage", "status", "a", "b", "ä"])
@@ -54,7 +54,7 @@ def packed(entries: list[Entry], first: int = 1) -> bytes:
     return b"".join(pack(number, encode_entry(entry)) for number, entry in enumerate(entries, start=first))
 
 
-def prepared(entries: list[Entry], first: int = 1) -> list[Prepared]:
+def prepared(entries: list[Entry], first: int = 1) -> list[ValidEntry]:
     return read(scan(packed(entries, first)))
 
 
@@ -113,17 +113,17 @@ def test_a_state_is_what_its_entries_say(entries: list[Entry]) -> None:
 @given(HISTORIES)
 def test_a_moment_shows_the_state_as_it_was_just_then(entries: list[Entry]) -> None:
     _, moments = fold(State(), STREAMS[0], prepared(entries), KEYS)
-    marked = [moment for moment in moments if isinstance(moment, Marked)]
+    marked = [moment for moment in moments if isinstance(moment, MarkMoment)]
     assert [moment.number for moment in marked] == [
         number for number, entry in enumerate(entries, start=1) if isinstance(entry, Mark)
     ]
     for moment in moments:
-        state = moment.state if isinstance(moment, Marked) else moment.before
+        state = moment.state if isinstance(moment, MarkMoment) else moment.before
         until, _ = fold(State(), STREAMS[0], prepared(entries[: state.sequence]), KEYS)
         assert state.fragments == until.fragments
         assert (state.sequence, state.changed, state.time_us) == (until.sequence, until.changed, until.time_us)
-    assert [m.state.sequence if isinstance(m, Marked) else m.before.sequence + 1 for m in moments] == sorted(
-        {m.state.sequence if isinstance(m, Marked) else m.before.sequence + 1 for m in moments}
+    assert [m.state.sequence if isinstance(m, MarkMoment) else m.before.sequence + 1 for m in moments] == sorted(
+        {m.state.sequence if isinstance(m, MarkMoment) else m.before.sequence + 1 for m in moments}
     )  # one entry is one moment at most
 
 
@@ -131,7 +131,7 @@ def test_a_moment_shows_the_state_as_it_was_just_then(entries: list[Entry]) -> N
 @given(HISTORIES)
 def test_a_transition_is_a_change_of_a_key_that_matters(entries: list[Entry]) -> None:
     _, moments = fold(State(), STREAMS[0], prepared(entries), KEYS)
-    found = {moment.before.sequence + 1: moment.rule for moment in moments if isinstance(moment, Transition)}
+    found = {moment.before.sequence + 1: moment.rule for moment in moments if isinstance(moment, TransitionMoment)}
     for number in range(1, len(entries) + 1):
         before, after = plainly(entries[: number - 1]), plainly(entries[:number])
         changed = {key for key in KEYS if before.get(key) != after.get(key)}
@@ -197,7 +197,7 @@ def no_files(session_id: str, sequence: int) -> Files:
 
 
 class Opened(Decided):
-    def stream(self, stream_id: str = STREAMS[0], session_id: str = "s") -> Stream:
+    def stream(self, stream_id: str = STREAMS[0], session_id: str = "s") -> WriterStream:
         return super().stream(stream_id, session_id)
 
 
@@ -205,7 +205,7 @@ class Opened(Decided):
 def opened(path: Path, files: Files | None = None) -> Iterator[Opened]:
     journal = Journal(path)
     try:
-        attachments = Attachments(path.parent / "attachments", path, 1 << 30, StoppedClock())
+        attachments = AttachmentStore(path.parent / "attachments", path, 1 << 30, StoppedClock())
         yield Opened(ledger_on(journal, attachments, StoppedClock(), files))
     finally:
         journal.close()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edi_checkpoint.errors import ConfigError
-from edi_checkpoint.paths import Paths, locate
-from edi_checkpoint.settings import Setting, as_text
+from edi_checkpoint.system.paths import Paths, locate
+from edi_checkpoint.system.settings import Setting, as_text
 from edi_checkpointd.config import SETTINGS, Config, add_flags, explain, flags_of, load
 
 KEYS = {

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from edi_checkpoint.status import Told
+from edi_checkpoint.home.status import DaemonReport
 from edi_checkpointd.health import TOLD_S, Health
 
 
@@ -26,11 +26,11 @@ def told(
     failing: Mapping[str, str] | None = None,
     refused_streams: int = 0,
     stepped: tuple[float, float] | None = None,
-) -> Told:
-    return stats.told(connections=0, failing=failing or {}, refused_streams=refused_streams, stepped=stepped)
+) -> DaemonReport:
+    return stats.report(connections=0, failing=failing or {}, refused_streams=refused_streams, stepped=stepped)
 
 
-def codes(found: Told) -> list[str]:
+def codes(found: DaemonReport) -> list[str]:
     return [trouble.code for trouble in found.troubles]
 
 

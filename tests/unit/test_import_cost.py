@@ -40,7 +40,7 @@ def test_connecting_loads_nothing_of_the_daemon() -> None:
 
 
 def test_a_client_pays_for_reading_toml_only_where_there_is_a_file(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from edi_checkpoint import settings; settings.limits(Path(%r), {})"
+    code = "from pathlib import Path; from edi_checkpoint.system import settings; settings.limits(Path(%r), {})"
     config = tmp_path / "config.toml"
     assert "tomllib" not in loaded_by(code % str(config))
     config.write_text("value_max_depth = 3\n")
@@ -48,7 +48,9 @@ def test_a_client_pays_for_reading_toml_only_where_there_is_a_file(tmp_path: Pat
 
 
 def test_publishing_bytes_and_plain_values_loads_no_numpy() -> None:
-    code = "from edi_checkpoint import values; values.encode({'a': [1, b'bytes', {'b': bytearray(3)}], 'c': {1, 2}})"
+    code = (
+        "from edi_checkpoint.values.codec import encode; encode({'a': [1, b'bytes', {'b': bytearray(3)}], 'c': {1, 2}})"
+    )
     assert not loaded_by(code) & {"numpy", "PIL"}
 
 

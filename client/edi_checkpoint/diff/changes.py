@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeAlias
 from edi_checkpoint.diff.alignment import identity
 from edi_checkpoint.diff.delta import Delta, List, Object, Replaced, compare
 from edi_checkpoint.diff.numbers import is_number
-from edi_checkpoint.fragments import string
-from edi_checkpoint.references import step
+from edi_checkpoint.documents.fragments import string
+from edi_checkpoint.wire.references import step
 
 
 class Element(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from edi_checkpoint.diff.alignment import Alignment, align
-from edi_checkpoint.references import MARK
+from edi_checkpoint.wire.references import MARK
 
 COMPARED_MAX_BYTES: Final = 4 << 20  # of both states; what was made to be hard takes a hundred times that, and 5 s
 LIST_MAX: Final = 50_000

@@ -17,7 +17,7 @@ import msgspec
 
 from edi_checkpoint.diff.changes import Change, Element, Path, Reordered, changes, spelled
 from edi_checkpoint.diff.numbers import is_number, number
-from edi_checkpoint.fragments import SUMMARY_MAX_BYTES, Fragment, stage_of, string, summarise
+from edi_checkpoint.documents.fragments import SUMMARY_MAX_BYTES, Fragment, stage_of, string, summarise
 
 LINE_MAX_CHARS: Final = 76  # a line of a terminal, indented
 _WORDS_MAX_CHARS: Final = 24  # of each sign

@@ -14,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError
-from edi_checkpoint.paths import what_forbids
+from edi_checkpoint.system.paths import what_forbids
 
 PROGRAM = "edi-checkpoint"
 
@@ -74,18 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load() -> Callable[[Sequence[str]], int]:
     gc.disable()  # imports create no garbage; collecting would take a fifth of a short command's time
     try:
-        from edi_checkpointd.cli import (  # noqa: F401 - importing them registers their commands
-            changing,
-            commands,
-            configuration,
-            doctor,
-            forgetting,
-            inspection,
-            keeping,
-            transfer,
-            watching,
-        )
         from edi_checkpointd.cli.app import run
+        from edi_checkpointd.cli.commands import (  # noqa: F401 - importing them registers their commands
+            change,
+            config,
+            doctor,
+            keep,
+            look,
+            purge,
+            transfer,
+            verify,
+            watch,
+        )
     except ModuleNotFoundError as error:
         hint = "pip install 'edi-checkpoint[daemon]'"
         raise EdiCheckpointError(f"{error.name} is missing", hint=hint) from error
@@ -105,7 +105,7 @@ def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
 def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
     code = _EXITS.get(error.code, Exit.FAILED)
     if as_json:
-        from edi_checkpointd.cli.documents import failure, write
+        from edi_checkpointd.cli.views.documents import failure, write
 
         try:
             write(failure(error))

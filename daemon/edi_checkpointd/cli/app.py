@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from edi_checkpoint.paths import locate
+from edi_checkpoint.system.paths import locate
 from edi_checkpointd.cli import PROGRAM, Exit, select
-from edi_checkpointd.cli.screen import Screen
+from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.source import Source
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, console=_help_console(arguments))
     except CycloptsError as error:
-        raise select.UsageError(" ".join(str(error).split())) from error
+        raise select.CommandLineError(" ".join(str(error).split())) from error
     return code if isinstance(code, int) else Exit.DONE
 
 
@@ -87,7 +87,7 @@ def chosen(source: Source, text: str) -> str:
 def require_within(option: str, number: int, least: int, most: int) -> None:
     """Raise `UsageError` for a number outside its range."""
     if not least <= number <= most:
-        raise select.UsageError(f"{option} {number}: it must be {least} to {most}")
+        raise select.CommandLineError(f"{option} {number}: it must be {least} to {most}")
 
 
 def agreed(question: str) -> bool:

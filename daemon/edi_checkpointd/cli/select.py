@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from datetime import time as time_of_day
 
 from edi_checkpoint import errors
+from edi_checkpoint.documents.names import parse_checkpoint_name
 from edi_checkpoint.errors import NotFound
 from edi_checkpoint.model import CheckpointInfo
-from edi_checkpoint.names import parse_checkpoint_name
 
 LATEST = "latest"
 _POSITION = re.compile(r"@([0-9]{1,9})")
@@ -25,13 +25,13 @@ _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
 _DATE = re.compile(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[Tt ].*)?")
 
 
-class UsageError(errors.UsageError):
+class CommandLineError(errors.UsageError):
     """The command line has a wrong argument; nothing was done."""
 
     default_hint = "`edi-checkpoint COMMAND --help` shows the usage and an example"
 
 
-class Ambiguous(UsageError):
+class Ambiguous(CommandLineError):
     """A selector fits more than one; the message names them."""
 
     code = "ambiguous"
@@ -92,8 +92,8 @@ def time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:
             moment = datetime.fromisoformat(_OFFSET.sub(r"\1\2\3\4\5", text) if " " in text[11:] else text)
             return (moment if moment.tzinfo else _placed(moment, zone)).astimezone(UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"{text!r} is no time: {error}", hint=_TIME_HINT) from error
-    raise UsageError(f"{text!r} is no time", hint=_TIME_HINT)
+        raise CommandLineError(f"{text!r} is no time: {error}", hint=_TIME_HINT) from error
+    raise CommandLineError(f"{text!r} is no time", hint=_TIME_HINT)
 
 
 _TIME_HINT = "write it as 2026-11-23T12:03, as 12:03 (today) or as 10m (ago)"
@@ -143,7 +143,7 @@ def _placed(naive: datetime, zone: tzinfo | None) -> datetime:
 
 def _require_text(text: str, what: str) -> None:
     if not text:
-        raise UsageError(f"the {what} is empty", hint="check whether a shell variable in the command is not set")
+        raise CommandLineError(f"the {what} is empty", hint="check whether a shell variable in the command is not set")
 
 
 def _only(found: Sequence[str], text: str, what: str) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from edi_checkpoint import protocol
+from edi_checkpoint.documents.names import check_session_id
+from edi_checkpoint.documents.trash import holds, listed
 from edi_checkpoint.errors import (
     ConfigError,
     DaemonUnavailable,
@@ -25,26 +26,25 @@ from edi_checkpoint.errors import (
     SessionIdError,
     VersionMismatch,
 )
-from edi_checkpoint.holder import running
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
-from edi_checkpoint.names import check_session_id
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.references import Reference
-from edi_checkpoint.trash import holds, listed
-from edi_checkpointd.clock import to_us
+from edi_checkpoint.system.daemon_lock import running
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.wire import messages
+from edi_checkpoint.wire.references import Reference
+from edi_checkpointd.system.clock import to_us
 
 if TYPE_CHECKING:
-    from edi_checkpoint.link import Link
-    from edi_checkpoint.status import Status
-    from edi_checkpointd.requests import Requests
-    from edi_checkpointd.why import Why
+    from edi_checkpoint.home.status import Status
+    from edi_checkpoint.link.link import Link
+    from edi_checkpointd.retention.explain import Why
+    from edi_checkpointd.sessions.queries import Queries
 
 ANSWER_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 2.0  # the intake answers at once, unless it hangs
 SESSIONS_MAX = 100_000  # sessions that one answer can hold
 PAGE_ENTRIES = 2000
 
-Answered = TypeVar("Answered", bound=protocol.Answer)
+Answered = TypeVar("Answered", bound=messages.Answer)
 T = TypeVar("T")
 
 
@@ -57,7 +57,7 @@ class Source:
         self._note = note
         self._daemon = running(paths.lock)
         self._link: Link | None = None
-        self._requests: Requests | None = None
+        self._requests: Queries | None = None
         self._unusable: list[EdiCheckpointError] = []  # why the journal cannot be read
 
     def __enter__(self) -> Source:
@@ -69,7 +69,7 @@ class Source:
         if self._link is not None:
             self._link.close()
 
-    def ask(self, question: Callable[[int], protocol.Query]) -> protocol.Answer:
+    def ask(self, question: Callable[[int], messages.Query]) -> messages.Answer:
         """Return the answer to a query of the protocol. Raises the error of the answering side, such as `NotFound`."""
         try:
             if self._daemon is not None:
@@ -78,7 +78,7 @@ class Source:
             self._note(f"{error}; reading the journal and the files instead")
         return self._from_disk(lambda requests: self._answered(requests, question(0)))
 
-    def _ask_daemon(self, question: Callable[[int], protocol.Query], timeout_s: float) -> protocol.Answer:
+    def _ask_daemon(self, question: Callable[[int], messages.Query], timeout_s: float) -> messages.Answer:
         """Return the daemon's answer. After a time-out, the daemon is not asked again."""
         assert self._daemon is not None
         try:
@@ -91,16 +91,16 @@ class Source:
 
     def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
         """Return the newest sessions, newest first, of one condition or of all."""
-        return self._ask(protocol.Sessions, lambda n: protocol.ListSessions(n, condition, limit)).sessions
+        return self._ask(messages.Sessions, lambda n: messages.ListSessions(n, condition, limit)).sessions
 
     def status(self) -> Status:
         """Return whether all work is safe, and what is wrong. A daemon that does not answer is one of the faults."""
-        from edi_checkpoint.status import Status
+        from edi_checkpoint.home.status import Status
 
         if self._daemon is not None:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self._ask_daemon(protocol.GetStatus, STATUS_TIMEOUT_S)
-                if isinstance(answer, protocol.Status):
+                answer = self._ask_daemon(messages.GetStatus, STATUS_TIMEOUT_S)
+                if isinstance(answer, messages.StatusReply):
                     return msgspec.json.decode(answer.body, type=Status)
         return self._from_disk(self._status_from_disk)
 
@@ -111,11 +111,11 @@ class Source:
         """
         if self._daemon is not None:
             try:
-                answer = self._ask_daemon(protocol.GetSettings, STATUS_TIMEOUT_S)
+                answer = self._ask_daemon(messages.GetSettings, STATUS_TIMEOUT_S)
             except DaemonUnavailable as error:
                 self._note(f"{error}; these are the settings that a new daemon would use")
             else:
-                if isinstance(answer, protocol.Settings):
+                if isinstance(answer, messages.Settings):
                     return msgspec.json.decode(answer.body, type=list[dict[str, object]])
         from edi_checkpointd import config
 
@@ -126,8 +126,8 @@ class Source:
 
     def trashed(self) -> list[SessionInfo]:
         """Return the sessions in the trash, newest first, with the condition `trashed`."""
-        from edi_checkpoint.catalog import Catalog
-        from edi_checkpoint.listing import newest_first, session_info
+        from edi_checkpoint.documents.catalog import Catalog
+        from edi_checkpoint.home.listing import newest_first, session_info
 
         rows = []
         for one in listed(self._paths.trash):
@@ -148,27 +148,28 @@ class Source:
 
     def pruning(self) -> dict[str, Any]:
         """Return what the rules would keep and delete: the document of `prune`, without `format`."""
-        return decode_plan(self._ask(protocol.Cleanup, protocol.GetCleanup))
+        return decode_plan(self._ask(messages.CleanupReply, messages.GetCleanup))
 
     def why(self, session_id: str, checkpoint: str) -> Why:
         """Return why a checkpoint exists. Raises `NotFound`."""
-        from edi_checkpointd.why import Why
+        from edi_checkpointd.retention.explain import Why
 
-        found = self._ask(protocol.Why, lambda n: protocol.GetWhy(n, session_id, checkpoint))
+        found = self._ask(messages.WhyReply, lambda n: messages.GetWhy(n, session_id, checkpoint))
         return msgspec.json.decode(found.body, type=Why)
 
-    def _answered(self, requests: Requests, query: protocol.Query) -> protocol.Answer:
-        if not isinstance(query, protocol.Explained):
+    def _answered(self, requests: Queries, query: messages.Query) -> messages.Answer:
+        if not isinstance(query, messages.Explained):
             return requests.answer(query)
-        from edi_checkpointd import config, inventory
+        from edi_checkpointd import config
+        from edi_checkpointd.retention import inventory
 
         settings, catalog = config.load(self._paths, os.environ), requests.catalog
-        found = inventory.take(self._paths, catalog, requests.reader, settings, datetime.now(UTC))
+        found = inventory.build(self._paths, catalog, requests.reader, settings, datetime.now(UTC))
         return inventory.explain(query, found, catalog, settings)
 
-    def _status_from_disk(self, requests: Requests) -> Status:
-        from edi_checkpoint.status import Told, served
-        from edi_checkpoint.troubles import met
+    def _status_from_disk(self, requests: Queries) -> Status:
+        from edi_checkpoint.home.problems import met
+        from edi_checkpoint.home.status import DaemonReport, served
         from edi_checkpointd import config
         from edi_checkpointd.health import caps
 
@@ -178,12 +179,12 @@ class Source:
             bounds = caps(config.load(self._paths, os.environ))
         except ConfigError as error:
             troubles.append(met(error))
-        told = Told(served(running(self._paths.lock), now), answered=False, troubles=troubles, caps=bounds)
+        told = DaemonReport(served(running(self._paths.lock), now), answered=False, troubles=troubles, caps=bounds)
         return requests.status(told, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
         """Return a session's checkpoints, oldest first."""
-        return self._ask(protocol.Checkpoints, lambda n: protocol.ListCheckpoints(n, session_id)).checkpoints
+        return self._ask(messages.Checkpoints, lambda n: messages.ListCheckpoints(n, session_id)).checkpoints
 
     def knows(self, text: str) -> bool:
         """Return whether `text` is a session's whole id, without listing all sessions.
@@ -191,7 +192,7 @@ class Source:
         Raises `NotFound` for a session in the trash.
         """
         try:
-            self._ask(protocol.History, lambda n: protocol.GetHistory(n, check_session_id(text), limit=1))
+            self._ask(messages.History, lambda n: messages.GetHistory(n, check_session_id(text), limit=1))
         except SessionIdError:
             return False
         except NotFound:
@@ -207,19 +208,19 @@ class Source:
         checkpoint: str | None = None,
         sequence: int | None = None,
         time: datetime | None = None,
-    ) -> protocol.StateAt:
+    ) -> messages.StateAt:
         """Return a state: of a checkpoint by name, at a sequence, at a time, or the current one."""
         time_us = None if time is None else to_us(time)
-        return self._ask(protocol.StateAt, lambda n: protocol.GetState(n, session_id, checkpoint, sequence, time_us))
+        return self._ask(messages.StateAt, lambda n: messages.GetState(n, session_id, checkpoint, sequence, time_us))
 
     def attachment(self, session_id: str, reference: Reference) -> bytes:
         """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
         return self._ask(
-            protocol.AttachmentFound,
-            lambda n: protocol.GetAttachment(n, session_id, reference.sha256, reference.type),
+            messages.AttachmentFound,
+            lambda n: messages.GetAttachment(n, session_id, reference.sha256, reference.type),
         ).data
 
-    def history(self, session_id: str, since: int) -> Iterator[protocol.History]:
+    def history(self, session_id: str, since: int) -> Iterator[messages.History]:
         """Yield pages of the journal's entries from sequence `since` to the newest at the time of the first page.
 
         The first page always comes; it may be empty.
@@ -230,10 +231,10 @@ class Source:
             page = self._page(session_id, page.entries[-1].sequence + 1)
             yield page
 
-    def _page(self, session_id: str, since: int) -> protocol.History:
-        return self._ask(protocol.History, lambda n: protocol.GetHistory(n, session_id, since, PAGE_ENTRIES))
+    def _page(self, session_id: str, since: int) -> messages.History:
+        return self._ask(messages.History, lambda n: messages.GetHistory(n, session_id, since, PAGE_ENTRIES))
 
-    def _ask(self, kind: type[Answered], question: Callable[[int], protocol.Query]) -> Answered:
+    def _ask(self, kind: type[Answered], question: Callable[[int], messages.Query]) -> Answered:
         answer = self.ask(question)
         if not isinstance(answer, kind):
             raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
@@ -242,12 +243,12 @@ class Source:
     def _connected(self) -> Link:
         # Only a link: loading a whole Client, which writers need, takes longer than the answer.
         if self._link is None:
-            from edi_checkpoint.link import Link
+            from edi_checkpoint.link.link import Link
 
             self._link = Link(self._paths, app="edi-checkpoint", version="")
         return self._link
 
-    def _from_disk(self, read: Callable[[Requests], T]) -> T:
+    def _from_disk(self, read: Callable[[Queries], T]) -> T:
         from edi_checkpointd.journal import JournalDamaged
 
         if self._requests is None:
@@ -259,10 +260,10 @@ class Source:
             self._requests = self._open(journal=False)
             return read(self._requests)
 
-    def _open(self, *, journal: bool) -> Requests:
-        from edi_checkpoint.catalog import Catalog
+    def _open(self, *, journal: bool) -> Queries:
+        from edi_checkpoint.documents.catalog import Catalog
         from edi_checkpointd.journal import JournalDamaged, Reader
-        from edi_checkpointd.requests import Requests
+        from edi_checkpointd.sessions.queries import Queries
 
         catalog = Catalog(self._paths.sessions)
         if self._paths.sessions.exists():
@@ -273,13 +274,13 @@ class Source:
                 reader = Reader.open(self._paths.journal)
             except (JournalDamaged, VersionMismatch) as error:
                 self._do_without_journal(error)
-        return Requests(self._paths, catalog, reader)
+        return Queries(self._paths, catalog, reader)
 
     def _do_without_journal(self, error: EdiCheckpointError) -> None:
         self._unusable.append(error)
         self._note(f"{error}; reading only the files instead")
 
 
-def decode_plan(answer: protocol.Cleanup) -> dict[str, Any]:
+def decode_plan(answer: messages.CleanupReply) -> dict[str, Any]:
     """Return the document in the answer to `GetCleanup` or `Prune`."""
     return msgspec.json.decode(answer.body, type=dict[str, Any])

@@ -10,13 +10,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from edi_checkpoint.attachments import has_file, read_outboxes
+from edi_checkpoint.documents.attachments import has_file, read_outboxes
+from edi_checkpoint.documents.names import attachment_name
 from edi_checkpoint.errors import VersionMismatch
-from edi_checkpoint.names import attachment_name
-from edi_checkpoint.opening import NotRegular, open_regular
-from edi_checkpoint.paths import Paths
-from edi_checkpointd.attachments import Filed
-from edi_checkpointd.collection import unnamed
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.system.safe_open import NotRegular, open_regular
+from edi_checkpointd.attachments.garbage import unnamed
+from edi_checkpointd.attachments.store import Filed
 from edi_checkpointd.inspection.documents import Named
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
 from edi_checkpointd.journal import JournalDamaged, Reader, begun
@@ -71,8 +71,8 @@ def _elsewhere(paths: Paths, digest: str) -> bool:
     return bool(read_outboxes([path for path in paths.outbox.glob("*") if path.is_dir()], {digest}))
 
 
-def left_over(paths: Paths) -> Iterator[Finding]:
-    """Yield a note about the attachments that nothing uses. Raises as `collection.carriers` does."""
+def orphans(paths: Paths) -> Iterator[Finding]:
+    """Yield a note about the attachments that nothing uses. Raises as `attachments.garbage.carriers` does."""
     if found := unnamed(paths) if paths.attachments.exists() else []:
         size_bytes = sum(filed.size_bytes for filed in found)
         fault = f"{len(found)} of its files are unused ({size_bytes} bytes)"

@@ -10,15 +10,15 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from edi_checkpoint.document import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.documents.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.documents.reader import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import NOT_OURS
-from edi_checkpoint.names import parse_autosave_name, parse_checkpoint_name
-from edi_checkpoint.opening import open_regular
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.references import MARK, references
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.system.safe_open import open_regular
+from edi_checkpoint.wire.references import MARK, references
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
-from edi_checkpointd.inspection.places import closed
+from edi_checkpointd.inspection.folders import closed
 
 Named: TypeAlias = dict[tuple[str, str], list[str]]
 

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from edi_checkpoint.entries import Base, Rollback, decode_entry
+from edi_checkpoint.documents.trash import CONDEMNED
 from edi_checkpoint.errors import ProtocolError, VersionMismatch
-from edi_checkpoint.opening import open_regular
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.records import scan_all
-from edi_checkpoint.trash import CONDEMNED
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.system.safe_open import open_regular
+from edi_checkpoint.wire.entries import Base, Rollback, decode_entry
+from edi_checkpoint.wire.records import scan_all
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
-from edi_checkpointd.journal import JournalDamaged, Noted, Reader, SessionRow, begun, noted, witness_path
+from edi_checkpointd.journal import JournalDamaged, Reader, SessionRow, WitnessMark, begun, read_witness, witness_path
 
 _SET_ASIDE = (
     "the next start, or `edi-checkpointd check --repair`, sets it aside and recovers from documents and outboxes"
@@ -41,7 +41,7 @@ class Reach(NamedTuple):
 
 def examine(paths: Paths, reach: Reach, checked: Counter[str], session_id: str | None = None) -> Iterator[Finding]:
     """Yield the faults of the journal, or of one session in it; count its entries. Raises `JournalRefused`."""
-    seen = noted(paths.journal)  # read before the rows, so that it cannot note rows that we do not see
+    seen = read_witness(paths.journal)  # read before the rows, so that it cannot note rows that we do not see
     try:
         if begun(paths.journal):
             with contextlib.closing(Reader.open(paths.journal)) as reader:
@@ -68,7 +68,7 @@ def _finding(
     return Finding(severity, code, paths.journal.name, fault, remedy, paths.journal)
 
 
-def _rows(paths: Paths, reader: Reader, seen: Noted | None, reach: Reach) -> Iterator[Finding]:
+def _rows(paths: Paths, reader: Reader, seen: WitnessMark | None, reach: Reach) -> Iterator[Finding]:
     with reader.one_view():
         missing = seen.rows - reader.newest_row() if seen and seen.journal == reader.id else 0
         beyond = _beyond(reader, reach) if missing > 0 else 0

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from edi_checkpoint.entries import decode_entry
+from edi_checkpoint.documents.names import check_session_id
 from edi_checkpoint.errors import ProtocolError, SessionIdError
-from edi_checkpoint.names import check_session_id
-from edi_checkpoint.paths import Paths
-from edi_checkpoint.records import ENTRY_MAX_BYTES, HEADER, scan
-from edi_checkpoint.spool import StreamFiles, is_held, list_streams, read_records
+from edi_checkpoint.outbox.segments import StreamFiles, is_held, list_streams, read_records
+from edi_checkpoint.system.paths import Paths
+from edi_checkpoint.wire.entries import decode_entry
+from edi_checkpoint.wire.records import ENTRY_MAX_BYTES, HEADER, scan
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
 
 _OURS = re.compile(r"([0-9a-f]{32})\.(?:lock|[0-9]{8}\.seg)")

@@ -10,9 +10,9 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from edi_checkpointd.journal.tables import (
+from edi_checkpointd.journal.schema import (
     Frame,
-    Gap,
+    GapRow,
     JournalDamaged,
     SessionRow,
     check_format,
@@ -24,7 +24,7 @@ from edi_checkpointd.journal.tables import (
 from edi_checkpointd.state import Snapshot
 
 _ID = re.compile("[0-9a-f]{32}")
-_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values._Plain`
+_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values.codec._Plain`
 
 
 def begun(path: Path) -> bool:
@@ -224,9 +224,11 @@ class Reader:
         )
         return {str(stream) for (stream,) in rows}
 
-    def gaps(self, key: int) -> list[Gap]:
+    def gaps(self, key: int) -> list[GapRow]:
         """Return the gaps noted in a session, in order."""
-        return [Gap(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))]
+        return [
+            GapRow(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))
+        ]
 
     def gone(self) -> dict[int, int]:
         """Return, by the sessions' keys, since when those have no file that their users have deleted."""

@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from edi_checkpoint.opening import read_regular
+from edi_checkpoint.system.safe_open import read_regular
 
 _LAYOUT = struct.Struct("<16sQ")
 
 
-class Noted(NamedTuple):
+class WitnessMark(NamedTuple):
     """What a witness says: of which journal, by its id, and the id of its newest acknowledged row."""
 
     journal: str
@@ -25,7 +25,7 @@ def witness_path(journal: Path) -> Path:
     return journal.with_name(journal.name + "-witness")
 
 
-def noted(journal: Path) -> Noted | None:
+def read_witness(journal: Path) -> WitnessMark | None:
     """Return what the witness of the journal at this path says, None when it says nothing."""
     try:
         found = read_regular(witness_path(journal))
@@ -34,7 +34,7 @@ def noted(journal: Path) -> Noted | None:
     if len(found) < _LAYOUT.size:
         return None
     of, rows = _LAYOUT.unpack_from(found)
-    return Noted(of.hex(), rows)
+    return WitnessMark(of.hex(), rows)
 
 
 class Witness:
@@ -46,7 +46,7 @@ class Witness:
 
     def __init__(self, journal: Path, journal_id: str) -> None:
         """Open the witness of the journal at this path; `rows` is what it says of the journal of that id."""
-        path, found = witness_path(journal), noted(journal)
+        path, found = witness_path(journal), read_witness(journal)
         if path.exists() and path.stat().st_nlink > 1:
             path.unlink()  # a second name of another file, which is not ours to write into
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

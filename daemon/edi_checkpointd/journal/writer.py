@@ -12,10 +12,10 @@ from uuid import uuid4
 import apsw
 import msgspec
 
-from edi_checkpoint.references import MARK, Attachment, digests_in
+from edi_checkpoint.wire.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.journal.reader import Reader
-from edi_checkpointd.journal.tables import (
+from edi_checkpointd.journal.schema import (
     APPLICATION_ID,
     BLOBS,
     FORMAT,
@@ -23,7 +23,7 @@ from edi_checkpointd.journal.tables import (
     SCHEMA,
     Fence,
     Frame,
-    Gap,
+    GapRow,
     JournalDamaged,
     JournalRefused,
     Notes,
@@ -37,8 +37,8 @@ from edi_checkpointd.journal.tables import (
     named_damage,
 )
 from edi_checkpointd.journal.witness import Witness
-from edi_checkpointd.pulse import Pulse
 from edi_checkpointd.state import Snapshot
+from edi_checkpointd.system.pulse import Pulse
 
 _BUSY_MS = 5000  # waited for a lock that is in the way
 _READERS_MS = 50  # ... where it is tried again, and frames may wait meanwhile
@@ -68,7 +68,7 @@ class Transaction:
 
     frames: list[Frame] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[GapRow] = field(default_factory=list)
     keeps: dict[int, int] = field(default_factory=dict)  # by session: how many checkpoints its writer wants kept
     blobs: dict[str, Attachment] = field(default_factory=dict)  # by digest
 
@@ -267,7 +267,7 @@ class Journal:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, number))
 
-    def forget_stream(self, stream: str) -> None:
+    def delete_stream(self, stream: str) -> None:
         """Remove the row of a stream whose outbox is gone."""
         with self._transaction():
             self._db.execute("DELETE FROM streams WHERE stream = ?", (stream,))
@@ -342,7 +342,7 @@ class Journal:
 
     # -- forgetting --------------------------------------------------------------------------------------------------
 
-    def forget(self, session_id: str) -> bool:
+    def delete_slice(self, session_id: str) -> bool:
         """Delete one slice of a session's rows, its own at last; return whether any is left.
 
         What is deleted is written over with zeros; its WAL is gone after `empty_wal`. Raises `JournalRefused`.
@@ -383,7 +383,7 @@ class Journal:
                 break
         return chosen
 
-    def forget_blobs(self) -> list[tuple[str, str, int]]:
+    def delete_unnamed_blobs(self) -> list[tuple[str, str, int]]:
         """Delete the attachments that no row names any more; return digest, type and size of each.
 
         Nothing need be looked for else: a document that names one is visible only when there is a file of it.

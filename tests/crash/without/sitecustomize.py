@@ -27,13 +27,13 @@ def _nothing(*_: object, **__: object) -> None:
 
 
 def _file_fsync() -> None:
-    from edi_checkpointd import fs
+    from edi_checkpointd.system import fs
 
     fs.os = _Without(os, fsync=_nothing)
 
 
 def _folder_fsync() -> None:
-    from edi_checkpointd import fs
+    from edi_checkpointd.system import fs
 
     fs.sync_folder = _nothing
 
@@ -51,7 +51,7 @@ def _synchronous_full() -> None:
 
 
 def _resend() -> None:
-    from edi_checkpoint.window import Window
+    from edi_checkpoint.link.window import Window
 
     assert callable(Window.rewind)  # one that has moved would be left in
     Window.rewind = _nothing
@@ -65,13 +65,13 @@ def _dedupe_row() -> None:
 
 
 def _outbox_drain() -> None:
-    from edi_checkpointd.attendance import Attendance
+    from edi_checkpointd.writers.drains import OutboxDrains
 
-    Attendance.gone = _nothing
+    OutboxDrains.enqueue = _nothing
 
 
 def _outbox_fsync() -> None:
-    from edi_checkpoint.outbox import Outbox
+    from edi_checkpoint.outbox.outbox import Outbox
 
     Outbox.sync = _nothing
 

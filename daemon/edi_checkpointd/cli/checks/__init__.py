@@ -16,10 +16,10 @@ from types import MappingProxyType
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpointd.cli.checks import places, serving, working
-from edi_checkpointd.cli.checks.finding import Finding, at_fault
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault
 from edi_checkpointd.cli.checks.setup import Setup
 
-CHECKS: Mapping[str, Callable[[Setup], Finding]] = MappingProxyType(
+CHECKS: Mapping[str, Callable[[Setup], CheckResult]] = MappingProxyType(
     {
         check.__name__: check
         for check in (
@@ -46,13 +46,13 @@ CHECKS: Mapping[str, Callable[[Setup], Finding]] = MappingProxyType(
 )
 
 
-def examine(setup: Setup) -> Iterator[tuple[str, Finding]]:
+def examine(setup: Setup) -> Iterator[tuple[str, CheckResult]]:
     """Run the checks one by one; yield each one's name and finding."""
     for name in CHECKS:
         yield name, finding_of(name, setup)
 
 
-def finding_of(name: str, setup: Setup) -> Finding:
+def finding_of(name: str, setup: Setup) -> CheckResult:
     """Return the finding of one check; an error that it raises becomes a finding."""
     try:
         return CHECKS[name](setup)

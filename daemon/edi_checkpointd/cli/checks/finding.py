@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """A check's result. `ok` is None if the check does not apply. `command`: the remedy is a command to run."""
 
     ok: bool | None
@@ -14,21 +14,21 @@ class Finding(NamedTuple):
     command: bool = False
 
 
-def well(message: str) -> Finding:
+def well(message: str) -> CheckResult:
     """Return a finding without a fault."""
-    return Finding(True, message)
+    return CheckResult(True, message)
 
 
-def not_said(message: str) -> Finding:
+def not_said(message: str) -> CheckResult:
     """Return a finding for a check that does not apply or cannot tell, with the reason."""
-    return Finding(None, message)
+    return CheckResult(None, message)
 
 
-def at_fault(message: str, remedy: str) -> Finding:
+def at_fault(message: str, remedy: str) -> CheckResult:
     """Return a fault whose remedy is a sentence."""
-    return Finding(False, message, remedy)
+    return CheckResult(False, message, remedy)
 
 
-def mended_by(command: str, message: str) -> Finding:
+def mended_by(command: str, message: str) -> CheckResult:
     """Return a fault whose remedy is a command."""
-    return Finding(False, message, command, command=True)
+    return CheckResult(False, message, command, command=True)

@@ -9,11 +9,11 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from edi_checkpoint.paths import HOME, Paths
+from edi_checkpoint.system.paths import HOME, Paths
 from edi_checkpointd import config
-from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup, nearest
-from edi_checkpointd.cli.screen import size
+from edi_checkpointd.cli.output.screen import size
 
 FREE_WANTED_BYTES = 128 << 20  # the largest state (64 MiB) must fit beside its previous checkpoint
 FREE_WANTED_INODES = 1000
@@ -42,7 +42,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 _MADE_AT_NEED = "does not exist yet, and can be created"
 
 
-def configuration(setup: Setup) -> Finding:
+def configuration(setup: Setup) -> CheckResult:
     """Check the configuration file and the variables."""
     found = config.load(setup.paths, setup.environ)
     if found.warnings:
@@ -52,22 +52,22 @@ def configuration(setup: Setup) -> Finding:
     return well(f"{where}; {count} setting{'s' * (count != 1)} of your own")
 
 
-def sessions_folder(setup: Setup) -> Finding:
+def sessions_folder(setup: Setup) -> CheckResult:
     """Check that this user, and only this user, can write checkpoints."""
     return _folder(setup.paths.sessions)
 
 
-def state_folder(setup: Setup) -> Finding:
+def state_folder(setup: Setup) -> CheckResult:
     """Check that this user, and only this user, can write journal and outboxes."""
     return _folder(setup.paths.state)
 
 
-def runtime_folder(setup: Setup) -> Finding:
+def runtime_folder(setup: Setup) -> CheckResult:
     """Check that this user, and only this user, can create the socket."""
     return _folder(setup.paths.runtime)
 
 
-def _folder(folder: Path) -> Finding:
+def _folder(folder: Path) -> CheckResult:
     quoted = shlex.quote(str(folder))
     found = nearest(folder)
     if found != folder and (folder.is_symlink() or not found.is_dir()):
@@ -96,7 +96,7 @@ def _folder(folder: Path) -> Finding:
     return well(f"{folder}, open only to you")
 
 
-def disk_space(setup: Setup) -> Finding:
+def disk_space(setup: Setup) -> CheckResult:
     """Check that the disks have room for what EDI publishes."""
     free = {}
     for folder in _on_disk(setup.paths):
@@ -109,7 +109,7 @@ def disk_space(setup: Setup) -> Finding:
     return well(f"{size(least)} free")
 
 
-def inodes(setup: Setup) -> Finding:
+def inodes(setup: Setup) -> CheckResult:
     """Check that the file systems have room for more files."""
     free = {}
     for folder in _on_disk(setup.paths):
@@ -124,7 +124,7 @@ def inodes(setup: Setup) -> Finding:
     return well(f"room for {least:,} more files")
 
 
-def file_system(setup: Setup) -> Finding:
+def file_system(setup: Setup) -> CheckResult:
     """Check that the disk belongs to this machine, so that locks and fsync are reliable."""
     kinds = {}
     for folder in _on_disk(setup.paths):
@@ -148,7 +148,7 @@ def fault_of(kind: str) -> str | None:
     return None
 
 
-def sync_folder(setup: Setup) -> Finding:
+def sync_folder(setup: Setup) -> CheckResult:
     """Check that no other program copies or renames our files."""
     for folder in _on_disk(setup.paths):
         if by := synced_by(folder):

@@ -8,12 +8,13 @@ import stat
 import subprocess
 from pathlib import Path
 
-from edi_checkpoint import process, protocol
-from edi_checkpoint.autostart import SYSTEMCTL, UNIT, installed_unit
 from edi_checkpoint.errors import WrongFolder
-from edi_checkpoint.paths import RUNTIME_DIR, socket_path
-from edi_checkpoint.troubles import daemon_hangs
-from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
+from edi_checkpoint.home.problems import daemon_hangs
+from edi_checkpoint.link.autostart import SYSTEMCTL, UNIT, installed_unit
+from edi_checkpoint.system import process
+from edi_checkpoint.system.paths import RUNTIME_DIR, socket_path
+from edi_checkpoint.wire import messages
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup
 
 DESCRIPTORS_WANTED = 512  # the daemon needs two per client, and some for files
@@ -21,7 +22,7 @@ DESCRIPTORS_USED_MAX = 0.8
 _SYSTEMCTL_S = 5.0
 
 
-def service(setup: Setup) -> Finding:
+def service(setup: Setup) -> CheckResult:
     """Check that the systemd unit, if there is one, can start the daemon."""
     unit = installed_unit(setup.environ.get("HOME", ""))
     if unit is None:
@@ -65,7 +66,7 @@ def _systemctl(question: str) -> str:
     return done.stdout.strip()
 
 
-def lock(setup: Setup) -> Finding:
+def lock(setup: Setup) -> CheckResult:
     """Check that the lock is free, or held by the daemon that it names."""
     path, quoted = setup.paths.lock, shlex.quote(str(setup.paths.lock))
     try:
@@ -98,7 +99,7 @@ def _holder_by_kernel(status: os.stat_result) -> int | None:
     return None
 
 
-def socket(setup: Setup) -> Finding:
+def socket(setup: Setup) -> CheckResult:
     """Check that the socket can be created, is a socket, and is open only to this user."""
     path = Path(socket_path(setup.paths))
     quoted = shlex.quote(str(path))
@@ -119,13 +120,13 @@ def socket(setup: Setup) -> Finding:
     return well(str(path))
 
 
-def daemon(setup: Setup) -> Finding:
+def daemon(setup: Setup) -> CheckResult:
     """Check that the daemon that holds the lock also answers, and serves our folder."""
     holder = setup.holder if setup.held else None
     if holder is None and setup.listener is None:
         return not_said("not running")
     greeting = setup.greeting
-    if isinstance(greeting, protocol.Error):
+    if isinstance(greeting, messages.Error):
         if greeting.code == WrongFolder.code:
             message = f"process {setup.listener} listens on our socket, but serves another folder: {greeting.message}"
             return at_fault(message, f"set {RUNTIME_DIR} to a different folder for one of the two homes")
@@ -140,10 +141,10 @@ def daemon(setup: Setup) -> Finding:
     return well(f"process {greeting.pid} answers")
 
 
-def versions(setup: Setup) -> Finding:
+def versions(setup: Setup) -> CheckResult:
     """Check that client and daemon have the same version."""
     running = setup.greeting if setup.held else None
-    if not isinstance(running, protocol.Welcome):
+    if not isinstance(running, messages.Welcome):
         return well(f"{setup.version}, client and daemon") if not setup.held else not_said("the daemon does not answer")
     if running.version != setup.version:
         message = f"the client is {setup.version}, but the running daemon is still {running.version}"
@@ -151,7 +152,7 @@ def versions(setup: Setup) -> Finding:
     return well(f"{setup.version}, client and daemon")
 
 
-def descriptors(setup: Setup) -> Finding:
+def descriptors(setup: Setup) -> CheckResult:
     """Check that the daemon may open enough files. A new daemon inherits this process's limit."""
     ours = process.descriptors(os.getpid())
     its = process.descriptors(setup.holder.pid) if setup.held and setup.holder else ours

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from edi_checkpoint import protocol
-from edi_checkpoint.connection import Change, Connection
-from edi_checkpoint.holder import Holder, read_holder
-from edi_checkpoint.paths import Paths, socket_path
-from edi_checkpoint.spool import is_held
-from edi_checkpoint.status import Status
-from edi_checkpoint.wakeup import Wakeup
+from edi_checkpoint.home.status import Status
+from edi_checkpoint.link.connection import Connection, MonitorEvent
+from edi_checkpoint.link.wakeup import Wakeup
+from edi_checkpoint.outbox.segments import is_held
+from edi_checkpoint.system.daemon_lock import Holder, read_holder
+from edi_checkpoint.system.paths import Paths, socket_path
+from edi_checkpoint.wire import messages as wire_messages
 
 GREETING_S = 2.0
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -56,20 +56,20 @@ class Setup:
         return int(_CREDENTIALS.unpack(told)[0])
 
     @cached_property
-    def greeting(self) -> protocol.Welcome | protocol.Error | None:
+    def greeting(self) -> wire_messages.Welcome | wire_messages.Error | None:
         """The answer to a greeting on the socket; None if none comes within 2 s."""
         wakeup = Wakeup()
         connection = Connection(self.paths, wakeup.fd, queue_frames=8)
-        hello = protocol.Hello(app="edi-checkpoint", version=self.version, sessions_dir=str(self.paths.sessions))
+        hello = wire_messages.Hello(app="edi-checkpoint", version=self.version, sessions_dir=str(self.paths.sessions))
         until_s = time.monotonic() + GREETING_S
         try:
             connection.connect()
             while (left_s := until_s - time.monotonic()) > 0:
                 _, changes, messages = connection.poll(int(left_s * 1000) + 1)
-                if Change.UP in changes:
+                if MonitorEvent.UP in changes:
                     connection.send(hello)
                 for message in messages:
-                    if isinstance(message, protocol.Welcome | protocol.Error):
+                    if isinstance(message, wire_messages.Welcome | wire_messages.Error):
                         return message
         finally:
             connection.close(farewell=False)

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import msgspec
 
-from edi_checkpoint import protocol
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.document import parse_checkpoint
-from edi_checkpoint.troubles import Trouble
+from edi_checkpoint.documents.reader import parse_checkpoint
+from edi_checkpoint.home.problems import Trouble
+from edi_checkpoint.wire import messages
 from edi_checkpointd.cli import PROGRAM
-from edi_checkpointd.cli.checks.finding import Finding, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup
 from edi_checkpointd.journal import sound_sqlite
 
@@ -22,19 +22,19 @@ _PATIENCE_S = 10.0  # for each of starting, writing and purging: the daemon's di
 _PROBE = {"text": "h\u00f6lzern \u7a7a", "number": 0.1, "list": [1, None, True]}
 
 
-def sqlite(setup: Setup) -> Finding:
+def sqlite(setup: Setup) -> CheckResult:
     """Check that this SQLite version loses no commits. Raises `VersionMismatch`."""
     return well(sound_sqlite())
 
 
-def clock(setup: Setup) -> Finding:
+def clock(setup: Setup) -> CheckResult:
     """Check that the clock is not behind the newest entry."""
     for trouble in _troubles(setup, clock=True):
         return mended_by("sudo timedatectl set-ntp true", f"{trouble.message}; {trouble.hint}")
     return well("not behind the newest entry")
 
 
-def status(setup: Setup) -> Finding:
+def status(setup: Setup) -> CheckResult:
     """Check that `edi-checkpoint status` reports no fault."""
     found = _troubles(setup, clock=False)
     if found:
@@ -47,12 +47,12 @@ def _troubles(setup: Setup, *, clock: bool) -> list[Trouble]:
     return [trouble for trouble in setup.status.degraded if (trouble.code == _CLOCK) == clock]
 
 
-def round_trip(setup: Setup) -> Finding:
+def round_trip(setup: Setup) -> CheckResult:
     """Save, checkpoint, read back and purge a test session; start a daemon if none runs.
 
     Raises the error of the step that fails.
     """
-    if setup.held and not isinstance(setup.greeting, protocol.Welcome):
+    if setup.held and not isinstance(setup.greeting, messages.Welcome):
         return not_said("the daemon does not answer")
     begun_s = time.monotonic()
     with connect(app=PROGRAM, timeout_s=_PATIENCE_S) as client:
@@ -65,8 +65,8 @@ def round_trip(setup: Setup) -> Finding:
         try:
             same = _there_and_back(setup, client, session_id)
         finally:
-            purged = client.ask(partial(protocol.Purge, sessions=(session_id,)), _PATIENCE_S)
-    if isinstance(purged, protocol.Purged) and purged.kept:
+            purged = client.ask(partial(messages.Purge, sessions=(session_id,)), _PATIENCE_S)
+    if isinstance(purged, messages.Purged) and purged.kept:
         return at_fault(
             f"session {session_id} cannot be purged: {purged.kept[0]}", "fix the path that the message names"
         )

@@ -1,0 +1,159 @@
+"""The layout of checkpoint and auto-save documents: their header and the parts of their files.
+
+Both are the text of `json.dump(document, indent=2, ensure_ascii=False)` (`docs/format.md`). No I/O, no clock.
+`reader.py` reads what is written here, in this version and all earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+
+from edi_checkpoint.documents.fragments import Fragment
+from edi_checkpoint.documents.named_files import FileFacts
+from edi_checkpoint.model import Kind
+
+FORMAT: Final = 1  # rises when a reader of the older format would go wrong; extra header keys do not
+AUTOSAVE: Final = "autosave"
+RESERVED: Final = "_edi_checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a document says besides the state. `timestamp` is aware; `previous` names the checkpoint before this one.
+
+    `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`),
+    `keep` the session's own number of checkpoints kept, if it has one, `files` what was known of the files that the
+    state only names, `rule` the key whose change was the transition that the checkpoint is of.
+    """
+
+    session_id: str
+    timestamp: datetime
+    kind: Kind | Literal["autosave"]
+    sequence: int
+    reason: str = ""
+    stage: str = "unknown"
+    parent_session: str | None = None
+    previous: str | None = None
+    label: str | None = None
+    pinned: bool = False
+    note: str | None = None
+    client: Mapping[str, object] = field(default_factory=dict)
+    streams: Mapping[str, int] = field(default_factory=dict)
+    summary: Mapping[str, object] = field(default_factory=dict)
+    keep: int | None = None
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
+    rule: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The state's validation score, if it has one."""
+        score = self.summary.get("score")
+        try:
+            return float(score) if isinstance(score, int | float) else None
+        except OverflowError:  # not as it is written here
+            return None
+
+
+def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
+    """Return the parts of a checkpoint file, in order; the large ones are the fragments' own bytes, not copies."""
+    head = _head(
+        {
+            "session_id": header.session_id,
+            "timestamp": _written(header.timestamp),
+            "reason": header.reason,
+            "stage": header.stage,
+            "parent_session": header.parent_session,
+            "checkpoint": {
+                "format": FORMAT,
+                "kind": header.kind,
+                "sequence": header.sequence,
+                "previous": header.previous,
+                "label": header.label,
+                "pinned": header.pinned,
+                "note": header.note,
+                "client": dict(header.client),
+                "streams": dict(header.streams),
+                "summary": dict(header.summary),
+                **_own_keep(header),
+                **({} if header.rule is None else {"rule": header.rule}),
+                **_files(header),
+            },
+        }
+    )
+    digests = {key: value.digest for key, value in fragments.items()}
+    integrity = _pretty({"integrity": {"header": sha256(head).hexdigest(), "state_info": digests}})
+    return [head, *state_info_parts(fragments), b",", integrity.removeprefix(b"{")]
+
+
+def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
+    """Return the parts of an auto-save, in order: the flat state with the header's id first and our block last.
+
+    State keys `session_id` and `_edi_checkpoint` are left out; so are the header's kind, reason, label, pin and note.
+    """
+    parts = [b'{\n  "session_id": ', msgspec.json.encode(header.session_id)]
+    for key, value in fragments.items():
+        if key not in ("session_id", RESERVED):
+            parts += (b",\n  " + msgspec.json.encode(key) + b": ", value.text.replace(b"\n    ", b"\n  "))
+    parts.append(b",\n")
+    state = sha256()
+    for part in parts:
+        state.update(part)
+    block = {
+        "format": FORMAT,
+        "kind": AUTOSAVE,
+        "timestamp": _written(header.timestamp),
+        "sequence": header.sequence,
+        "previous": header.previous,
+        "parent_session": header.parent_session,
+        "stage": header.stage,
+        "client": dict(header.client),
+        "streams": dict(header.streams),
+        "summary": dict(header.summary),
+        **_own_keep(header),
+    }
+    lines = b'  "_edi_checkpoint": ' + _head(block).replace(b"\n ", b"\n   ")
+    integrity = {"state": state.hexdigest(), "header": sha256(lines).hexdigest()}
+    end = _pretty({RESERVED: {"integrity": integrity}}).removeprefix(b'{\n  "_edi_checkpoint": {\n')
+    return [*parts, lines, end]
+
+
+def _own_keep(header: Header) -> dict[str, object]:
+    return {} if header.keep is None else {"keep": header.keep}
+
+
+def _files(header: Header) -> dict[str, object]:
+    """Return the member `files` of a checkpoint whose state names some: each with all that a `FileFacts` says."""
+    return (
+        {"files": {key: msgspec.structs.asdict(facts) for key, facts in header.files.items()}} if header.files else {}
+    )
+
+
+def state_info_parts(fragments: Mapping[str, Fragment]) -> list[bytes]:
+    """Return the member `state_info` of a checkpoint as it stands in the file, from its indentation to its brace."""
+    if not fragments:
+        return [b'  "state_info": {}']
+    parts: list[bytes] = []
+    before = b'  "state_info": {\n    '
+    for key, value in fragments.items():
+        parts += (before + msgspec.json.encode(key) + b": ", value.text)
+        before = b",\n    "
+    return [*parts, b"\n  }"]
+
+
+def _written(timestamp: datetime) -> str:
+    return timestamp.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _pretty(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
+
+
+def _head(value: Mapping[str, object]) -> bytes:
+    """Return an object's text without its end, so that more members can follow."""
+    return _pretty(value).removesuffix(b"\n}") + b",\n"

@@ -1,0 +1,167 @@
+"""The files that a state only names: what a checkpoint records of them, and what happened to them since.
+
+`facts_of` and `check_files` read the disk, `compare` decides. The owner of a file may change it at any time, so no
+function here relies on a name between two looks.
+
+Example:
+    from pathlib import Path
+
+    from edi_checkpoint.documents.named_files import compare, facts_of as look, check_files as look_around
+
+    Path("roof.jpg").write_bytes(b"a picture")
+    recorded = {"image_path": look(str(Path("roof.jpg").resolve()))}
+    Path("roof.jpg").write_bytes(b"another picture")
+    (file,) = compare(recorded, look_around(recorded))
+    print(file.key, file.verdict)  # image_path edited
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Mapping, MutableMapping
+from hashlib import sha256
+from io import FileIO
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edi_checkpoint.documents.fragments import Fragment, string
+from edi_checkpoint.model import NamedFile, Verdict
+from edi_checkpoint.system.safe_open import open_regular
+
+KEYS: Final = ("image_path", "edited_image_path", "mask_path")
+DIGESTED_MAX_BYTES: Final = 256 << 20  # a second of reading; a larger file is known by size and time
+PATH_MAX_BYTES: Final = 4096  # as Linux takes it
+BESIDE_MAX: Final = 2000  # names looked at for a file that was moved
+ALIKE_MAX: Final = 8  # files of its size that are digested for it
+_READ_BYTES = 1 << 20
+
+Identity = tuple[str, int, int, int]  # path, inode, size and time: who changes a file changes one of them
+
+
+class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The size, time and digest of a named file; None where the file was missing, unreadable, or not checked in time.
+
+    `sha256` is None for a file larger than `DIGESTED_MAX_BYTES` too.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+
+
+class Now(NamedTuple):
+    """A named file as it is now; `moved_to` is a file beside it with the recorded content, looked for if it is gone."""
+
+    facts: FileFacts
+    moved_to: str | None = None
+
+
+def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
+    """Return the files that a state names, by key."""
+    found = {}
+    for key in KEYS:
+        value = fragments.get(key)
+        if value is not None and len(value.text) <= PATH_MAX_BYTES and (path := string(value.text)):
+            found[key] = path
+    return found
+
+
+def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
+    """Return what happened to each file of `recorded`; `now` is the result of `check_files`, which may lack a file."""
+    return [
+        NamedFile(key, facts.path, _verdict(facts, now.get(key)), now[key].moved_to if key in now else None)
+        for key, facts in recorded.items()
+    ]
+
+
+def _verdict(before: FileFacts, now: Now | None) -> Verdict:
+    if now is None or not before.path.startswith("/"):
+        return Verdict.UNKNOWN
+    after = now.facts
+    if after.size_bytes is None:
+        return Verdict.MISSING if now.moved_to is None else Verdict.MOVED
+    if before.size_bytes is None:
+        return Verdict.UNKNOWN
+    if before.sha256 is not None and after.sha256 is not None:
+        return Verdict.SAME if before.sha256 == after.sha256 else Verdict.EDITED
+    alike = (before.size_bytes, before.mtime_ns) == (after.size_bytes, after.mtime_ns)
+    return Verdict.SAME if alike else Verdict.EDITED
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def check_files(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
+    """Return the files of `recorded` as they are now. A file of the recorded size and another time is read."""
+    return {key: _now(facts) for key, facts in recorded.items()}
+
+
+def check_files_within(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
+    """Return the result of `check_files`, or an empty dict after `timeout_s`: a mount may have lost its server."""
+    found: dict[str, Now] = {}
+    looking = threading.Thread(
+        target=lambda: found.update(check_files(recorded)), name="edi-checkpoint-look", daemon=True
+    )
+    looking.start()
+    looking.join(timeout_s)
+    return {} if looking.is_alive() else found
+
+
+def _now(recorded: FileFacts) -> Now:
+    seen = facts_of(recorded.path, digest=False)
+    if seen.size_bytes is None:
+        return Now(seen, _moved_to(recorded))
+    if (seen.size_bytes, seen.mtime_ns) == (recorded.size_bytes, recorded.mtime_ns):
+        return Now(recorded)
+    if seen.size_bytes != recorded.size_bytes:
+        return Now(seen)  # edited, whatever is in it
+    return Now(facts_of(recorded.path))
+
+
+def _moved_to(recorded: FileFacts) -> str | None:
+    """Return the path of a file with the recorded content in the same folder, among the first that are looked at."""
+    if recorded.sha256 is None or not Path(recorded.path).is_absolute():
+        return None
+    alike: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(Path(recorded.path).parent) as entries:
+        for _, entry in zip(range(BESIDE_MAX), entries, strict=False):
+            if (
+                entry.is_file(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_size == recorded.size_bytes
+            ):
+                alike.append(entry.path)
+    return next((path for path in sorted(alike)[:ALIKE_MAX] if facts_of(path).sha256 == recorded.sha256), None)
+
+
+def facts_of(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
+    """Return the size, time and digest of the file `path` now. All are None for a relative path and for no regular
+    file.
+
+    `known` holds digests of files that did not change since; this call adds its own.
+    """
+    facts = FileFacts(path)
+    if not path.startswith("/") or "\0" in path:
+        return facts
+    known = {} if known is None else known
+    with contextlib.suppress(OSError, UnicodeEncodeError), open_regular(path, follow=True) as file:
+        status = os.fstat(file.fileno())
+        identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+        if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
+            found = _digest(file, status.st_size)
+            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else somebody writes to it just now
+                known[identity] = found
+        facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
+    return facts
+
+
+def _digest(file: FileIO, size: int) -> str:
+    digest = sha256()
+    while size > 0 and (part := file.read(min(size, _READ_BYTES))):
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""How much lies on disk, by kind. What bounds each is a setting of the daemon, which it or its command tells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.trash import listed
+from edi_checkpoint.system.paths import Paths
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How many bytes there are, and how many there may be (None: not known)."""
+
+    bytes: int
+    cap_bytes: int | None
+
+
+def sizes_of(paths: Paths, catalog: Catalog, caps: Mapping[str, int]) -> dict[str, Size]:
+    """Return the sizes of all that is written, by kind, with those of `caps`.
+
+    `documents` are checkpoints and auto-saves, `outboxes` all outboxes together, of which each has the cap.
+    """
+    found = {
+        "documents": sum(documents_bytes(catalog, session_id) for session_id in catalog.sessions()),
+        "trash": sum(one.size_bytes for one in listed(paths.trash)),
+        "attachments": tree_bytes(paths.attachments),
+        "journal": files_bytes(paths.journal.parent, paths.journal.name),
+        "outboxes": tree_bytes(paths.outbox),
+        "damaged": tree_bytes(paths.damaged) + tree_bytes(paths.damaged_documents),
+        "logs": files_bytes(paths.log.parent, paths.log.name),
+    }
+    return {kind: Size(count, caps.get(kind)) for kind, count in found.items()}
+
+
+def documents_bytes(catalog: Catalog, session_id: str) -> int:
+    """Return how many bytes a session's documents have."""
+    autosave = catalog.autosave(session_id)
+    return sum(info.size_bytes for info in catalog.checkpoints(session_id)) + (autosave.size_bytes if autosave else 0)
+
+
+def files_bytes(folder: Path, beginning: str) -> int:
+    """Return how many bytes the files in `folder` have whose names begin so."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sum(_size(entry) for entry in entries if entry.name.startswith(beginning))
+    return 0
+
+
+def tree_bytes(folder: Path) -> int:
+    """Return how many bytes the files below `folder` have; no link is followed."""
+    count = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            count += tree_bytes(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else _size(entry)
+    return count
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except OSError:  # gone meanwhile
+        return 0

@@ -1,0 +1,1 @@
+"""A session as an app writes and resumes it."""

@@ -1,0 +1,1 @@
+"""Paths, settings, locks, processes and the clock: what the package needs of the operating system."""

@@ -1,0 +1,1 @@
+"""Values to JSON texts and attachments, and back."""

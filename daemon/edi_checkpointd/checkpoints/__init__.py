@@ -1,0 +1,1 @@
+"""Checkpoints and auto-saves: when one is due, and how it is written."""

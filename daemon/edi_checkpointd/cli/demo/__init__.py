@@ -1,0 +1,1 @@
+"""The command `demo`: it kills a session and brings it back."""

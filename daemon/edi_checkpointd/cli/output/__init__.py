@@ -1,0 +1,1 @@
+"""How the commands print anything: the screen, tables, trees, progress, and common phrases."""

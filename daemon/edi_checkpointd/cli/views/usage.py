@@ -1,0 +1,85 @@
+"""How much disk space each session takes: documents, rows of the journal, outboxes, attachments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from edi_checkpoint.documents.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.documents.trash import listed
+from edi_checkpoint.home.sizes import tree_bytes
+from edi_checkpoint.system.paths import Paths
+from edi_checkpointd.attachments.garbage import named_in
+from edi_checkpointd.attachments.store import listed as listed_attachments
+
+
+class Usage(NamedTuple):
+    """What a session takes, in bytes. `attachments` counts all that its documents name, shared ones too."""
+
+    session_id: str
+    trashed: bool
+    documents: int
+    journal: int
+    outbox: int
+    attachments: int
+
+    @property
+    def total(self) -> int:
+        """The sum of all kinds."""
+        return self.documents + self.journal + self.outbox + self.attachments
+
+    def document(self) -> dict[str, object]:
+        """Return the row of `du --json`."""
+        return {
+            "session_id": self.session_id,
+            "trashed": self.trashed,
+            "documents_bytes": self.documents,
+            "journal_bytes": self.journal,
+            "outbox_bytes": self.outbox,
+            "attachments_bytes": self.attachments,
+        }
+
+
+def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int], None]) -> list[Usage]:
+    """Return what each session takes, the largest first. `journal` gives each session's bytes in the journal.
+
+    Every document is read to find its attachments. `progress` gets the number of documents read, and of all.
+    """
+    filed = {one.digest: one.size_bytes for one in listed_attachments(paths.attachments)}
+    trashed = {one.session_id for one in listed(paths.trash)}
+    folders = [paths.sessions, *(paths.trash / session_id for session_id in trashed)]
+    found = [one for folder in folders for one in _documents(folder)]
+    sizes: dict[str, int] = {}
+    named: dict[str, set[str]] = {}
+    for at, (session_id, path) in enumerate(found):
+        try:
+            sizes[session_id] = sizes.get(session_id, 0) + path.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:  # a newer checkpoint replaced it meanwhile
+            continue
+        if filed:
+            named.setdefault(session_id, set()).update(named_in(path))
+        progress(at, len(found))
+    outboxes = {folder.name: tree_bytes(folder) for folder in paths.outbox.iterdir()} if paths.outbox.exists() else {}
+    rows = [
+        Usage(
+            session_id,
+            session_id in trashed,
+            sizes.get(session_id, 0),
+            journal.get(session_id, 0),
+            outboxes.get(session_id, 0),
+            sum(filed.get(digest, 0) for digest in named.get(session_id, ())),
+        )
+        for session_id in {*sizes, *journal, *outboxes}
+    ]
+    return sorted(rows, key=lambda one: (-one.total, one.session_id))
+
+
+def _documents(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the documents in a folder, each with the session that its file name says."""
+    if folder.exists():
+        for path in folder.iterdir():
+            checkpoint = parse_checkpoint_name(path.name)
+            session_id = checkpoint.session_id if checkpoint else parse_autosave_name(path.name)
+            if session_id is not None:
+                yield session_id, path

@@ -1,0 +1,1 @@
+"""The purge: it deletes sessions and everything that names them."""

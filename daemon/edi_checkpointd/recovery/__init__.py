@@ -1,0 +1,1 @@
+"""Recovery at the start: the journal, the states of dead writers, and files that are missing."""

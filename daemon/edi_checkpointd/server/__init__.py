@@ -1,0 +1,1 @@
+"""The server: it assembles the parts, runs the loop, and answers clients."""

@@ -1,0 +1,1 @@
+"""Files, locks, clocks, timers, threads and logs: what the daemon needs of the operating system."""

@@ -1,0 +1,1 @@
+"""The service under systemd: its units, their installation, and the messages to systemd."""

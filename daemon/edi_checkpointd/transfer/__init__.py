@@ -1,0 +1,1 @@
+"""Export and import: a session as an archive file."""

@@ -1,0 +1,292 @@
+"""The archive: one session as one file, a zip whose manifest names every entry with size and digest.
+
+    manifest.json               format, session, entries
+    documents/<file name>       checkpoints and auto-save, byte for byte
+    attachments/<digest>.<type> what they name
+
+Nothing in an archive is trusted: an entry is there by the manifest, its name by what may lie in a sessions folder, its
+size by the bounds below, its content by digests. Whatever is wrong, `ArchiveRefused` says before anything is written.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+from typing import BinaryIO, Final, NamedTuple
+
+import msgspec
+
+from edi_checkpoint.documents.fragments import Fragment, fragment
+from edi_checkpoint.documents.layout import autosave_document, checkpoint_document
+from edi_checkpoint.documents.names import (
+    autosave_name,
+    check_session_id,
+    parse_attachment_name,
+    parse_autosave_name,
+    parse_checkpoint_name,
+)
+from edi_checkpoint.documents.reader import Document, parse_autosave, parse_checkpoint
+from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
+from edi_checkpoint.model import Kind
+from edi_checkpoint.values.arrays import ATTACHMENT_MAX_BYTES
+from edi_checkpoint.wire.references import MARK, Reference, references, replaced
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+MANIFEST_MAX_BYTES: Final = 8 << 20
+ENTRIES_MAX: Final = 20_000
+DOCUMENT_MAX_BYTES: Final = 256 << 20  # a state of 63 MiB, laid out
+TOTAL_MAX_BYTES: Final = 4 << 30
+RATIO_MAX: Final = 200  # of an entry to what it is packed into, beyond the first MiB: text packs to a tenth
+_DOCUMENTS, _ATTACHMENTS = "documents/", "attachments/"
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError,
+)  # fmt: skip
+
+
+class ArchiveRefused(EdiCheckpointError):
+    """A file that is no archive of a session, or not the one that was exported; nothing of it was taken."""
+
+    code = "archive_refused"
+    default_hint = "nothing was changed; export the session again, and carry the file over whole"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What the manifest says of an entry."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What an archive says of itself."""
+
+    format: int
+    session_id: str
+    software: str
+    exported: datetime
+    entries: tuple[Entry, ...]
+
+
+class Member(NamedTuple):
+    """A file of a session: its name in its folder, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def write(file: BinaryIO, session_id: str, software: str, now: datetime, members: Iterable[Member]) -> Manifest:
+    """Write the archive of a session into `file`; attachments are stored as they are, documents packed."""
+    entries = []
+    with zipfile.ZipFile(file, "w") as packed:
+        for member in members:
+            attachment = parse_attachment_name(member.name) is not None
+            name = (_ATTACHMENTS if attachment else _DOCUMENTS) + member.name
+            _put(packed, name, member.data, zipfile.ZIP_STORED if attachment else zipfile.ZIP_DEFLATED)
+            entries.append(Entry(name, len(member.data), sha256(member.data).hexdigest()))
+        manifest = Manifest(FORMAT, session_id, software, now, tuple(entries))
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        _put(packed, MANIFEST, text, zipfile.ZIP_DEFLATED)
+    return manifest
+
+
+def _put(packed: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:
+    info = zipfile.ZipInfo(name)  # of one date for all: the same session gives the same bytes
+    info.external_attr = (stat.S_IFREG | 0o600) << 16
+    info.compress_type = how
+    packed.writestr(info, data)
+
+
+def attachments_named(document: Document) -> Iterator[Reference]:
+    """Yield the references in a document's values."""
+    for text in document.values.values():
+        if MARK in text:
+            for _, reference in references(msgspec.json.decode(text)):
+                yield reference
+
+
+class Archive:
+    """An archive open for reading. `verify` first: it looks at all there is, and only then may it be taken."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Read the manifest and hold the entries against it. Raises `ArchiveRefused`."""
+        try:
+            self._packed = zipfile.ZipFile(file)
+            infos = self._packed.infolist()
+        except _BROKEN as error:
+            raise ArchiveRefused(f"no archive: {error}") from error
+        if len(infos) > ENTRIES_MAX:
+            raise ArchiveRefused(f"{len(infos)} entries; {ENTRIES_MAX} are taken")
+        self._infos = {info.filename: info for info in infos}
+        if len({name.casefold() for name in self._infos}) != len(infos):
+            raise ArchiveRefused("two entries of one name")
+        self.manifest = self._manifest()
+        names = [entry.name for entry in self.manifest.entries]
+        if sorted(names) != sorted(self._infos.keys() - {MANIFEST}):
+            raise ArchiveRefused("its manifest does not name its entries")
+        for entry in self.manifest.entries:
+            self._check_entry(entry)
+        if sum(entry.bytes for entry in self.manifest.entries) > TOTAL_MAX_BYTES:
+            raise ArchiveRefused(f"it would hold more than {TOTAL_MAX_BYTES} bytes")
+
+    def _manifest(self) -> Manifest:
+        if MANIFEST not in self._infos:
+            raise ArchiveRefused("it has no manifest")
+        text = self._bytes(MANIFEST, MANIFEST_MAX_BYTES)
+        try:
+            version = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format", msgspec.Raw(b"null"))
+            if bytes(version) != str(FORMAT).encode():
+                raise ArchiveRefused(f"archive format {bytes(version)[:20]!r}; this software knows {FORMAT}")
+            manifest = msgspec.json.decode(text, type=Manifest)
+            check_session_id(manifest.session_id)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EdiCheckpointError) as error:
+            raise error if isinstance(error, ArchiveRefused) else ArchiveRefused(f"manifest: {error}") from error
+        return manifest
+
+    def _check_entry(self, entry: Entry) -> None:
+        info = self._infos[entry.name]
+        if not self._is_ours(entry):
+            raise ArchiveRefused(f"{entry.name!r:.200} is no file of session {self.manifest.session_id}")
+        most = ATTACHMENT_MAX_BYTES if entry.name.startswith(_ATTACHMENTS) else DOCUMENT_MAX_BYTES
+        if not 0 <= entry.bytes <= most or info.file_size != entry.bytes:
+            raise ArchiveRefused(
+                f"{entry.name}: {info.file_size} bytes, {entry.bytes} by the manifest; {most} are taken"
+            )
+        if entry.bytes > (1 << 20) + RATIO_MAX * info.compress_size:
+            raise ArchiveRefused(f"{entry.name}: {entry.bytes} bytes packed into {info.compress_size}")
+        if info.is_dir() or stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise ArchiveRefused(f"{entry.name}: no regular file")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise ArchiveRefused(f"{entry.name}: packed in a way that is not taken")
+
+    def _is_ours(self, entry: Entry) -> bool:
+        kind, _, name = entry.name.partition("/")
+        if kind + "/" == _ATTACHMENTS:
+            return parse_attachment_name(name) == entry.sha256
+        named = parse_checkpoint_name(name)
+        session_id = named.session_id if named else parse_autosave_name(name)
+        return kind + "/" == _DOCUMENTS and session_id == self.manifest.session_id
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        try:
+            with self._packed.open(self._infos[name]) as packed:
+                data = packed.read(most + 1)
+        except _BROKEN as error:
+            raise ArchiveRefused(f"{name}: {error}") from error
+        if len(data) > most:
+            raise ArchiveRefused(f"{name}: more than {most} bytes")
+        return data
+
+    def _read(self, entry: Entry) -> Member:
+        data = self._bytes(entry.name, entry.bytes)
+        if len(data) != entry.bytes or sha256(data).hexdigest() != entry.sha256:
+            raise ArchiveRefused(f"{entry.name}: digest differs")
+        return Member(entry.name.partition("/")[2], data)
+
+    def verify(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        """Read everything: digests, documents, and that they name what is there. Raises `ArchiveRefused`."""
+        total, done = sum(entry.bytes for entry in self.manifest.entries), 0
+        named: set[str] = set()
+        for entry in self.manifest.entries:
+            member = self._read(entry)
+            if entry.name.startswith(_DOCUMENTS):
+                try:
+                    document = parse(member)
+                except EdiCheckpointError as error:
+                    raise ArchiveRefused(error.message) from error
+                named.update(reference.sha256 for reference in attachments_named(document))
+            done += entry.bytes
+            progress(done, total)
+        held = {entry.sha256 for entry in self.manifest.entries if entry.name.startswith(_ATTACHMENTS)}
+        if missing := named - held:
+            raise ArchiveRefused(f"attachment {min(missing)} is missing")
+        if unnamed := held - named:
+            raise ArchiveRefused(f"attachment {min(unnamed)} is named by no document")
+
+    def members(self, session_id: str) -> Iterator[Member]:
+        """Yield the files of the session as they come to lie in a sessions folder, under the id `session_id`."""
+        for entry in self.manifest.entries:
+            member = self._read(entry)
+            moved = session_id != self.manifest.session_id and entry.name.startswith(_DOCUMENTS)
+            yield _renamed(member, self.manifest.session_id, session_id) if moved else member
+
+
+def parse(member: Member) -> Document:
+    """Return the document that a member is. Raises `DocumentDamaged`, `VersionMismatch`."""
+    named = parse_checkpoint_name(member.name)
+    document = (parse_checkpoint if named else parse_autosave)(member.data, member.name)
+    if document.header.session_id != (named.session_id if named else parse_autosave_name(member.name)):
+        raise DocumentDamaged(f"{member.name}: it is of session {document.header.session_id}")
+    return document
+
+
+def _renamed(member: Member, old: str, new: str) -> Member:
+    """Return a document under another session's id: the values stay, byte for byte, but for that id.
+
+    The streams go: they are the other session's, which may be there as well.
+    """
+    document = parse(member)
+    header = document.header
+    name = new + member.name.removeprefix(old)
+    previous = header.previous and new + header.previous.removeprefix(old)
+    fragments = {key: fragment(text) for key, text in document.values.items()}
+    if "session_id" in fragments:
+        fragments["session_id"] = Fragment(msgspec.json.encode(new))
+    if header.kind == Kind.REFERENCE or (header.kind == Kind.FOREIGN and name == autosave_name(new)):
+        members = msgspec.json.decode(member.data, type=dict[str, msgspec.Raw]) | {
+            "session_id": msgspec.Raw(msgspec.json.encode(new))
+        }
+        return Member(name, msgspec.json.format(msgspec.json.encode(members), indent=2))
+    write_document = checkpoint_document if parse_checkpoint_name(name) else autosave_document
+    renamed = replace(header, session_id=new, previous=previous, streams={})
+    return Member(name, b"".join(write_document(renamed, fragments)))
+
+
+def plain(member: Member) -> tuple[Member, int]:
+    """Return a document as EDI's own class writes it, and how many arrays and bytes are null in it."""
+    document, left_out = parse(member), 0
+    state: dict[str, msgspec.Raw] = {}
+    for key, text in document.values.items():
+        if MARK in text:
+            form, count = _without_attachments(msgspec.json.decode(text))
+            text, left_out = msgspec.json.encode(form), left_out + count
+        state[key] = msgspec.Raw(text)
+    header = document.header
+    if parse_checkpoint_name(member.name) is None:
+        shape: dict[str, object] = {"session_id": header.session_id, **state}
+    else:
+        shape = {
+            "session_id": header.session_id,
+            "timestamp": header.timestamp.isoformat(),
+            "reason": header.reason,
+            "stage": header.stage,
+            "state_info": state,
+            "parent_session": header.parent_session,
+        }
+    return Member(member.name, msgspec.json.format(msgspec.json.encode(shape), indent=2)), left_out
+
+
+def _without_attachments(form: object) -> tuple[object, int]:
+    found: list[Reference] = []
+
+    def leave_out(reference: Reference, _path: str) -> None:
+        found.append(reference)
+
+    return replaced(form, leave_out), len(found)
+
+
+def write_plain(file: BinaryIO, members: Iterable[Member]) -> int:
+    """Write documents for EDI's own class into `file`, a zip; return how many arrays and bytes were left out."""
+    left_out = 0
+    with zipfile.ZipFile(file, "w") as packed:
+        for member in members:
+            made, count = plain(member)
+            left_out += count
+            _put(packed, made.name, made.data, zipfile.ZIP_DEFLATED)
+    return left_out

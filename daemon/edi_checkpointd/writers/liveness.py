@@ -1,0 +1,166 @@
+"""Liveness: which writers live, told by their locks, and the outboxes of those that do not.
+
+A pidfd is the fast notice of a death, the lock is the truth. A writer whose process we cannot watch (another pid
+namespace) is asked after by its lock every second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edi_checkpoint.outbox.segments import (
+    StreamFiles,
+    is_held,
+    list_streams,
+    read_records,
+    remove_folder,
+    share_lock,
+    sweep_folder,
+)
+from edi_checkpointd.intake.listener import Listener
+from edi_checkpointd.system.clock import Clock
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 1.0
+
+
+@dataclass(slots=True)
+class Drain:
+    """A dead stream's outbox under way into the journal: its lock is ours until it is closed."""
+
+    files: StreamFiles
+    chunks: Iterator[bytes]
+    lock_fd: int
+    taken_bytes: int = 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """What the segments hold beyond what was taken: bytes that are no records, or follow such; 1 of no file."""
+        return sum(_size(path) for path in self.files.segments) - self.taken_bytes
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self.lock_fd)
+
+
+class Liveness:
+    """Watches writers and finds the outboxes that dead ones left below `root`."""
+
+    def __init__(self, root: Path, listener: Listener, clock: Clock) -> None:
+        """Begin with none; `listener` polls the pidfds beside its socket."""
+        self._root = root
+        self._listener = listener
+        self._clock = clock
+        self._probe_at_s = 0.0
+        self._pidfds: dict[int, int] = {}  # descriptor to process
+        self._watched: dict[str, StreamFiles] = {}  # living streams
+        self._probed: set[str] = set()  # those of them that no pidfd tells of
+
+    def outboxes(self, session_id: str | None = None) -> list[StreamFiles]:
+        """Return the streams whose outboxes lie there, of one session or all, in the order they build on each other."""
+        if session_id is not None:
+            return list_streams(self._root / session_id)
+        return [files for folder in self._folders() for files in list_streams(folder)]
+
+    def _folders(self) -> list[Path]:
+        try:
+            with os.scandir(self._root) as entries:
+                return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+
+    def sweep(self) -> None:
+        """Remove the folders that a crash left without a stream."""
+        for folder in self._folders():
+            if not list_streams(folder):
+                sweep_folder(folder)
+
+    def remove(self, session_id: str) -> None:
+        """Unlink the outboxes of a session, whoever writes them. Raises OSError."""
+        remove_folder(self._root / session_id)
+
+    def watch(self, files: StreamFiles, peer_pid: int | None = None) -> None:
+        """Watch the living writer of `files`; `peer_pid` is its process by the kernel's word, when it is connected.
+
+        The lock is looked at after the pidfd is there: a process that held it then is the one the pidfd means.
+        """
+        stream, pid = files.owner.stream, files.owner.pid
+        self._watched[stream] = files
+        if pid in self._pidfds.values() and stream not in self._probed:
+            return
+        self._probed.add(stream)
+        if peer_pid not in (None, pid):
+            return
+        with contextlib.suppress(OSError):
+            fd = os.pidfd_open(pid)
+            if not is_held(files.lock):
+                os.close(fd)
+                return
+            self._pidfds[fd] = pid
+            self._listener.watch(fd, partial(self._died, fd))
+            self._probed.discard(stream)
+
+    def unwatch(self, stream: str) -> None:
+        """Stop watching a stream that is closed."""
+        files = self._watched.pop(stream, None)
+        self._probed.discard(stream)
+        if files and not any(other.owner.pid == files.owner.pid for other in self._watched.values()):
+            for fd in [fd for fd, pid in self._pidfds.items() if pid == files.owner.pid]:
+                self._close_pidfd(fd)
+
+    def _died(self, fd: int) -> None:
+        """Have the streams of the process that `fd` stands for probed at once."""
+        pid = self._pidfds[fd]
+        self._close_pidfd(fd)
+        self._probed.update(stream for stream, files in self._watched.items() if files.owner.pid == pid)
+        self._probe_at_s = 0.0
+
+    def probe(self) -> list[StreamFiles]:
+        """Return the streams that no pidfd stands for and whose lock is free."""
+        self._probe_at_s = self._clock.monotonic_s() + PROBE_S
+        return [self._watched[stream] for stream in sorted(self._probed) if not is_held(self._watched[stream].lock)]
+
+    def wait_s(self) -> float | None:
+        """Return in how many seconds to probe; None when a pidfd stands for each stream."""
+        return max(0.0, self._probe_at_s - self._clock.monotonic_s()) if self._probed else None
+
+    def begin_drain(self, files: StreamFiles) -> Drain | None:
+        """Take a dead stream's lock; None when its writer lives or the files are gone.
+
+        It is taken shared, which a living writer's lock does not allow: to the next writer, who asks in the same way, a
+        stream that is being drained is free, not busy.
+        """
+        fd = share_lock(files.lock)
+        if fd is None:
+            return None
+        current = [found for found in list_streams(files.lock.parent) if found.owner.stream == files.owner.stream]
+        if not current:
+            os.close(fd)
+            return None
+        return Drain(current[0], read_records(current[0]), fd)
+
+    def _close_pidfd(self, fd: int) -> None:
+        self._listener.unwatch(fd)
+        del self._pidfds[fd]
+        os.close(fd)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for fd in list(self._pidfds):
+            self._close_pidfd(fd)
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 1
