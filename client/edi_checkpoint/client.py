@@ -145,7 +145,10 @@ class Client:
 
     @property
     def paths(self) -> Paths:
-        """The folders of this user. Raises `UsageError` for a disabled client, which uses none."""
+        """The folders of this user. Raises `UsageError` for a disabled client, which uses none.
+
+        Internal: for this package, which reads files where no daemon answers.
+        """
         if self._paths is None:
             raise UsageError("this client is disabled: it has no folders")
         return self._paths
@@ -390,12 +393,12 @@ class Client:
     ) -> messages.Answer:
         """Send one question of the protocol to the daemon and return its answer.
 
-        `edi_checkpoint.wire.messages` has the questions and answers, `docs/protocol.md` describes them.
+        `edi_checkpoint.protocol` has the questions and answers, `docs/protocol.md` describes them.
 
         Args:
             question: a function that gets the number of the request and returns the question.
             timeout_s: how long to wait for the answer, in seconds.
-        Returns: a message of `edi_checkpoint.wire.messages`; which one depends on the question.
+        Returns: a message of `edi_checkpoint.protocol`; which one depends on the question.
         Waits: at most `timeout_s`; without a daemon at most 0.5 s.
         Raises:
             DaemonUnavailable: no daemon is connected, or no answer came in time.
@@ -404,7 +407,7 @@ class Client:
                 are.
             SessionClosed, SessionForked: see `Client`.
         Example:
-            from edi_checkpoint.wire.messages import GetHistory
+            from edi_checkpoint.protocol import GetHistory
 
             session["progress"] = 40
             session.flush()
@@ -466,7 +469,10 @@ class Client:
             self._leave(cleanly=unhandled is None or interactive, timeout_s=2.0)
 
     def check_usable(self) -> None:
-        """Raise `SessionForked` in another process than the one that made the client, `SessionClosed` once closed."""
+        """Raise `SessionForked` in another process than the one that made the client, `SessionClosed` once closed.
+
+        Internal: for `aio`.
+        """
         if os.getpid() != self._pid:
             raise SessionForked(f"this client was made in process {self._pid}")
         if self._closed:

@@ -1,4 +1,18 @@
-"""The documented path of `edi_checkpoint.wire.messages`, with the entries and the codec."""
+"""The wire and the entries: typed messages, encode, decode, version. No I/O and no clock.
+
+`docs/protocol.md` is normative. A message is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. Every
+change of a session is an entry of a stream (`Update`, `Base`, `Mark`, `Rollback`, `Pin`), numbered and kept in records
+(`edi_checkpoint.records`). The other messages ask, answer, or report how far entries are.
+
+Unknown fields are ignored, an unknown version is refused by name, and any bytes at all give a message or one
+`ProtocolError`.
+
+Example:
+    from edi_checkpoint.protocol import GetStatus, decode_from_client, encode
+
+    frame = encode(GetStatus(7))
+    print(frame[:4], decode_from_client(frame))  # b'EDIC' GetStatus(request=7)
+"""
 
 from edi_checkpoint.wire.codec import WIRE_VERSION as WIRE_VERSION
 from edi_checkpoint.wire.codec import decode_from_client as decode_from_client

@@ -1,5 +1,6 @@
 """The documented path of `edi_checkpoint.wire.records`."""
 
+from edi_checkpoint.wire import records as _records
 from edi_checkpoint.wire.records import ENTRY_MAX_BYTES as ENTRY_MAX_BYTES
 from edi_checkpoint.wire.records import HEADER as HEADER
 from edi_checkpoint.wire.records import NUMBER_MAX as NUMBER_MAX
@@ -10,3 +11,5 @@ from edi_checkpoint.wire.records import pack as pack
 from edi_checkpoint.wire.records import scan as scan
 from edi_checkpoint.wire.records import scan_all as scan_all
 from edi_checkpoint.wire.records import whole as whole
+
+__doc__ = _records.__doc__

@@ -121,7 +121,7 @@ print(client.connected)  # False
 """,
     "ProtocolError": """
 from edi_checkpoint import ProtocolError
-from edi_checkpoint.wire.messages import decode_from_daemon
+from edi_checkpoint.protocol import decode_from_daemon
 
 try:
     decode_from_daemon(b"GET / HTTP/1.1")
@@ -130,7 +130,7 @@ except ProtocolError as error:
 """,
     "VersionMismatch": """
 from edi_checkpoint import VersionMismatch
-from edi_checkpoint.wire.messages import GetStatus, decode_from_daemon, encode
+from edi_checkpoint.protocol import GetStatus, decode_from_daemon, encode
 
 frame = bytearray(encode(GetStatus(1)))
 frame[4] = 99  # the wire version

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from error_examples import EXAMPLES
@@ -25,6 +25,7 @@ from value_table import rows
 
 import edi_checkpoint
 from edi_checkpoint import aio, errors
+from edi_checkpoint.session.core import Level
 
 PAGE = Path(__file__).parents[1] / "api.md"
 LINE_MAX = 100  # of a signature; a longer one gets a line for each parameter
@@ -82,7 +83,7 @@ OPERATORS = {
     "__len__": "len(session)",
 }
 MODULES = {
-    "named_files": ("paths_in", "look", "scan", "look_in_time", "compare"),
+    "named_files": ("paths_in", "look", "look_around", "look_in_time", "compare"),
     "protocol": ("encode", "decode_from_client", "decode_from_daemon", "encode_entry", "decode_entry"),
     "records": ("pack", "scan", "scan_all", "whole"),
 }
@@ -229,7 +230,7 @@ def signature(called: str, function: Any) -> str:
     """Return how a function is called; the same text under every Python."""
     shown = inspect.signature(function)
     parameters = [_written(one) for name, one in shown.parameters.items() if name != "self"]
-    returns = Written(shown.return_annotation)
+    returns = _annotation(shown.return_annotation)
     if shown.return_annotation in (inspect.Signature.empty, None):
         returns = Written("None")
     arguments = [str(one) for one in _with_marks(parameters)]
@@ -245,7 +246,14 @@ def _written(parameter: inspect.Parameter) -> inspect.Parameter:
     default = parameter.default
     if type(default) is object:  # "not given", whose own repr is an address
         default = Written("...")
-    return parameter.replace(annotation=Written(parameter.annotation), default=default)
+    return parameter.replace(annotation=_annotation(parameter.annotation), default=default)
+
+
+def _annotation(text: object) -> Written:
+    """Return an annotation by the names that a reader of the page knows."""
+    return Written(
+        str(text).replace("messages.", "protocol.") if text != "Level" else f"Literal{list(get_args(Level))}"
+    )
 
 
 def _with_marks(parameters: list[inspect.Parameter]) -> Iterator[object]:

@@ -15,7 +15,7 @@ import pytest
 from harness import Home, Publisher, Refused, eventually
 from PIL import Image
 
-from edi_checkpoint.documents.named_files import FileFacts, Verdict, check_files, compare
+from edi_checkpoint.documents.named_files import FileFacts, Verdict, compare, look_around
 from edi_checkpoint.documents.names import attachment_name
 from edi_checkpoint.documents.reader import parse_checkpoint
 from edi_checkpoint.system.paths import locate
@@ -444,7 +444,7 @@ def test_a_checkpoint_records_what_the_daemon_saw_of_the_files_that_the_state_na
     pinned = writer.do(f"session.amend({name!r}, pinned=True)")
     assert parse_checkpoint((home.sessions / pinned["name"]).read_bytes(), pinned["name"]).header.files == header.files
     moved = picture.rename(tmp_path / "old roof.jpg")
-    rows = compare(header.files, check_files(header.files))
+    rows = compare(header.files, look_around(header.files))
     assert [(row.key, row.verdict, row.moved_to) for row in rows] == [
         ("image_path", Verdict.MOVED, str(moved)),
         ("mask_path", Verdict.UNKNOWN, None),

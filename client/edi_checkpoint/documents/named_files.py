@@ -1,12 +1,12 @@
 """The files that a state only names: what a checkpoint records of them, and what happened to them since.
 
-`facts_of` and `check_files` read the disk, `compare` decides. The owner of a file may change it at any time, so no
+`look` and `look_around` read the disk, `compare` decides. The owner of a file may change it at any time, so no
 function here relies on a name between two looks.
 
 Example:
     from pathlib import Path
 
-    from edi_checkpoint.documents.named_files import compare, facts_of as look, check_files as look_around
+    from edi_checkpoint.named_files import compare, look, look_around
 
     Path("roof.jpg").write_bytes(b"a picture")
     recorded = {"image_path": look(str(Path("roof.jpg").resolve()))}
@@ -72,7 +72,7 @@ def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
 
 
 def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
-    """Return what happened to each file of `recorded`; `now` is the result of `check_files`, which may lack a file."""
+    """Return what happened to each file of `recorded`; `now` is the result of `look_around`, which may lack a file."""
     return [
         NamedFile(key, facts.path, _verdict(facts, now.get(key)), now[key].moved_to if key in now else None)
         for key, facts in recorded.items()
@@ -96,16 +96,16 @@ def _verdict(before: FileFacts, now: Now | None) -> Verdict:
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
-def check_files(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
+def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
     """Return the files of `recorded` as they are now. A file of the recorded size and another time is read."""
     return {key: _now(facts) for key, facts in recorded.items()}
 
 
-def check_files_within(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
-    """Return the result of `check_files`, or an empty dict after `timeout_s`: a mount may have lost its server."""
+def look_in_time(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
+    """Return the result of `look_around`, or an empty dict after `timeout_s`: a mount may have lost its server."""
     found: dict[str, Now] = {}
     looking = threading.Thread(
-        target=lambda: found.update(check_files(recorded)), name="edi-checkpoint-look", daemon=True
+        target=lambda: found.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True
     )
     looking.start()
     looking.join(timeout_s)
@@ -113,14 +113,14 @@ def check_files_within(recorded: Mapping[str, FileFacts], timeout_s: float) -> d
 
 
 def _now(recorded: FileFacts) -> Now:
-    seen = facts_of(recorded.path, digest=False)
+    seen = look(recorded.path, digest=False)
     if seen.size_bytes is None:
         return Now(seen, _moved_to(recorded))
     if (seen.size_bytes, seen.mtime_ns) == (recorded.size_bytes, recorded.mtime_ns):
         return Now(recorded)
     if seen.size_bytes != recorded.size_bytes:
         return Now(seen)  # edited, whatever is in it
-    return Now(facts_of(recorded.path))
+    return Now(look(recorded.path))
 
 
 def _moved_to(recorded: FileFacts) -> str | None:
@@ -135,10 +135,10 @@ def _moved_to(recorded: FileFacts) -> str | None:
                 and entry.stat(follow_symlinks=False).st_size == recorded.size_bytes
             ):
                 alike.append(entry.path)
-    return next((path for path in sorted(alike)[:ALIKE_MAX] if facts_of(path).sha256 == recorded.sha256), None)
+    return next((path for path in sorted(alike)[:ALIKE_MAX] if look(path).sha256 == recorded.sha256), None)
 
 
-def facts_of(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
+def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
     """Return the size, time and digest of the file `path` now. All are None for a relative path and for no regular
     file.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import structs
 
-from edi_checkpoint.documents.named_files import check_files_within, compare
+from edi_checkpoint.documents.named_files import compare, look_in_time
 from edi_checkpoint.errors import DaemonUnavailable, FlushTimeout
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.home import offline
@@ -490,7 +490,7 @@ class Session(MutableMapping[str, object]):
         if not self._looked and paths is not None:
             self._looked = True
             recorded = offline.recorded_files(paths, self._resumed.checkpoint)
-            files = compare(recorded, check_files_within(recorded, _LOOK_S))
+            files = compare(recorded, look_in_time(recorded, _LOOK_S))
             self._resumed = structs.replace(self._resumed, files=tuple(files))
         return self._resumed
 

@@ -1,17 +1,8 @@
-"""The wire and the entries: typed messages, encode, decode, version. No I/O and no clock.
+"""The messages between client and daemon as types. No I/O and no clock.
 
-`docs/protocol.md` is normative. A message is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. Every
-change of a session is an entry of a stream (`Update`, `Base`, `Mark`, `Rollback`, `Pin`), numbered and kept in records
-(`edi_checkpoint.wire.records`). The other messages ask, answer, or report how far entries are.
-
-Unknown fields are ignored, an unknown version is refused by name, and any bytes at all give a message or one
-`ProtocolError`.
-
-Example:
-    from edi_checkpoint.wire.messages import GetStatus, decode_from_client, encode
-
-    frame = encode(GetStatus(7))
-    print(frame[:4], decode_from_client(frame))  # b'EDIC' GetStatus(request=7)
+`docs/protocol.md` is normative. A change of a session is always an entry of a stream (`edi_checkpoint.wire.entries`).
+All other messages ask, answer or report progress. `edi_checkpoint.wire.codec` turns a message into the bytes of a
+frame.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 within a stream; they are consecutive unless compaction thinned the outbox. Nothing here interprets the entry bytes.
 
 Example:
-    from edi_checkpoint.wire.records import pack, scan
+    from edi_checkpoint.records import pack, scan
 
     torn = pack(1, b"first") + pack(2, b"second")[:-1]
     print([(record.number, record.entry) for record in scan(torn)])  # [(1, b'first')]

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from queue import SimpleQueue
 
-from edi_checkpoint.documents.named_files import FileFacts, Identity, facts_of
+from edi_checkpoint.documents.named_files import FileFacts, Identity, look
 
 WAIT_S = 0.05  # of a checkpoint; digesting 256 MiB takes longer, and is there for the one after it
 KNOWN_MAX = 256  # digests kept
@@ -60,9 +60,9 @@ class NamedFiles:
         while True:
             wanted = self._looks.get()
             for key, path in wanted.paths.items():
-                wanted.facts[key] = facts_of(path, digest=False)
+                wanted.facts[key] = look(path, digest=False)
             for key, path in wanted.paths.items():
-                wanted.facts[key] = facts_of(path, known=self._known)
+                wanted.facts[key] = look(path, known=self._known)
             while len(self._known) > KNOWN_MAX:
                 self._known.popitem(last=False)
             wanted.done.set()

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from edi_checkpoint.documents import named_files
 from edi_checkpoint.documents.fragments import fragment
-from edi_checkpoint.documents.named_files import FileFacts, Now, Verdict, check_files, compare, facts_of, paths_in
+from edi_checkpoint.documents.named_files import FileFacts, Now, Verdict, compare, look, look_around, paths_in
 from edi_checkpointd.checkpoints import named_files as checkpoints_named_files
 from edi_checkpointd.checkpoints.named_files import NamedFiles
 
 
 def become(recorded: FileFacts) -> tuple[Verdict, str | None]:
-    (row,) = compare({"image_path": recorded}, check_files({"image_path": recorded}))
+    (row,) = compare({"image_path": recorded}, look_around({"image_path": recorded}))
     assert (row.key, row.path) == ("image_path", recorded.path)
     return row.verdict, row.moved_to
 
@@ -33,30 +33,30 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_what_is_recorded_is_size_time_and_digest(picture: Path) -> None:
-    assert facts_of(str(picture)) == FileFacts(str(picture), 6, 10**18, sha256(b"a roof").hexdigest())
+    assert look(str(picture)) == FileFacts(str(picture), 6, 10**18, sha256(b"a roof").hexdigest())
 
 
 def test_a_file_left_alone_is_the_same_and_not_even_read(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     monkeypatch.setattr(named_files, "_digest", None)
     assert become(recorded) == (Verdict.SAME, None)
 
 
 def test_a_file_written_anew_with_the_same_content_is_the_same(picture: Path) -> None:
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     picture.write_bytes(b"a roof")
     assert become(recorded) == (Verdict.SAME, None)
 
 
 @pytest.mark.parametrize("content", [b"a door", b"a longer roof", b""])
 def test_another_content_is_edited(picture: Path, content: bytes) -> None:
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     picture.write_bytes(content)
     assert become(recorded) == (Verdict.EDITED, None)
 
 
 def test_a_renamed_file_is_found_by_its_digest_in_the_same_folder(picture: Path) -> None:
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     (picture.parent / "a door.jpg").write_bytes(b"a door")
     moved = picture.rename(picture.parent / "old roof.jpg")
     assert become(recorded) == (Verdict.MOVED, str(moved))
@@ -65,7 +65,7 @@ def test_a_renamed_file_is_found_by_its_digest_in_the_same_folder(picture: Path)
 
 
 def test_the_search_for_a_moved_file_is_bounded(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     picture.unlink()
     for at in range(named_files.ALIKE_MAX + 5):
         (picture.parent / f"{at:03}").write_bytes(b"a door")
@@ -79,7 +79,7 @@ def test_the_search_for_a_moved_file_is_bounded(picture: Path, monkeypatch: pyte
 
 def test_a_file_too_large_to_digest_is_known_by_size_and_time(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(named_files, "DIGESTED_MAX_BYTES", 5)
-    recorded = facts_of(str(picture))
+    recorded = look(str(picture))
     assert recorded == FileFacts(str(picture), 6, 10**18, None)
     assert become(recorded) == (Verdict.SAME, None)
     os.utime(picture, ns=(10**18, 10**18 + 1))
@@ -96,12 +96,12 @@ def test_of_what_was_not_known_nothing_is_claimed(picture: Path) -> None:
     "path", ["", "roof.jpg", "../roof.jpg", "/nul\0byte", "/no/such/file", "/dev/null", "/", "/\ud800"]
 )
 def test_what_is_no_file_of_an_absolute_path_is_unknown(path: str) -> None:
-    assert facts_of(path) == FileFacts(path)
+    assert look(path) == FileFacts(path)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert facts_of(str(tmp_path / "pipe")) == FileFacts(str(tmp_path / "pipe"))
+    assert look(str(tmp_path / "pipe")) == FileFacts(str(tmp_path / "pipe"))
 
 
 FACTS = st.builds(
@@ -140,7 +140,7 @@ def test_a_file_is_digested_once_until_it_changes(picture: Path, monkeypatch: py
     seen = NamedFiles()
     monkeypatch.setattr(checkpoints_named_files, "WAIT_S", 10.0)
     first = seen.of({"image_path": str(picture)})
-    assert first == {"image_path": facts_of(str(picture))}
+    assert first == {"image_path": look(str(picture))}
     monkeypatch.setattr(named_files, "_digest", lambda *_: "digested again")
     assert seen.of({"image_path": str(picture)}) == first
     picture.write_bytes(b"a door")
@@ -154,7 +154,7 @@ def test_a_mount_that_hangs_holds_up_no_checkpoint(picture: Path, monkeypatch: p
         comes_back.wait(30)
         return FileFacts(path, 1)
 
-    monkeypatch.setattr(checkpoints_named_files, "facts_of", hangs)
+    monkeypatch.setattr(checkpoints_named_files, "look", hangs)
     seen = NamedFiles()
     unknown = {"image_path": FileFacts(str(picture))}
     assert seen.of({"image_path": str(picture)}) == unknown
