@@ -1,4 +1,4 @@
-"""What people use instead, doing the same work: a process that is told what to do as `system/worker.py` is.
+"""What people use instead, doing the same work: a process that is told what to do as `worker.py` is.
 
 Most commands keep at most `outstanding` updates of 100 B on their way to the disk, from `start_s` to `stop_s`, and
 tell how many arrived there and how long each turn took. The caller encodes the value as JSON, as a publisher does.

@@ -1,4 +1,4 @@
-"""A publisher whose saves are weighed: `saver.py`, told what to do as `system/worker.py` is."""
+"""A publisher whose saves are weighed: `saver.py`, told what to do as `worker.py` is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A publisher process: `system/worker.py`, told what to do by a line of JSON, answering by one. `Worker` is its other
-end.
+"""A publisher process: `worker.py`, told what to do by a line of JSON, answering by one. `Worker` is its other end.
 
 What is timed is timed here, in the process that a user would be waiting in; floors run here too, in the same
 interpreter, between the same neighbours.

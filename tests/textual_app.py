@@ -1,8 +1,8 @@
 """An app such as EDI, driven by its pilot, that measures how late its loop wakes: `textual_app.py SESSION`.
 
 Without a SESSION it remembers nothing and imports nothing of ours: the control. It does a phase of work for each line
-on stdin (its name, and how many stages; `system.safe_open` opens another session, by another client), and then prints
-its figures as one line of JSON. It ends at an empty line.
+on stdin (its name, and how many stages; `opening` opens another session, by another client), and then prints its
+figures as one line of JSON. It ends at an empty line.
 """
 
 from __future__ import annotations

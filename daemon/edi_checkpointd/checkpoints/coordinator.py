@@ -323,7 +323,7 @@ class Coordinator:
         """Drop the record of a session that leaves memory; its files are written."""
         self._progress.pop(session.session_id, None)
 
-    def forget(self, session: OpenSession) -> None:
+    def discard(self, session: OpenSession) -> None:
         """Drop all that is to be done of a session that is being purged."""
         self.release(session)
         self.failing.pop(session.session_id, None)

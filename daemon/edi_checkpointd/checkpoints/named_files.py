@@ -48,7 +48,7 @@ class NamedFiles:
             return {key: FileFacts(path) for key, path in paths.items()}
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._run, name="sightings", daemon=True
+                target=self._run, name="named-files", daemon=True
             )  # the end waits for no mount
             self._thread.start()
         self._last = _Look(paths)

@@ -260,7 +260,7 @@ class Purger:
         session = self._ledger.sessions.get(session_id)
         if session is not None:
             streams |= set(session.streams)
-            self._coordinator.forget(session)
+            self._coordinator.discard(session)
         self._coordinator.cancel(session_id)
         for stream_id in streams:
             self._access.shut_out(stream_id, purged_error())
