@@ -54,8 +54,8 @@ _HOME = {
     "errors": (
         "ArraysMissing", "AttachmentDamaged", "AttachmentMissing", "AttachmentsFull", "CheckpointFailed",
         "DaemonUnavailable", "EdiCheckpointError", "Fenced", "FlushTimeout", "NotFound", "OutboxFull", "ProtocolError",
-        "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError", "StateValueError", "VersionMismatch",
-        "WrongFolder",
+        "SessionBusy", "SessionClosed", "SessionForked", "SessionIdError", "StateValueError", "UsageError",
+        "VersionMismatch", "WrongFolder",
     ),
     "model": ("CheckpointInfo", "Durable", "Gap", "NamedFile", "ResumeReport", "SessionInfo", "Verdict"),
     "session.session": ("Session",),

@@ -37,13 +37,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import edi_checkpoint
 from edi_checkpoint.client import Client as PlainClient
 from edi_checkpoint.client import connect as plain_connect
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport, SessionInfo
-from edi_checkpoint.session.core import Level
 from edi_checkpoint.session.session import Session as PlainSession
 from edi_checkpoint.values.normalise import Encoder
 
@@ -244,7 +243,7 @@ class Session(MutableMapping[str, object]):
         heard = partial(self._core.checkpoint_heard, asked, timeout_s)
         return heard() if asked.done() else await self._threads.run(heard)  # an unheard wish is synced to the disk
 
-    async def flush(self, level: Level = "journaled", *, timeout_s: float = 2.0) -> None:
+    async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until everything published so far is safe."""
         asked = self._core.ask_flush(level)
         await _heard(asked, timeout_s)

@@ -50,7 +50,7 @@ from edi_checkpoint.system.version import installed_version
 from edi_checkpoint.values.cache import Recent
 from edi_checkpoint.values.normalise import Encoder
 from edi_checkpoint.wire import messages
-from edi_checkpoint.wire.messages import Resumed
+from edi_checkpoint.wire.messages import Answer, Question, Resumed
 from edi_checkpoint.wire.references import Reference
 
 log = logging.getLogger(__name__)
@@ -388,9 +388,7 @@ class Client:
             body = msgspec.to_builtins(offline.status(self.paths, own))
         return {"format": 1, **msgspec.convert(body, dict[str, object])}
 
-    def ask(
-        self, question: Callable[[int], messages.Question], timeout_s: float = _REQUEST_TIMEOUT_S
-    ) -> messages.Answer:
+    def ask(self, question: Callable[[int], Question], timeout_s: float = _REQUEST_TIMEOUT_S) -> Answer:
         """Send one question of the protocol to the daemon and return its answer.
 
         `edi_checkpoint.protocol` has the questions and answers, `docs/protocol.md` describes them.

@@ -22,6 +22,14 @@ try:
 except StateValueError as error:
     print(str(error).split(":")[0], "validation" in session)  # validation.score False
 """,
+    "UsageError": """
+from edi_checkpoint import UsageError
+
+try:
+    session.flush("sometime")
+except UsageError as error:
+    print(error.code)  # usage
+""",
     "SessionIdError": """
 from edi_checkpoint import SessionIdError
 

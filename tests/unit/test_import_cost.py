@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,13 @@ def test_the_account_would_show_a_heavy_module() -> None:
     assert loaded_by("import sqlite3, asyncio") >= {"sqlite3", "asyncio"}
 
 
-def test_every_public_name_can_be_loaded() -> None:
+def test_every_public_name_can_be_loaded_and_is_known_to_type_checkers() -> None:
     import edi_checkpoint
 
+    tree = ast.parse(Path(edi_checkpoint.__file__).read_text())
+    [typed] = [part for part in tree.body if isinstance(part, ast.If)]
+    names = [alias.asname for line in typed.body if isinstance(line, ast.ImportFrom) for alias in line.names]
+    assert sorted(map(str, names)) == edi_checkpoint.__all__
     for name in edi_checkpoint.__all__:
         assert getattr(edi_checkpoint, name).__module__.startswith("edi_checkpoint"), name
     assert dir(edi_checkpoint) == edi_checkpoint.__all__

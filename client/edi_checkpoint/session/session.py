@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -24,7 +24,7 @@ from edi_checkpoint.home import offline
 from edi_checkpoint.link.stream import wait
 from edi_checkpoint.model import CheckpointInfo, Durable, ResumeReport
 from edi_checkpoint.session import points
-from edi_checkpoint.session.core import Level, SessionCore
+from edi_checkpoint.session.core import SessionCore
 from edi_checkpoint.session.points import Point
 from edi_checkpoint.session.publication import text
 from edi_checkpoint.values import codec
@@ -293,7 +293,7 @@ class Session(MutableMapping[str, object]):
         """
         return self.core.checkpoint(reason, label, pin=pin, timeout_s=timeout_s)
 
-    def flush(self, level: Level = "journaled", *, timeout_s: float = 2.0) -> None:
+    def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until everything published so far is safe.
 
         Args:
