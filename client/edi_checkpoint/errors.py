@@ -192,7 +192,7 @@ class ArraysMissing(EdiCheckpointError):
     """Reading an array needs numpy, which is not installed."""
 
     code = "arrays_missing"
-    default_hint = "pip install 'edi-checkpoint[arrays]'"
+    default_hint = "install the extra `arrays` from the clone: pip install '.[arrays]'"
 
 
 class ConfigError(EdiCheckpointError, ValueError):

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from edi_checkpointd.system.daemonize import detach
         from edi_checkpointd.system.lock import DaemonRuns
     except ModuleNotFoundError as error:
-        print(f"edi-checkpointd: {error.name} is missing; pip install 'edi-checkpoint[daemon]'", file=sys.stderr)
-        return EXIT_FAILED
+        hint = "install the extra `daemon` from the clone: pip install '.[daemon]'"
+        return _fail(EdiCheckpointError(f"{error.name} is missing", hint=hint), EXIT_FAILED)
     finally:
         gc.freeze()  # modules never become garbage, so later collections, while entries wait, need not scan them
         gc.set_threshold(_GARBAGE)

@@ -179,6 +179,6 @@ from edi_checkpoint import ArraysMissing
 try:
     mask = session["mask"]
 except ArraysMissing as error:  # numpy is not installed
-    print(error.hint)  # pip install 'edi-checkpoint[arrays]'
+    print(error.hint)  # install the extra `arrays` from the clone: pip install '.[arrays]'
 """,
 }

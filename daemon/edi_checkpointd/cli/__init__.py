@@ -87,7 +87,7 @@ def _load() -> Callable[[Sequence[str]], int]:
             watch,
         )
     except ModuleNotFoundError as error:
-        hint = "pip install 'edi-checkpoint[daemon]'"
+        hint = "install the extra `daemon` from the clone: pip install '.[daemon]'"
         raise EdiCheckpointError(f"{error.name} is missing", hint=hint) from error
     finally:
         gc.enable()

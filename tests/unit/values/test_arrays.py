@@ -215,7 +215,7 @@ except ArraysMissing as error:
     print(error.hint)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "pip install 'edi-checkpoint[arrays]'\n"
+    assert done.stdout == "install the extra `arrays` from the clone: pip install '.[arrays]'\n"
 
 
 # -- what was encoded lately -----------------------------------------------------------------------------------------

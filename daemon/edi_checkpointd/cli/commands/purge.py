@@ -78,10 +78,11 @@ def purge(
     """Delete a session for good.
 
     The command shows what it will delete and asks first. It deletes the
-    session's checkpoints, history, outboxes and attachments, its files in the
-    trash and in damaged/, and every log line that names it. If a damaged
-    journal was set aside, the command deletes that too, because it may hold
-    texts of this session. An attachment that another session uses is kept.
+    session's checkpoints, history, outboxes and attachments. It also deletes
+    its files in the trash and in damaged/, and every log line that names it. If
+    a damaged journal was set aside, the command deletes that too, because it
+    may hold texts of this session. An attachment that another session uses is
+    kept.
 
     Forks are sessions of their own, and so are branches of writers that were
     taken over. They keep their copies of the session's texts, and its name.
