@@ -10,43 +10,11 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from pathlib import Path
 
 from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.system.paths import what_forbids
-
-PROGRAM = "edi-checkpoint"
-
-
-class Exit(IntEnum):
-    """The exit codes."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    NO_DAEMON = 4
-    BUSY = 5
-    DAMAGE = 6
-    LOST = 7
-    INTERRUPTED = 130  # Ctrl-C, as shells report it
-
-
-_EXITS = {
-    "usage": Exit.USAGE,
-    "ambiguous": Exit.USAGE,
-    "config": Exit.USAGE,
-    "session_id": Exit.USAGE,
-    "not_found": Exit.NOT_FOUND,
-    "daemon_unavailable": Exit.NO_DAEMON,
-    "session_busy": Exit.BUSY,
-    "daemon_runs": Exit.BUSY,
-    "document_damaged": Exit.DAMAGE,
-    "attachment_missing": Exit.DAMAGE,
-    "attachment_damaged": Exit.DAMAGE,
-    "journal_damaged": Exit.DAMAGE,
-}
+from edi_checkpointd.cli.exits import PROGRAM, Exit, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +71,7 @@ def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
-    code = _EXITS.get(error.code, Exit.FAILED)
+    code = exit_code(error)
     if as_json:
         from edi_checkpointd.cli.views.documents import failure, write
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli import PROGRAM, Exit, select
+from edi_checkpointd.cli import select
+from edi_checkpointd.cli.exits import PROGRAM, Exit
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.source import Source
 

@@ -12,9 +12,9 @@ from edi_checkpoint.client import Client, connect
 from edi_checkpoint.documents.reader import parse_checkpoint
 from edi_checkpoint.home.problems import Trouble
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli import PROGRAM
 from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
 from edi_checkpointd.cli.checks.setup import Setup
+from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.journal import sound_sqlite
 
 _CLOCK = "clock_stepped"

@@ -14,7 +14,7 @@ from msgspec import structs
 from edi_checkpoint.errors import DaemonUnavailable, EdiCheckpointError, NotFound
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.wire.messages import StateAt
-from edi_checkpointd.cli import PROGRAM, Exit, select
+from edi_checkpointd.cli import select
 from edi_checkpointd.cli.app import (
     SEQUENCE_MAX,
     AsJson,
@@ -27,6 +27,7 @@ from edi_checkpointd.cli.app import (
     require_within,
     tell,
 )
+from edi_checkpointd.cli.exits import PROGRAM, Exit
 from edi_checkpointd.cli.output import tables
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.output.tree import flat

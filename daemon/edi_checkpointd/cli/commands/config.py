@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli import Exit
 from edi_checkpointd.cli.app import AsJson, app, open_source, tell
+from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output.screen import Cell, Column, Screen, size
 from edi_checkpointd.cli.views import documents
 

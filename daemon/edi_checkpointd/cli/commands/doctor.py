@@ -7,8 +7,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli import Exit
 from edi_checkpointd.cli.app import AsJson, app
+from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output.screen import Cell, Screen, visible
 from edi_checkpointd.cli.views import documents
 

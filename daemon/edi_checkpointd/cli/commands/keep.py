@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli import PROGRAM, Exit, select
+from edi_checkpointd.cli import select
 from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source
+from edi_checkpointd.cli.exits import PROGRAM, Exit
 from edi_checkpointd.cli.output import tables
 from edi_checkpointd.cli.output.progress import Bar
 from edi_checkpointd.cli.output.screen import NOTHING, Cell, Column, Screen, moment, size

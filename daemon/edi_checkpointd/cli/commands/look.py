@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from edi_checkpoint.home.condition import Condition
-from edi_checkpointd.cli import Exit, select
+from edi_checkpointd.cli import select
 from edi_checkpointd.cli.app import (
     SEQUENCE_MAX,
     AsJson,
@@ -21,6 +21,7 @@ from edi_checkpointd.cli.app import (
     require_within,
     tell,
 )
+from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output import tables
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.output.tree import flat, grown, with_parents

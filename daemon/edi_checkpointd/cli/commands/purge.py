@@ -14,8 +14,9 @@ from cyclopts import Parameter
 from edi_checkpoint.errors import DaemonUnavailable, NotFound, VersionMismatch
 from edi_checkpoint.system.paths import Paths, locate
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli import PROGRAM, Exit, select
+from edi_checkpointd.cli import select
 from edi_checkpointd.cli.app import AsJson, agreed, app, chosen, open_source, tell
+from edi_checkpointd.cli.exits import PROGRAM, Exit
 from edi_checkpointd.cli.output.screen import Cell, Column, Screen, size
 from edi_checkpointd.cli.views import documents
 

@@ -16,9 +16,9 @@ from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, SessionEx
 from edi_checkpoint.system.paths import Paths, ensure_private, locate
 from edi_checkpoint.system.safe_open import read_regular
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli import Exit
 from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source, tell
 from edi_checkpointd.cli.commands.keep import order
+from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output.screen import size
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.cli.views import documents

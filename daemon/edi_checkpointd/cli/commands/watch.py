@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from edi_checkpoint.model import Event
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli import PROGRAM, Exit
 from edi_checkpointd.cli.app import app
+from edi_checkpointd.cli.exits import PROGRAM, Exit
 from edi_checkpointd.cli.output.screen import Cell, Screen, moment
 from edi_checkpointd.cli.views import documents
 from edi_checkpointd.cli.views.events import EVENT_STYLE, said

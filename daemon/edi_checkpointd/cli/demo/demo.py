@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from edi_checkpointd.cli import Exit
 from edi_checkpointd.cli.demo.editor import AT_STAKE, CUT_AT, Found, Heard, digest, find, told
+from edi_checkpointd.cli.exits import Exit
 
 SESSION = "demo"
 SILENCE_S = 20.0  # the demo fails if a child prints nothing for this long
