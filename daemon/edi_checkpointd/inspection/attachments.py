@@ -19,7 +19,7 @@ from edi_checkpointd.attachments.garbage import unnamed
 from edi_checkpointd.attachments.store import Filed
 from edi_checkpointd.inspection.documents import Named
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
-from edi_checkpointd.journal import JournalDamaged, Reader, begun
+from edi_checkpointd.journal import JournalDamaged, Reader, journal_exists
 
 _PUBLISH: Final = "restore the file from a backup, or save the value again (draw the mask again)"
 _SET_ASIDE: Final = "`edi-checkpointd check --repair` moves it into damaged/; then save the value again"
@@ -64,7 +64,7 @@ def _digest(file: FileIO, progress: Callable[[int], None]) -> str:
 def _elsewhere(paths: Paths, digest: str) -> bool:
     """Return whether the journal or an outbox has the content of an attachment."""
     with contextlib.suppress(JournalDamaged, VersionMismatch):  # already among the findings
-        if begun(paths.journal):
+        if journal_exists(paths.journal):
             with contextlib.closing(Reader.open(paths.journal)) as reader, reader.one_view():
                 if reader.has_blob(digest):
                     return True

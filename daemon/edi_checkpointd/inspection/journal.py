@@ -21,7 +21,15 @@ from edi_checkpoint.system.safe_open import open_regular
 from edi_checkpoint.wire.entries import Base, Rollback, decode_entry
 from edi_checkpoint.wire.records import scan_all
 from edi_checkpointd.inspection.findings import Code, Finding, Severity
-from edi_checkpointd.journal import JournalDamaged, Reader, SessionRow, WitnessMark, begun, read_witness, witness_path
+from edi_checkpointd.journal import (
+    JournalDamaged,
+    Reader,
+    SessionRow,
+    WitnessMark,
+    journal_exists,
+    read_witness,
+    witness_path,
+)
 
 _SET_ASIDE = (
     "the next start, or `edi-checkpointd check --repair`, sets it aside and recovers from documents and outboxes"
@@ -43,7 +51,7 @@ def examine(paths: Paths, reach: Reach, checked: Counter[str], session_id: str |
     """Yield the faults of the journal, or of one session in it; count its entries. Raises `JournalRefused`."""
     seen = read_witness(paths.journal)  # read before the rows, so that it cannot note rows that we do not see
     try:
-        if begun(paths.journal):
+        if journal_exists(paths.journal):
             with contextlib.closing(Reader.open(paths.journal)) as reader:
                 faults = reader.faults()
                 for fault in faults:

@@ -1,18 +1,18 @@
-"""The journal: every accepted entry, in order, durable before it is acknowledged.
+"""The journal: the daemon's durable log of entries, in SQLite.
 
-Rows hold records as they came over the wire, one row for each frame. Sequences rise by one within a session and are
-never reused. Never interprets an entry. The only importer of apsw.
+A row holds the records of one frame as they came over the wire. Sequences rise by one within a session and are never
+reused. The journal does not interpret entries. Only this package imports apsw.
 
-SQLite's own words are said with "SQLite" or "WAL": a *checkpoint* is EDI's file, here as everywhere.
+*Checkpoint* always means EDI's file; SQLite's own is called a "WAL checkpoint".
 
-    schema    what a row is, and what is wrong with a file that is no journal
-    reader    reading, on any connection
-    witness   tells when acknowledged rows are missing
-    writer    the one connection that writes: commit, and keeping it small
+    schema    the tables, their rows, and the checks of a file that should be a journal
+    reader    reads, on any connection
+    witness   notes outside the database how many rows were acknowledged
+    writer    the one connection that writes: commits, trimming, deletion
 """
 
 from edi_checkpointd.journal.reader import Reader as Reader
-from edi_checkpointd.journal.reader import begun as begun
+from edi_checkpointd.journal.reader import journal_exists as journal_exists
 from edi_checkpointd.journal.schema import Fence as Fence
 from edi_checkpointd.journal.schema import Frame as Frame
 from edi_checkpointd.journal.schema import GapRow as GapRow

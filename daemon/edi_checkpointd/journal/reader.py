@@ -1,53 +1,45 @@
-"""Reading a journal: what is committed, by session, in order."""
+"""Reads a journal: its sessions, streams, rows and snapshots."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import msgspec
 
-from edi_checkpointd.journal.schema import (
-    Frame,
-    GapRow,
-    JournalDamaged,
-    SessionRow,
-    check_format,
-    check_head,
-    check_shape,
-    is_new,
-    named_damage,
-)
+from edi_checkpointd.journal import schema
+from edi_checkpointd.journal.schema import Frame, GapRow, JournalDamaged, SessionRow, named_damage
 from edi_checkpointd.state import Snapshot
 
 _ID = re.compile("[0-9a-f]{32}")
 _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode  # built here: see `edi_checkpoint.values.codec._Plain`
 
 
-def begun(path: Path) -> bool:
-    """Return whether there is a journal: one whose making was cut short is none yet.
+def journal_exists(path: Path) -> bool:
+    """Return whether there is a journal. A file that a crash left without tables does not count.
 
-    Raises `JournalDamaged`, and `VersionMismatch` for one of another format.
+    Raises `JournalDamaged`, and `VersionMismatch` for a journal of another format.
     """
     if not path.exists():
         return False
     with named_damage(path):
-        check_head(path)
+        schema.check_head(path)
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
-            return not is_new(db)
+            return not schema.is_new(db)
         finally:
             db.close()
 
 
 class Reader:
-    """Reads a journal: of the intake thread on its own connection, of others on one that is read-only."""
+    """Reads a journal. The loop's thread reads on the connection that writes, other threads on read-only ones."""
 
     def __init__(self, db: apsw.Connection) -> None:
-        """Read by the connection `db`."""
+        """Read on the connection `db`."""
         self._db = db
 
     @classmethod
@@ -57,7 +49,7 @@ class Reader:
             db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
                 db.set_busy_timeout(2000)
-                check_format(db, path)
+                schema.check_format(db, path)
             except BaseException:
                 db.close()
                 raise
@@ -69,9 +61,9 @@ class Reader:
 
     @contextlib.contextmanager
     def one_view(self) -> Iterator[None]:
-        """Read one state of the journal throughout; short, since it holds up WAL checkpoints.
+        """Read one state of the journal in the whole block. Keep it short: WAL checkpoints wait for its end.
 
-        Raises `JournalDamaged`, also for damage that is met within.
+        Raises `JournalDamaged`, also for damage that a read in the block finds.
         """
         with named_damage(Path(self._db.filename)):
             self._db.execute("BEGIN")
@@ -82,23 +74,27 @@ class Reader:
 
     @property
     def id(self) -> str:
-        """The id this journal got when it was made, 32 hex digits. Raises `JournalDamaged` where it is none."""
+        """The id that this journal got when it was made, 32 hex digits. Raises `JournalDamaged` if it is missing."""
         found = self._db.execute("SELECT value FROM meta WHERE key = 'id'").get
         if not isinstance(found, str) or not _ID.fullmatch(found):
-            raise JournalDamaged(f"{self._db.filename}: no id of a journal")
+            raise JournalDamaged(f"{self._db.filename}: it has no valid id")
         return found
 
-    def remembered(self, key: str) -> int | None:
-        """Return the number that was remembered under `key`, None when there is none."""
-        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+    def _number(self, query: str, *arguments: str | int) -> int | None:
+        """Return the one number that `query` finds; None if it finds no row or NULL."""
+        found = self._db.execute(query, arguments).get
         return None if found is None else int(found)
+
+    def remembered(self, key: str) -> int | None:
+        """Return the number that `Journal.remember` stored under `key`, None if there is none."""
+        return self._number("SELECT value FROM meta WHERE key = ?", key)
 
     def sessions(self) -> list[SessionRow]:
         """Return all sessions."""
         return [SessionRow(*row) for row in self._db.execute("SELECT * FROM sessions ORDER BY key")]
 
     def session(self, session_id: str) -> SessionRow | None:
-        """Return one session, None when the journal does not know it."""
+        """Return one session, None if the journal does not have it."""
         row = self._db.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         return SessionRow(*row) if row else None
 
@@ -108,98 +104,84 @@ class Reader:
         return {stream: (epoch, number) for stream, epoch, number in rows}
 
     def fenced_at(self, stream: str) -> int | None:
-        """Return the sequence at which the writer of `stream` was taken over from, None if it was not."""
-        found = self._db.execute("SELECT fenced_at FROM streams WHERE stream = ?", (stream,)).get
-        return None if found is None else int(found)
+        """Return the sequence at which another writer fenced `stream`, None if none did."""
+        return self._number("SELECT fenced_at FROM streams WHERE stream = ?", stream)
 
     def numbers(self) -> dict[str, int]:
         """Return the highest committed number of every stream."""
         return dict(self._db.execute("SELECT stream, number FROM streams"))
 
     def session_of(self, stream: str) -> str | None:
-        """Return the id of the session that `stream` belongs to."""
-        found = self._db.execute(
-            "SELECT session_id FROM sessions JOIN streams ON session = key WHERE stream = ?", (stream,)
-        ).get
+        """Return the id of the session that `stream` belongs to, None if the journal does not have the stream."""
+        query = "SELECT session_id FROM sessions JOIN streams ON session = key WHERE stream = ?"
+        found = self._db.execute(query, (stream,)).get
         return None if found is None else str(found)
 
     def span(self, key: int) -> tuple[int, int]:
-        """Return the first and the last sequence of which a row is held, (1, 0) when there is none."""
-        first = self._db.execute("SELECT first FROM frames WHERE session = ? ORDER BY first LIMIT 1", (key,)).get
-        last = self._db.execute("SELECT last FROM frames WHERE session = ? ORDER BY first DESC LIMIT 1", (key,)).get
-        return (1, 0) if first is None else (int(first), int(last))
+        """Return the first and the last sequence in a session's rows, (1, 0) if it has no rows."""
+        first = self._number("SELECT first FROM frames WHERE session = ? ORDER BY first LIMIT 1", key)
+        last = self._number("SELECT last FROM frames WHERE session = ? ORDER BY first DESC LIMIT 1", key)
+        return (1, 0) if first is None or last is None else (first, last)
 
     def last_sequence(self, key: int) -> int:
-        """Return the newest sequence of a session, 0 when it has none."""
-        snapshot = self._db.execute("SELECT max(sequence) FROM snapshots WHERE session = ?", (key,)).get
+        """Return the newest sequence of a session, 0 if it has none."""
+        snapshot = self._number("SELECT max(sequence) FROM snapshots WHERE session = ?", key)
         return max(self.span(key)[1], snapshot or 0)
 
     def newest_row(self) -> int:
-        """Return the id of the newest row of all, 0 when there is none; the witness counts by it."""
-        return int(self._db.execute("SELECT ifnull(max(id), 0) FROM frames").get or 0)
+        """Return the id of the newest row of all sessions, 0 if there are none; the witness holds it too."""
+        return self._number("SELECT max(id) FROM frames") or 0
 
-    def faults(self, most: int = 10) -> list[str]:
-        """Return what SQLite's own quick check says is wrong with the file. Raises `JournalDamaged` if it cannot go on.
+    def faults(self) -> list[str]:
+        """Return at most ten faults that SQLite's quick check finds. Raises `JournalDamaged` if the check cannot run.
 
-        It holds up WAL checkpoints for as long as the file is read: a second for the 256 MiB that are kept.
+        WAL checkpoints wait for the check: a second for a journal of 256 MiB.
         """
         path = Path(self._db.filename)
         with named_damage(path):
-            check_shape(self._db, path)
-            said = [str(line) for (line,) in self._db.execute(f"PRAGMA quick_check({most})")]
-        return [] if said == ["ok"] else said
+            schema.check_shape(self._db, path)
+            lines = [str(line) for (line,) in self._db.execute("PRAGMA quick_check(10)")]
+        return [] if lines == ["ok"] else lines
 
     def row_bytes(self) -> dict[str, int]:
-        """Return, by session, how many bytes its rows and snapshots have."""
-        found: dict[str, int] = {}
+        """Return the bytes of each session's rows and snapshots, by session id."""
+        sizes = Counter[str]()
         for table, column in (("frames", "records"), ("snapshots", "body")):
-            rows = self._db.execute(
-                f"SELECT session_id, sum(length({column})) FROM {table} JOIN sessions ON key = session GROUP BY key"
-            )
-            for session_id, count in rows:
-                found[session_id] = found.get(session_id, 0) + count
-        return found
+            query = f"SELECT session_id, sum(length({column})) FROM {table} JOIN sessions ON key = session GROUP BY key"
+            sizes.update(dict(self._db.execute(query)))
+        return sizes
 
     def trimmable_us(self, key: int) -> int | None:
-        """Return when the newest of a session's rows came that could be trimmed; None when there is none.
+        """Return when the newest row of a session that `trim` may delete arrived; None if there is none.
 
-        The newest row of all is never trimmed: the witness counts by it.
+        The newest row of all sessions is never trimmed, since the witness holds its id.
         """
-        found = self._db.execute(
-            "SELECT received_us FROM frames WHERE session = ? AND id < (SELECT max(id) FROM frames)"
-            " ORDER BY first DESC LIMIT 1",
-            (key,),
-        ).get
-        return None if found is None else int(found)
+        query = "SELECT received_us FROM frames WHERE session = ? AND id < (SELECT max(id) FROM frames)"
+        return self._number(f"{query} ORDER BY first DESC LIMIT 1", key)
 
     def last_received_us(self) -> int | None:
-        """Return when the newest row of all came, None when there is none."""
-        found = self._db.execute("SELECT received_us FROM frames ORDER BY id DESC LIMIT 1").get
-        return None if found is None else int(found)
+        """Return when the newest row of all sessions arrived, None if there are no rows."""
+        return self._number("SELECT received_us FROM frames ORDER BY id DESC LIMIT 1")
 
     def snapshot(self, key: int, *, upto: int) -> tuple[int, Snapshot] | None:
-        """Return the newest snapshot of a session that is not after sequence `upto`, with its sequence."""
-        row = self._db.execute(
-            "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
-            (key, upto),
-        ).fetchone()
-        return None if row is None else _snapshot(*row)
+        """Return a session's newest snapshot at or before sequence `upto`, with its sequence."""
+        return next(self._snapshots("AND sequence <= ? ORDER BY sequence DESC LIMIT 1", key, upto), None)
 
     def settled_snapshot(self, key: int, *, after: int) -> tuple[int, Snapshot] | None:
-        """Return the newest settled snapshot of a session that is after sequence `after`, with its sequence."""
-        rows = self._db.execute(
-            "SELECT sequence, body FROM snapshots WHERE session = ? AND sequence > ? ORDER BY sequence DESC",
-            (key, after),
-        )
-        return next((found for found in (_snapshot(*row) for row in rows) if found[1].settled), None)
+        """Return a session's newest settled snapshot after sequence `after`, with its sequence."""
+        newest_first = self._snapshots("AND sequence > ? ORDER BY sequence DESC", key, after)
+        return next((found for found in newest_first if found[1].settled), None)
 
     def snapshots(self, key: int) -> Iterator[tuple[int, Snapshot]]:
         """Yield all snapshots of a session with their sequences, oldest first. Raises `JournalDamaged`."""
-        rows = self._db.execute("SELECT sequence, body FROM snapshots WHERE session = ? ORDER BY sequence", (key,))
+        return self._snapshots("ORDER BY sequence", key)
+
+    def _snapshots(self, which: str, *arguments: int) -> Iterator[tuple[int, Snapshot]]:
+        rows = self._db.execute(f"SELECT sequence, body FROM snapshots WHERE session = ? {which}", arguments)
         return (_snapshot(*row) for row in rows)
 
     def frames(self, key: int, *, after: int) -> Iterator[Frame]:
-        """Yield the rows of a session that hold sequences after `after`, in order."""
+        """Yield a session's rows that have sequences after `after`, in order."""
         rows = self._db.execute(
             "SELECT session, first, last, stream, received_us, records FROM frames"
             " WHERE session = ? AND first > ifnull("
@@ -209,60 +191,51 @@ class Reader:
         return (Frame(*row) for row in rows)
 
     def weight(self, key: int) -> tuple[int, int]:
-        """Return how many entries of a session are held, and how many bytes they and its snapshots have."""
-        entries, size = self._db.execute(
-            "SELECT ifnull(sum(last - first + 1), 0), ifnull(sum(length(records)), 0) FROM frames WHERE session = ?",
-            (key,),
-        ).get
-        snapshots = self._db.execute("SELECT ifnull(sum(length(body)), 0) FROM snapshots WHERE session = ?", (key,)).get
-        return int(entries), int(size) + int(snapshots)
+        """Return the number of a session's entries, and the bytes of these and of its snapshots."""
+        entries = self._number("SELECT sum(last - first + 1) FROM frames WHERE session = ?", key)
+        records = self._number("SELECT sum(length(records)) FROM frames WHERE session = ?", key)
+        snapshots = self._number("SELECT sum(length(body)) FROM snapshots WHERE session = ?", key)
+        return entries or 0, (records or 0) + (snapshots or 0)
 
     def streams_of(self, key: int) -> set[str]:
-        """Return all streams that rows of a session are of."""
-        rows = self._db.execute(
-            "SELECT stream FROM streams WHERE session = ?1 UNION SELECT stream FROM frames WHERE session = ?1", (key,)
-        )
-        return {str(stream) for (stream,) in rows}
+        """Return all streams of a session, also those of which only rows remain."""
+        query = "SELECT stream FROM streams WHERE session = ?1 UNION SELECT stream FROM frames WHERE session = ?1"
+        return {str(stream) for (stream,) in self._db.execute(query, (key,))}
 
     def gaps(self, key: int) -> list[GapRow]:
         """Return the gaps noted in a session, in order."""
-        return [
-            GapRow(*row) for row in self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))
-        ]
+        rows = self._db.execute("SELECT * FROM gaps WHERE session = ? ORDER BY sequence", (key,))
+        return [GapRow(*row) for row in rows]
 
     def gone(self) -> dict[int, int]:
-        """Return, by the sessions' keys, since when those have no file that their users have deleted."""
+        """Return since when sessions have no files because the user deleted them, by the sessions' keys."""
         rows = self._db.execute("SELECT key, value FROM meta WHERE key LIKE 'gone:%'")
         return {int(key.removeprefix("gone:")): since_us for key, since_us in rows}
 
     def blobs(self) -> list[tuple[str, str, int]]:
-        """Return digest, type and size of the attachments whose files are not noted to be there."""
+        """Return digest, type and size of each blob."""
         rows = self._db.execute("SELECT digest, type, length(data) FROM blobs ORDER BY rowid")
         return [(digest, kind, size) for digest, kind, size in rows]
 
     def blob(self, digest: str) -> bytes | None:
-        """Return the content of an attachment, None when the journal does not hold it."""
+        """Return the content of a blob, None if the journal does not have it."""
         found = self._db.execute("SELECT data FROM blobs WHERE digest = ?", (digest,)).get
         return None if found is None else bytes(found)
 
     def has_blob(self, digest: str) -> bool:
-        """Return whether the journal holds the content of an attachment."""
+        """Return whether the journal has the content of an attachment."""
         return self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).get is not None
 
     def holding(self, mark: bytes, *, rows: int) -> Iterator[list[bytes]]:
-        """Yield all records and snapshots that hold `mark`, looking at `rows` rows at a time; for slices of upkeep.
+        """Yield all records and snapshots that contain `mark`, searching `rows` rows at a time.
 
-        Raises `JournalDamaged`.
+        The caller can do other work between two steps. Raises `JournalDamaged`.
         """
         with named_damage(Path(self._db.filename)):
             for table, column in (("frames", "records"), ("snapshots", "body")):
-                last: int = self._db.execute(f"SELECT ifnull(max(rowid), 0) FROM {table}").get or 0
-                for first in range(0, last, rows):
-                    found = self._db.execute(
-                        f"SELECT {column} FROM {table} WHERE rowid > ? AND rowid <= ? AND instr({column}, ?)",
-                        (first, first + rows, mark),
-                    )
-                    yield [bytes(text) for (text,) in found]
+                query = f"SELECT {column} FROM {table} WHERE rowid > ? AND rowid <= ? AND instr({column}, ?)"
+                for first in range(0, self._number(f"SELECT max(rowid) FROM {table}") or 0, rows):
+                    yield [bytes(text) for (text,) in self._db.execute(query, (first, first + rows, mark))]
 
 
 def _snapshot(sequence: int, body: bytes) -> tuple[int, Snapshot]:

@@ -1,10 +1,10 @@
-"""Writing the journal: the one connection that does (WAL, synchronous=FULL), used by the intake thread alone."""
+"""Writes the journal, on the only connection that writes (WAL, synchronous=FULL). Only the loop's thread uses it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -14,62 +14,43 @@ import msgspec
 
 from edi_checkpoint.wire.references import MARK, Attachment, digests_in
 from edi_checkpointd.faults import CrashPoint, reached
+from edi_checkpointd.journal import schema
 from edi_checkpointd.journal.reader import Reader
-from edi_checkpointd.journal.schema import (
-    APPLICATION_ID,
-    BLOBS,
-    FORMAT,
-    NOT_SHOWN,
-    SCHEMA,
-    Fence,
-    Frame,
-    GapRow,
-    JournalDamaged,
-    JournalRefused,
-    Notes,
-    SessionRow,
-    Shown,
-    check_format,
-    check_head,
-    check_shape,
-    check_sqlite,
-    is_new,
-    named_damage,
-)
+from edi_checkpointd.journal.schema import Frame, GapRow, JournalDamaged, JournalRefused, Notes, SessionRow
 from edi_checkpointd.journal.witness import Witness
 from edi_checkpointd.state import Snapshot
 from edi_checkpointd.system.pulse import Pulse
 
-_BUSY_MS = 5000  # waited for a lock that is in the way
-_READERS_MS = 50  # ... where it is tried again, and frames may wait meanwhile
+_BUSY_MS = 5000  # the longest wait for another connection's lock
+_READERS_MS = 50  # the same in `empty_wal`: the caller retries, and frames may wait meanwhile
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
     "wal_autocheckpoint=0",
     "fullfsync=ON",
-    "secure_delete=ON",  # always, not only while something is purged: pages that were freed before would keep its texts
+    "secure_delete=ON",  # always, not only during a purge: pages freed before would still contain the purged texts
 )
 _WAL_PASSIVE_PAGES = 256  # 1 MiB: carried into the database when no frame waits
 _WAL_FORCED_PAGES = 8192  # 32 MiB: carried over even under load, so that the WAL is bounded
-_FORGET_BYTES = 1 << 20  # of rows, in one slice of forgetting; what is deleted is written over, which takes as long
-_NAMING_ROWS = 1000  # looked through at once for what they name
+_SLICE_BYTES = 1 << 20  # of rows that one slice deletes; SQLite overwrites them, which takes as long as writing them
+_NAMING_ROWS = 1000  # searched at once for references to blobs
 
 
 def sound_sqlite() -> str:
-    """Return SQLite's version. Raises `VersionMismatch` for one that can lose commits."""
+    """Return SQLite's version. Raises `VersionMismatch` for a version that can lose commits."""
     version = apsw.sqlite_lib_version()
-    check_sqlite(version)
+    schema.check_sqlite(version)
     return version
 
 
 @dataclass(slots=True)
 class Transaction:
-    """What the next commit holds; all of it becomes durable together or not at all."""
+    """The content of the next commit: all of it becomes durable, or nothing."""
 
     frames: list[Frame] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     gaps: list[GapRow] = field(default_factory=list)
-    keeps: dict[int, int] = field(default_factory=dict)  # by session: how many checkpoints its writer wants kept
+    keeps: dict[int, int] = field(default_factory=dict)  # by session: how many checkpoints its writer wants to keep
     blobs: dict[str, Attachment] = field(default_factory=dict)  # by digest
 
     def __bool__(self) -> bool:
@@ -78,23 +59,23 @@ class Transaction:
 
 
 class Journal:
-    """The journal, open for writing. `read` reads what is committed and what is being written."""
+    """The journal, open for writing. `read` reads it on the same connection."""
 
     def __init__(self, path: Path, pulse: Pulse | None = None) -> None:
-        """Open the journal at `path`, or make one. `pulse` is told while the disk is waited for.
+        """Open the journal at `path`, or make one. `pulse` notes when the thread waits for the disk.
 
-        Raises `JournalDamaged` when it is no database or misses acknowledged entries, `VersionMismatch` when it
-        is of another format, or when SQLite itself is of a version that can lose commits.
+        Raises `JournalDamaged` if the file is not a journal, or if acknowledged rows are missing. Raises
+        `VersionMismatch` if the journal has another format, or if this version of SQLite can lose commits.
         """
         sound_sqlite()
         self._path = path
         self._pulse = pulse or Pulse()
-        check_head(path)
-        with named_damage(path):
+        schema.check_head(path)
+        with schema.named_damage(path):
             self._db = apsw.Connection(str(path))
             try:
                 self._prepare(path)
-                check_shape(self._db, path)
+                schema.check_shape(self._db, path)
                 self.read = Reader(self._db)
                 self.id = self.read.id
             except BaseException:
@@ -105,34 +86,30 @@ class Journal:
         self._db.set_wal_hook(self._note_wal)
         self._witness = Witness(path, self.id)
         self._rows = self.read.newest_row()
-        if self._rows < self._witness.rows:
-            lost, self._witness.rows = self._witness.rows - self._rows, self._rows
-            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the WAL stays for whoever looks into it
+        if (missing := self._witness.rows - self._rows) > 0:
+            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # keep the WAL, so that people can examine it
             self._db.close()
             self._witness.close()
-            raise JournalDamaged(f"{path}: {lost} acknowledged rows are missing at its end")
+            raise JournalDamaged(f"{path}: {missing} acknowledged rows are missing at its end")
 
     def _prepare(self, path: Path) -> None:
-        """Set the connection up; refuse a file that is no journal of ours, or of another format, unchanged."""
+        """Configure the connection, and make the tables of a new journal. Checks the format before it writes."""
         self._db.set_busy_timeout(_BUSY_MS)
-        new = is_new(self._db)
+        new = schema.is_new(self._db)
         if not new:
-            check_format(self._db, path)
+            schema.check_format(self._db, path)
         path.chmod(0o600)
         for pragma in _PRAGMAS:
             self._db.execute(f"PRAGMA {pragma}").fetchall()
         if new:
-            self._make()
+            with self._transaction():
+                self._db.execute(schema.SCHEMA)
+                self._db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
+                self._db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version={schema.FORMAT}")
             reached(CrashPoint.JOURNAL_MADE)
-            # From now on the database knows its id without its WAL: losing that is told, not taken for a new journal.
+            # Put the id into the database, so that a journal whose WAL is lost is not mistaken for a new one.
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-
-    def _make(self) -> None:
-        with self._transaction():
-            self._db.execute(SCHEMA + BLOBS)
-            self._db.execute("INSERT INTO meta VALUES ('id', ?)", (uuid4().hex,))
-            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
 
     def _note_wal(self, _db: object, _name: str, pages: int) -> int:
         self._wal_pages = pages
@@ -146,24 +123,27 @@ class Journal:
             with self._pulse.disk():
                 reached(CrashPoint.COMMIT_BEGUN)
                 self._db.execute("COMMIT")
-        except apsw.Error as error:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, apsw.CorruptError | apsw.NotADBError):
                 raise JournalDamaged(f"{self._path}: {error}") from error
-            raise JournalRefused(f"write to {self._path}: {error}") from error
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if isinstance(error, apsw.Error):
+                raise JournalRefused(f"write to {self._path}: {error}") from error
             raise
+
+    def _write(self, statement: str, rows: Iterable[tuple[str | int, ...]]) -> None:
+        """Run `statement` for each of `rows`, in one transaction."""
+        with self._transaction():
+            self._db.executemany(statement, rows)
 
     def commit(self, transaction: Transaction) -> None:
         """Make `transaction` durable.
 
-        An acknowledged entry survives a power cut: this returns after the fsync of SQLite's COMMIT (WAL with
-        synchronous=FULL; NORMAL would not sync here), so no acknowledgement may go out before it. Raises
-        `JournalRefused`, and then nothing of it is there, and `JournalDamaged` when the file was unlinked or replaced:
-        SQLite would go on writing into nowhere.
+        An acknowledged entry survives a power cut. So the daemon sends no acknowledgement before this returns, after
+        the fsync of SQLite's COMMIT (WAL with synchronous=FULL; NORMAL does not sync here). Raises `JournalRefused` if
+        nothing was stored. Raises `JournalDamaged` if somebody removed or replaced the file: SQLite would go on writing
+        to the file without a name.
         """
         if (name := self.replaced()) is not None:
             raise JournalDamaged(f"{name} was removed or replaced while it was open")
@@ -176,15 +156,12 @@ class Journal:
                 "UPDATE streams SET number = ? WHERE stream = ?",
                 [(number, stream) for stream, number in transaction.numbers.items()],
             )
-            if transaction.gaps:
-                self._db.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", transaction.gaps)
-            if transaction.keeps:
-                self._db.executemany("UPDATE sessions SET keep = ?2 WHERE key = ?1", list(transaction.keeps.items()))
-            if transaction.blobs:
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)",
-                    [(digest, blob.type, blob.data) for digest, blob in transaction.blobs.items()],
-                )
+            self._db.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", transaction.gaps)
+            self._db.executemany("UPDATE sessions SET keep = ?2 WHERE key = ?1", list(transaction.keeps.items()))
+            self._db.executemany(
+                "INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)",
+                [(digest, blob.type, blob.data) for digest, blob in transaction.blobs.items()],
+            )
         self._rows += len(transaction.frames)
         self._witness.note(self._rows)
         if self._wal_pages >= _WAL_FORCED_PAGES:
@@ -195,21 +172,21 @@ class Journal:
     def begin_session(self, session_id: str, parent_session: str | None, started_us: int) -> SessionRow:
         """Add a session without entries and return its row."""
         with self._transaction():
-            self._db.execute(
+            (row,) = self._db.execute(
                 "INSERT INTO sessions (session_id, parent_session, epoch, started_us, saved, checkpointed, left_as)"
-                " VALUES (?, ?, 0, ?, 0, 0, 'clean')",
+                " VALUES (?, ?, 0, ?, 0, 0, 'clean') RETURNING *",
                 (session_id, parent_session, started_us),
             )
         reached(CrashPoint.SESSION_BEGUN)
-        row = self.read.session(session_id)
-        assert row is not None
-        return row
+        return SessionRow(*row)
 
     def adopt(
         self, key: int, sequence: int, snapshot: Snapshot, taken_us: int, notes: Notes, keep: int | None = None
     ) -> None:
-        """Take a state from elsewhere as the session's newest: a file is ahead of, or all that is left of, the journal;
-        or the session is a branch of another. With it goes `keep`, unless the session has one.
+        """Store a state from outside as the session's newest, as a snapshot at `sequence`.
+
+        It comes from a file that is newer than the journal, or from the session that this one branches off. `keep` is
+        the session's number of checkpoints to keep; a number that the journal has already takes precedence.
         """
         with self._transaction():
             self._insert_snapshot(key, sequence, snapshot, taken_us)
@@ -222,12 +199,18 @@ class Journal:
             self._note(key, notes)
 
     def attach(
-        self, key: int, stream: str, epoch: int, number: int, shown: Shown = NOT_SHOWN, fence: Fence | None = None
+        self,
+        key: int,
+        stream: str,
+        epoch: int,
+        number: int,
+        shown: schema.Shown = schema.NOT_SHOWN,
+        fence: schema.Fence | None = None,
     ) -> None:
-        """Raise the session's epoch for a new writer and begin (or continue) its stream at `number`.
+        """Raise the session's epoch for a new writer, and begin or continue its stream at `number`.
 
-        `fence` closes the streams of living writers that it takes over from: what they publish from now on is theirs
-        alone, and begins with the state as it is now, which is kept until their streams are forgotten.
+        `fence` names the streams of living writers that the new writer fences. Entries that these publish afterwards
+        become a branch. It begins with the state of `fence`, so this snapshot stays until their rows are deleted.
         """
         with self._transaction():
             self._db.execute(
@@ -248,53 +231,43 @@ class Journal:
                 )
 
     def leave(self, key: int, left_as: str, short_lives: int = 0, drained: int = 0) -> None:
-        """Note how the session's last writer left, `clean` or `interrupted`, how many in a row died soon, and how many
-        entries came from the outboxes of the dead.
+        """Note how the session's last writer left, `clean` or `interrupted`.
+
+        `short_lives` counts the writers in a row that died soon, `drained` the entries from dead writers' outboxes.
         """
-        with self._transaction():
-            self._db.execute(
-                "UPDATE sessions SET left_as = ?, short_lives = ?, drained = ? WHERE key = ?",
-                (left_as, short_lives, drained, key),
-            )
+        statement = "UPDATE sessions SET left_as = ?, short_lives = ?, drained = ? WHERE key = ?"
+        self._write(statement, [(left_as, short_lives, drained, key)])
 
     def touch(self, key: int, now_us: int) -> None:
-        """Note that a session was brought back now; it counts as one whose state was shown."""
-        with self._transaction():
-            self._db.execute("UPDATE sessions SET resumed_us = max(resumed_us, ?) WHERE key = ?", (now_us, key))
+        """Note that a user restored a session now; for the clean-up this counts as a writer that got the state."""
+        self._write("UPDATE sessions SET resumed_us = max(resumed_us, ?) WHERE key = ?", [(now_us, key)])
 
     def remember(self, key: str, number: int) -> None:
-        """Remember a number, in the place of an earlier one, as long as there is this journal."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, number))
+        """Store a number under `key`, replacing an earlier one; `Reader.remembered` returns it."""
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, number)])
 
     def delete_stream(self, stream: str) -> None:
-        """Remove the row of a stream whose outbox is gone."""
-        with self._transaction():
-            self._db.execute("DELETE FROM streams WHERE stream = ?", (stream,))
+        """Delete the row of a stream whose outbox no longer exists."""
+        self._write("DELETE FROM streams WHERE stream = ?", [(stream,)])
 
     def note(self, notes: Mapping[int, Notes], filed: Collection[str] = ()) -> None:
-        """Note, by session, which sequences have come into files; drop the blobs `filed`: they are files now."""
+        """Note the sequences in the sessions' files, and delete the blobs `filed`, which have files now."""
         with self._transaction():
             for key, noted in notes.items():
                 self._note(key, noted)
             self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in filed])
 
     def note_gone(self, keys: Collection[int], since_us: int) -> None:
-        """Note since when sessions have no file any more, as their users wished."""
-        with self._transaction():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO meta VALUES (?, ?)", [(f"gone:{key}", since_us) for key in keys]
-            )
+        """Note since when sessions have no files because the user deleted them."""
+        self._write("INSERT OR IGNORE INTO meta VALUES (?, ?)", [(f"gone:{key}", since_us) for key in keys])
 
     def note_back(self, keys: Collection[int]) -> None:
-        """Note that sessions without a file have one again, or a writer."""
-        with self._transaction():
-            self._db.executemany("DELETE FROM meta WHERE key = ?", [(f"gone:{key}",) for key in keys])
+        """Undo `note_gone` for sessions that have a file or a writer again."""
+        self._write("DELETE FROM meta WHERE key = ?", [(f"gone:{key}",) for key in keys])
 
     def unsave(self, keys: Collection[int]) -> None:
-        """Note that the auto-saves of sessions are gone, against their users' wish: a start has them saved again."""
-        with self._transaction():
-            self._db.executemany("UPDATE sessions SET saved = 0 WHERE key = ?", [(key,) for key in keys])
+        """Note that the auto-saves of sessions are lost by an accident, so that the next start saves them again."""
+        self._write("UPDATE sessions SET saved = 0 WHERE key = ?", [(key,) for key in keys])
 
     def _note(self, key: int, notes: Notes) -> None:
         self._db.execute(
@@ -305,7 +278,7 @@ class Journal:
     # -- keeping it small --------------------------------------------------------------------------------------------
 
     def add_snapshot(self, key: int, sequence: int, snapshot: Snapshot, taken_us: int) -> None:
-        """Add a snapshot, so that neither start nor a look back replays everything."""
+        """Add a snapshot, so that neither a start nor `history` replays from the beginning."""
         with self._transaction():
             self._insert_snapshot(key, sequence, snapshot, taken_us)
 
@@ -316,9 +289,9 @@ class Journal:
         )
 
     def trim(self, key: int, *, before_us: int, limit: int) -> int:
-        """Delete at most `limit` rows that no look back within the window needs; return how many.
+        """Delete at most `limit` rows from before the history window, and return how many.
 
-        The window begins at `before_us`; the newest snapshot at or before its start stays, and what follows it.
+        The window begins at `before_us`. The newest snapshot at or before it stays, and all rows after that snapshot.
         """
         base = self._db.execute(
             "SELECT max(sequence) FROM snapshots WHERE session = ? AND taken_us <= ?", (key, before_us)
@@ -330,7 +303,7 @@ class Journal:
                 "DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE session = ? AND last <= ?"
                 " AND id < (SELECT max(id) FROM frames) ORDER BY first LIMIT ?)",
                 (key, base, limit),
-            )  # the newest row of all stays: the witness counts by it
+            )  # the newest row of all sessions stays: the witness holds its id
             deleted = self._db.changes()
             self._db.execute(
                 "DELETE FROM snapshots WHERE session = ?1 AND sequence < ?2 AND sequence NOT IN"
@@ -340,20 +313,21 @@ class Journal:
         reached(CrashPoint.ROWS_TRIMMED)
         return deleted
 
-    # -- forgetting --------------------------------------------------------------------------------------------------
+    # -- deleting sessions -------------------------------------------------------------------------------------------
 
     def delete_slice(self, session_id: str) -> bool:
-        """Delete one slice of a session's rows, its own at last; return whether any is left.
+        """Delete one slice of a session's rows, or with the last slice the session; return whether rows remain.
 
-        What is deleted is written over with zeros; its WAL is gone after `empty_wal`. Raises `JournalRefused`.
+        SQLite overwrites the deleted content with zeros. The WAL contains it until `empty_wal`. Raises
+        `JournalRefused`.
         """
         row = self.read.session(session_id)
         if row is None:
             return False
-        frames = self._slice("frames", row.key)
-        snapshots = [] if frames else self._slice("snapshots", row.key)
+        frames = self._slice("frames", "records", row.key)
+        snapshots = [] if frames else self._slice("snapshots", "body", row.key)
         with self._transaction():
-            # The newest row of all stays, emptied: the witness counts by it. The one before that was kept so goes.
+            # The newest row of all sessions stays without content: the witness holds its id. An earlier such row goes.
             newest = "id = (SELECT max(id) FROM frames)"
             self._db.execute(
                 "UPDATE frames SET session = 0, first = 0, last = 0, stream = '', records = x''"
@@ -371,22 +345,21 @@ class Journal:
         reached(CrashPoint.ROWS_FORGOTTEN)
         return bool(frames or snapshots)
 
-    def _slice(self, table: str, key: int) -> list[tuple[int, int]]:
-        """Return a session's key with the ids of the rows of `table` that one slice of forgetting may delete."""
-        column = {"frames": "records", "snapshots": "body"}[table]
+    def _slice(self, table: str, column: str, key: int) -> list[tuple[int, int]]:
+        """Return the rows of `table` that one slice deletes, each as the session's key and its rowid."""
         chosen: list[tuple[int, int]] = []
         size = 0
         for rowid, length in self._db.execute(f"SELECT rowid, length({column}) FROM {table} WHERE session = ?", (key,)):
             chosen.append((key, rowid))
             size += length
-            if size >= _FORGET_BYTES:
+            if size >= _SLICE_BYTES:
                 break
         return chosen
 
     def delete_unnamed_blobs(self) -> list[tuple[str, str, int]]:
-        """Delete the attachments that no row names any more; return digest, type and size of each.
+        """Delete the blobs that no row names any more; return digest, type and size of each.
 
-        Nothing need be looked for else: a document that names one is visible only when there is a file of it.
+        Documents need no search: a document is visible only when the attachments that it names have files.
         """
         unnamed = {digest: (digest, kind, size) for digest, kind, size in self.read.blobs()}
         if unnamed:
@@ -394,14 +367,13 @@ class Journal:
                 for digest in set[str]().union(*map(digests_in, texts)):
                     unnamed.pop(digest, None)
         if unnamed:
-            with self._transaction():
-                self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in unnamed])
+            self._write("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in unnamed])
         return list(unnamed.values())
 
     def empty_wal(self) -> bool:
-        """Carry the whole WAL over and cut it off, so that it holds nothing of what was deleted.
+        """Carry the whole WAL into the database and truncate it, so that it contains no deleted content.
 
-        Returns False while a reader is in the way; then it is to be tried again.
+        Returns False if a reader prevents this; the caller then retries.
         """
         self._db.set_busy_timeout(_READERS_MS)
         try:
@@ -427,21 +399,18 @@ class Journal:
         return self._wal_pages >= _WAL_PASSIVE_PAGES
 
     def carry_over(self) -> None:
-        """Carry the WAL into the database, as far as no reader is in the way."""
-        with contextlib.suppress(apsw.Error), self._pulse.disk():  # it is tried again after the next commit
+        """Carry the WAL into the database, as far as readers allow."""
+        with contextlib.suppress(apsw.Error), self._pulse.disk():  # a later commit tries it again
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal_pages = 0
         reached(CrashPoint.CARRIED_OVER)
 
     def replaced(self) -> str | None:
-        """Return the path that no longer leads to the file that is open, if one does not: writes would go nowhere."""
-        for name, inode in self._inodes.items():
-            if _inode(name) != inode:
-                return name
-        return None
+        """Return the path of an open file that was removed or replaced, None if all are in place."""
+        return next((name for name, inode in self._inodes.items() if _inode(name) != inode), None)
 
     def close(self) -> None:
-        """Carry the whole WAL over and close."""
+        """Carry the whole WAL into the database and close it."""
         with contextlib.suppress(apsw.Error):
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._db.close()
@@ -449,7 +418,7 @@ class Journal:
 
 
 def _inode(path: str) -> tuple[int, int] | None:
-    """Return what a path leads to; before every commit: a third of the time of `Path.stat`."""
+    """Return inode and device of a file, None if it is missing. `Path.stat` takes three times as long per commit."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
