@@ -1,1 +1,1 @@
-"""Files, locks, clocks, timers, threads and logs: what the daemon needs of the operating system."""
+"""The daemon's access to the operating system: files, locks, clocks, timers, threads and logs."""

@@ -1,4 +1,4 @@
-"""The one place that reads clocks, so that a test can pass another one."""
+"""Reads the clocks. No other module does, so that a test can pass a clock of its own."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from edi_checkpoint.system.times import to_us as to_us
 
 
 class Clock(Protocol):
-    """What the daemon asks of time: UTC for people and names, monotonic for intervals."""
+    """A wall clock in UTC, for people and file names, and a monotonic clock, for intervals."""
 
     def now(self) -> datetime:
         """Return the wall clock's time, aware, in UTC."""
 
     def monotonic_s(self) -> float:
-        """Return seconds that only rise."""
+        """Return seconds that never go back."""
+
+
+def wall_minus_monotonic_s(clock: Clock) -> float:
+    """Return how far the wall clock is ahead of the monotonic clock; it changes only if the wall clock is stepped."""
+    return clock.now().timestamp() - clock.monotonic_s()
 
 
 class SystemClock:
     """The machine's clocks."""
 
     def now(self) -> datetime:
-        """Return the wall clock's time, aware, in UTC."""
+        """Return the wall clock's time."""
         return datetime.now(UTC)
 
     def monotonic_s(self) -> float:
-        """Return seconds that only rise."""
+        """Return seconds that never go back."""
         return time.monotonic()
 
 
@@ -36,24 +41,22 @@ JUMP_S = 86400.0
 
 
 class Jumps:
-    """Whether the wall clock jumped by more than a day within the last one, as far as anybody looked meanwhile.
+    """Detects when the wall clock jumps by more than a day.
 
-    Ages are not believed then: who set it right knows, who set it wrong notices. A machine's sleep looks like a jump.
+    For a day after a jump nothing is deleted by age, so that the user can notice and correct a wrong clock. A machine's
+    sleep looks like a jump.
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Begin with a clock that is believed."""
+        """Compare `clock` with its present time from now on."""
         self._clock = clock
-        self._offset_s = self._wall_minus_monotonic_s()
+        self._offset_s = wall_minus_monotonic_s(clock)
         self._until_s = 0.0
 
     def lately(self) -> bool:
-        """Look, and return whether there was one lately."""
-        offset_s, now_s = self._wall_minus_monotonic_s(), self._clock.monotonic_s()
+        """Compare the clocks, and return whether a call within the last day found a jump."""
+        offset_s, now_s = wall_minus_monotonic_s(self._clock), self._clock.monotonic_s()
         if abs(offset_s - self._offset_s) > JUMP_S:
             self._until_s = now_s + JUMP_S
         self._offset_s = offset_s
         return now_s < self._until_s
-
-    def _wall_minus_monotonic_s(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic_s()

@@ -1,4 +1,4 @@
-"""Leaves whoever started the daemon: nothing that a process inherits stays but its environment and its limits."""
+"""Detaches the daemon from the process that started it. It inherits only the environment and the resource limits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def detach() -> None:
-    """Go on in a child, in the background, while this process ends with exit code 0. Call it before any thread runs.
+    """Continue in a child process in the background, and end this process with exit code 0. Call it without threads.
 
-    The child has the init process for a parent, a session without a terminal, the folder `/`, umask 077, no signal
-    blocked or ignored, and nothing on stdin, stdout and stderr.
+    The child's parent is the init process. It has a session without a terminal, the folder `/`, umask 077, no signals
+    blocked or ignored, and /dev/null as stdin, stdout and stderr.
     """
     if os.fork():
         os._exit(0)

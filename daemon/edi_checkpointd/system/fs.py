@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all. Nothing else in the daemon renames, or opens a document for writing."""
+"""Writes files that are visible whole or not at all. No other module of the daemon renames or writes documents."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,16 +16,16 @@ from edi_checkpoint.system.paths import sync_folder as sync_folder
 from edi_checkpointd.faults import CrashPoint, reached
 from edi_checkpointd.system.writeback import PART_BYTES, Writeback
 
-_IOV_MAX = 512  # Linux takes 1024, POSIX promises 16; beyond some hundred nothing is gained
-_TEMPORARY = ".tmp"
+_IOV_MAX = 512  # Linux allows 1024, POSIX guarantees 16; more than some hundred are not faster
+_TEMPORARY = re.compile(r"\.(.*)\.tmp", re.DOTALL)  # a dot, the final name, .tmp
 
 
 def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
-    """Write `parts` as the file `path` (mode 0600), durably, in the place of an older one; return its size in bytes.
+    """Write `parts` durably to the file `path` (mode 0600), replacing an older file; return its size in bytes.
 
-    Temporary file, fsync, rename, fsync of the folder: POSIX promises that a rename is atomic, not that it or the data
-    is on disk. The temporary's name begins with a dot, which no reader of documents looks for. Raises OSError; an older
-    file is then as it was.
+    It writes a temporary file, syncs it, renames it and syncs the folder: POSIX guarantees that a rename is atomic, but
+    not that it or the data is on the disk. The temporary's name begins with a dot, so readers of documents skip it.
+    Raises OSError; an older file is then unchanged.
     """
     with _in_place(path, parts) as size:
         sync_folder(path.parent)
@@ -32,10 +33,11 @@ def write_atomic(path: Path, parts: Sequence[bytes]) -> int:
 
 
 def write_new(root: Path, files: Iterable[tuple[str, bytes]], there: Iterable[str] = ()) -> None:
-    """Write files below the folder `root`, as whole and as durably as `write_atomic`.
+    """Write files below the folder `root`, atomically and durably as `write_atomic` does.
 
-    Their names lead one folder down; each folder is made (0700) and synced once, however many files come into it. Names
-    `there` are of files that lie there already, maybe since a moment before a crash: they are made durable too.
+    Each name consists of one folder and a file name. Each folder is made (0700) and synced once for all its files.
+    `there` names files that exist already: an earlier run may have crashed before it synced their folders, so these are
+    synced, too.
     """
     folders = {root.parent, root, *((root / name).parent for name in there)}
     ensure_private(root)
@@ -51,11 +53,12 @@ def write_new(root: Path, files: Iterable[tuple[str, bytes]], there: Iterable[st
 
 @contextlib.contextmanager
 def _in_place(path: Path, parts: Sequence[bytes]) -> Iterator[int]:
-    """Write a file whose data are durable before it has its name; enter with its size, and the name not durable yet.
+    """Write a file, sync it and give it its name; yield its size. The caller then syncs the folder.
 
-    It is closed on leaving: who watches the folder wakes up for that, and would hold up what is waited for here.
+    The file is closed at the end of the block: closing it wakes programs that watch the folder, and these would delay
+    the sync.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    temporary = _temporary(path)
     fd = _create(temporary, os.O_WRONLY)
     try:
         try:
@@ -72,24 +75,28 @@ def _in_place(path: Path, parts: Sequence[bytes]) -> Iterator[int]:
         os.close(fd)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
 def _create(temporary: Path, access: int) -> int:
     flags = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(temporary, flags, 0o600)
-    except FileExistsError:  # left by a crash; unlink follows no link that was planted there
+    except FileExistsError:  # left by a crash; if it is a symbolic link, unlink removes only the link
         temporary.unlink(missing_ok=True)
         return os.open(temporary, flags, 0o600)
 
 
 @contextlib.contextmanager
 def appearing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
-    """Open a file (mode 0600) that gets the name `path`, durably, when the block ends well; else nothing is left of it.
+    """Open a file (mode 0600) for the block; at its end the file is durable and gets the name `path`.
 
-    Raises FileExistsError unless `replace`, before anything is written.
+    If the block raises, the file is removed. Without `replace`, it raises FileExistsError at once if `path` exists.
     """
     if not replace and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    temporary = _temporary(path)
     fd = _create(temporary, os.O_RDWR)
     try:
         with os.fdopen(fd, "w+b") as file:
@@ -113,12 +120,12 @@ def _write_all(fd: int, parts: Sequence[bytes]) -> int:
                 written -= len(views.pop(0))
             if written:
                 views[0] = views[0][written:]
-        writeback.go_on(size)
+        writeback.advance(size)
     return size
 
 
 def _batches(parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
-    """Yield what is given to the kernel at once: about `PART_BYTES`, in at most `_IOV_MAX` views."""
+    """Yield the views for one call of writev each: about `PART_BYTES`, in at most `_IOV_MAX` views."""
     views: list[memoryview] = []
     size = 0
     for part in parts:
@@ -136,18 +143,14 @@ def _of_a_document(name: str) -> bool:
 
 
 def temporaries(folder: Path, ours: Callable[[str], bool] = _of_a_document) -> list[Path]:
-    """Return the temporaries in `folder` of files with names of `ours`: being written just now, or left by a crash."""
-    found = []
+    """Return the temporary files in `folder` whose final names are `ours`: of a present write, or left by a crash."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name.removeprefix(".").removesuffix(_TEMPORARY)
-            if entry.name == f".{name}{_TEMPORARY}" and ours(name) and not entry.is_dir(follow_symlinks=False):
-                found.append(folder / entry.name)
-    return found
+        files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    return [folder / name for name in files if (match := _TEMPORARY.fullmatch(name)) and ours(match[1])]
 
 
 def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = _of_a_document) -> int:
-    """Unlink the temporaries that a crash left in `folder`, of files with names of `ours`; return how many."""
+    """Unlink the temporary files that a crash left in `folder`, if their final names are `ours`; return how many."""
     found = temporaries(folder, ours)
     for path in found:
         path.unlink(missing_ok=True)
@@ -155,13 +158,12 @@ def sweep_temporaries(folder: Path, ours: Callable[[str], bool] = _of_a_document
 
 
 def set_aside(path: Path, folder: Path, name: str | None = None) -> Path:
-    """Move a damaged file into `folder`, as `name` (default: its own), and return where it lies now.
+    """Move a damaged file into `folder` as `name` (default: its own), and return its new path.
 
-    A name that is taken there gets a number.
+    If `folder` has a file of that name, a number is appended.
     """
     name = name or path.name
-    target = folder / name
-    number = 0
+    target, number = folder / name, 0
     while target.exists():
         number += 1
         target = folder / f"{name}.{number}"
@@ -178,9 +180,9 @@ def rename(path: Path, name: str) -> None:
 
 
 def move_files(names: Iterable[str], source: Path, target: Path, moved: Callable[[], None] = lambda: None) -> list[str]:
-    """Move files by name from one folder into another, durably; return the names that are taken there and so stayed.
+    """Move files from one folder to another, durably. Return the names of which `target` has a file: these stay.
 
-    A file that is not there any more is passed over. `moved` is called after each.
+    Missing files are skipped. `moved` is called after each file.
     """
     stayed = []
     for name in names:
@@ -196,10 +198,10 @@ def move_files(names: Iterable[str], source: Path, target: Path, moved: Callable
 
 
 class Reserve:
-    """A file of blocks held back, released so that the journal finds room on a full disk."""
+    """A file that reserves disk space; it is deleted on a full disk, so that the journal can be written."""
 
     def __init__(self, path: Path, size_bytes: int = 16 << 20) -> None:
-        """`path` is the reserve's file; `hold` makes it. What an earlier daemon held is held."""
+        """Use the file that an earlier daemon left at `path`, if there is one; `hold` makes it."""
         self._path = path
         self._size_bytes = size_bytes
         try:
@@ -209,13 +211,13 @@ class Reserve:
             self.held = False
 
     def hold(self) -> bool:
-        """Take the blocks where as many again stay free; return whether they are held."""
+        """Reserve the space if the same amount stays free besides; return whether it is reserved."""
         if self.held:
             return True
-        if self._free_bytes() < 2 * self._size_bytes:  # trying would make others' writes fail for a moment
+        if self._free_bytes() < 2 * self._size_bytes:  # an attempt would make other writes fail for a moment
             return False
         try:
-            self._path.unlink(missing_ok=True)  # one cut short, or a name that somebody planted
+            self._path.unlink(missing_ok=True)  # an incomplete reserve, or another program's file or link
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size_bytes)
@@ -228,7 +230,7 @@ class Reserve:
         return True
 
     def lend(self) -> None:
-        """Give the blocks back for a start on a disk that has less than these left."""
+        """Free the space if the disk has less left than that; for a start on a full disk."""
         if self.held and self._free_bytes() < self._size_bytes:
             self.release()
 
@@ -237,7 +239,7 @@ class Reserve:
         return disk.f_bavail * disk.f_frsize
 
     def release(self) -> None:
-        """Give the blocks back; one that cannot be unlinked gives none."""
+        """Free the space. If the file cannot be unlinked, this frees nothing and raises nothing."""
         self.held = False
         with contextlib.suppress(OSError):
             self._path.unlink()

@@ -1,7 +1,7 @@
-"""Which step the intake thread is in, and since when.
+"""Records which step the loop's thread is in, and since when.
 
-The intake thread sets it, the heartbeat thread reads it. A step that waits for the disk is never taken for a hang:
-the next daemon would wait for the same disk.
+The loop's thread sets it, the heartbeat thread reads it. A step that waits for the disk never counts as hung, since a
+restarted daemon would wait for the same disk.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoopStep:
-    """What the intake is at: waiting for the disk or not, since when (monotonic)."""
+    """One step of the loop: since when (monotonic), and whether it waits for the disk."""
 
     since_s: float
     on_disk: bool = False
 
 
 class Pulse:
-    """Which step the intake is at. Its thread alone sets it, whole; the heartbeat's reads it."""
+    """The loop's present step. Only the loop's thread sets it, always as a whole."""
 
     def __init__(self) -> None:
-        """Begin at rest."""
+        """Start without a step."""
         self.step: LoopStep | None = None
-        """None while the intake waits for messages."""
+        """None while the loop waits for messages."""
 
     def work(self) -> None:
-        """Begin a step."""
+        """Note that a step begins now."""
         self.step = LoopStep(time.monotonic())
 
     def rest(self) -> None:
-        """Wait for messages."""
+        """Note that the loop waits for messages."""
         self.step = None
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
-        """Wait for the disk; what comes afterwards is another step."""
+        """Note that the block waits for the disk; after the block another step begins."""
         resting = self.step is None
         self.step = LoopStep(time.monotonic(), on_disk=True)
         try:
@@ -47,6 +47,6 @@ class Pulse:
             self.step = None if resting else LoopStep(time.monotonic())
 
 
-def is_hung(step: LoopStep | None, now_s: float, patience_s: float) -> bool:
-    """Whether the intake has been in `step` for longer than `patience_s` and no disk keeps it."""
-    return step is not None and not step.on_disk and now_s - step.since_s > patience_s
+def is_hung(step: LoopStep | None, now_s: float, limit_s: float) -> bool:
+    """Return whether `step` has taken longer than `limit_s` without waiting for the disk."""
+    return step is not None and not step.on_disk and now_s - step.since_s > limit_s

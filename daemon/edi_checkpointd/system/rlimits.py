@@ -1,6 +1,6 @@
-"""Descriptors: how many the process may open, and how near that is. Without one left, libzmq aborts in accept.
+"""The limit of open file descriptors. When none is left, libzmq aborts the process in accept.
 
-What it costs then is a start: entries lie in outboxes and in the journal, and come again.
+No entry is lost then: the daemon is restarted, and clients resend from their outboxes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def raise_limit() -> None:
 
 
 def short() -> str | None:
-    """Return what is to be said when more than `WARN_SHARE` of the descriptors are open; None when not.
+    """Return a sentence for the user if more than `WARN_SHARE` of the descriptors are open, else None.
 
-    Counting costs a look at each: some 0.1 us.
+    Counting takes some 0.1 us for each open descriptor.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = sum(1 for _ in os.scandir("/dev/fd")) - 1  # without the one that lists them
+    opened = sum(1 for _ in os.scandir("/dev/fd")) - 1  # without the descriptor of this scan
     return f"{opened} of {limit} file descriptors are open" if opened > WARN_SHARE * limit else None

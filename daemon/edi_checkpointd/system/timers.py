@@ -1,7 +1,7 @@
-"""One-shot timers on APScheduler, each for one changed session. The only importer of apscheduler.
+"""One-shot timers on APScheduler. Only this module imports apscheduler.
 
-A timer's call is made in the loop's thread, which decides there what to do. No timer runs when nothing is unsaved.
-APScheduler 3 follows the wall clock: `follow_clock` shifts what is due when that jumps.
+A timer posts its call to the loop's thread, which decides what to do. No timer runs when nothing is unsaved.
+APScheduler 3 uses the wall clock: `follow_clock` shifts the timers when that clock is stepped.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from edi_checkpointd.system.clock import Clock
+from edi_checkpointd.system.clock import Clock, wall_minus_monotonic_s
 
 log = logging.getLogger(__name__)
 
-_JUMP_S = 0.5  # slewing by NTP stays far below
+_JUMP_S = 0.5  # NTP's slewing stays far below
 
 
 class Scheduler:
-    """Timers by name; setting one that is set already moves it."""
+    """Timers by name. Setting a timer again moves it."""
 
     def __init__(self, clock: Clock, post: Callable[[Callable[[], None]], None]) -> None:
-        """Start APScheduler's thread and one worker; `post` has a call made in the loop's thread."""
+        """Start APScheduler's thread and one worker. `post` makes a call in the loop's thread."""
         self._clock = clock
         self._post = post
-        self._offset_s = self._wall_minus_monotonic_s()
-        self.pending: set[str] = set()  # timers set and not gone off
-        self._dated: set[str] = set()  # those for a date, which nobody watches the clock for
-        self.stepped: tuple[float, float] | None = None  # by how many seconds the clock was, the last time; monotonic
-        self.faults = 0  # missed, overlapping and failed timers: none of them should ever be
+        self._offset_s = wall_minus_monotonic_s(clock)
+        self.pending: set[str] = set()  # timers that have not fired yet
+        self._dated: set[str] = set()  # timers for a date, which a step of the clock does not shift
+        self.stepped: tuple[float, float] | None = None  # the last step in seconds, and its monotonic time
+        self.faults = 0  # missed, overlapping and failed timers; always 0 unless something is wrong
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(1)},
@@ -44,34 +44,33 @@ class Scheduler:
         self._scheduler.start()
 
     def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
-        """Have `call` made once, in the loop's thread, `delay_s` from now."""
+        """Make `call` once in the loop's thread, `delay_s` from now."""
 
-        def go_off() -> None:
+        def fire() -> None:
             self.pending.discard(name)
             self._post(call)
 
-        self.follow_clock()  # else a step that nobody has noticed yet would shift this timer too
+        self.follow_clock()  # else a step before now, noticed later, would shift this timer, too
         self.pending.add(name)
-        self._scheduler.add_job(
-            go_off, "date", run_date=self._clock.now() + timedelta(seconds=delay_s), id=name, replace_existing=True
-        )
+        date = self._clock.now() + timedelta(seconds=delay_s)
+        self._scheduler.add_job(fire, "date", run_date=date, id=name, replace_existing=True)
 
     def on(self, date: datetime, name: str, call: Callable[[], None]) -> None:
-        """Have `call` made once, in the loop's thread, at a date of the wall clock, even if that is stepped meanwhile.
+        """Make `call` once in the loop's thread, at a date of the wall clock, even if that clock is stepped.
 
-        It keeps nothing awake: such a timer does not count as pending.
+        Such a timer does not count as pending, so the loop need not follow the clock for it.
         """
         self._dated.add(name)
         self._scheduler.add_job(self._post, "date", [call], run_date=date, id=name, replace_existing=True)
 
     @property
     def idle(self) -> bool:
-        """Whether no timer is set."""
+        """Whether no timer is pending."""
         return not self.pending
 
     def follow_clock(self) -> None:
-        """Shift all timers by as much as the wall clock was stepped since the last call; cheap when it was not."""
-        offset_s = self._wall_minus_monotonic_s()
+        """Shift all timers by the wall clock's step since the last call; cheap if there was none."""
+        offset_s = wall_minus_monotonic_s(self._clock)
         jump_s = offset_s - self._offset_s
         if abs(jump_s) < _JUMP_S:
             return
@@ -84,15 +83,12 @@ class Scheduler:
             try:
                 job.modify(next_run_time=job.next_run_time + timedelta(seconds=jump_s))
             except JobLookupError:
-                log.debug("timer had gone off name=%s", job.id)
+                log.debug("timer had fired name=%s", job.id)
 
     def close(self) -> None:
         """Drop all timers and end the threads."""
-        self._scheduler.remove_all_jobs()  # its thread fails on a timer that goes off while it is shut down
+        self._scheduler.remove_all_jobs()  # APScheduler's thread fails on a timer that fires during the shutdown
         self._scheduler.shutdown(wait=True)
-
-    def _wall_minus_monotonic_s(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic_s()
 
     def _note_fault(self, event: JobEvent) -> None:
         self.faults += 1

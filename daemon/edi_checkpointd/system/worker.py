@@ -1,7 +1,7 @@
-"""The threads beside the loop's, and how they report to it.
+"""Worker threads, and the mailbox through which other threads reach the loop.
 
-Other threads post calls into the mailbox, and the loop makes them between two batches. A worker is a thread that does
-what it is given, one piece after the other.
+Other threads post calls to the mailbox, and the loop makes these calls between two batches. A worker is a thread with a
+queue: it does one piece of work after the other.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 class Mailbox:
-    """Calls that wait for the loop. `fd` is readable from a post until `clear`; the loop polls it beside its socket."""
+    """Calls that wait for the loop. `fd` is readable from a post until `clear`; the loop polls it with its socket."""
 
     def __init__(self) -> None:
-        """Open the descriptor. Raises OSError when none are left."""
+        """Open the descriptor. Raises OSError if none is left."""
         self._wakeup = Wakeup()
         self._calls: deque[Callable[[], None]] = deque()
         self._failure: Exception | None = None
         self.fd = self._wakeup.fd
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have `call` made in the loop's thread. Any thread may post."""
+        """Make `call` in the loop's thread later. Any thread may post."""
         self._calls.append(call)
         self._wakeup.set()
 
     def fail(self, error: Exception) -> None:
-        """Have the loop raise `error`. Any thread may report one."""
+        """Raise `error` in the loop's thread. Any thread may report one."""
         self._failure = error
         self._wakeup.set()
 
@@ -48,40 +48,37 @@ class Mailbox:
         return bool(self._calls)
 
     def clear(self) -> None:
-        """Make `fd` unreadable until something is posted again."""
+        """Make `fd` unreadable until the next post."""
         self._wakeup.clear()
 
     def run(self) -> None:
-        """Make the calls that wait, in the loop's thread; one that is posted meanwhile waits for the next run.
+        """Make the waiting calls, in the loop's thread. A call that is posted meanwhile waits for the next run.
 
-        Raises what `fail` reported.
+        Raises the error that `fail` reported.
         """
-        self._make_calls()
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
         if self._failure is not None:
             raise self._failure
 
     def close(self, ignored: type[Exception]) -> None:
-        """Make the calls that still wait, then close the descriptor. An `ignored` error of a call is dropped."""
+        """Make the calls that still wait, then close the descriptor. Errors of the type `ignored` are dropped."""
         while self._calls:
             with contextlib.suppress(ignored):
                 self._calls.popleft()()
         self._wakeup.close()
-
-    def _make_calls(self) -> None:
-        for _ in range(len(self._calls)):
-            self._calls.popleft()()
 
 
 class Worker:
     """One thread with a queue. Any thread may give it work."""
 
     def __init__(self, name: str, mailbox: Mailbox) -> None:
-        """Start no thread yet; the first piece of work does. `name` stands in front of the thread's number."""
+        """Prepare the thread; the first piece of work starts it. Its name is `name` with a number."""
         self._mailbox = mailbox
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
-        """Queue `work`. After `close` it is dropped: the next start finds what is left undone, and does it."""
+        """Queue `work`. After `close` it is dropped: the daemon's next start does the same work."""
         with contextlib.suppress(RuntimeError):
             self._pool.submit(work, *arguments)
 
@@ -90,7 +87,7 @@ class Worker:
         return self._pool.submit(work)
 
     def ask(self, work: Callable[[], T], then: Callable[[T | EdiCheckpointError], None]) -> None:
-        """Queue `work`, and have `then` called in the loop's thread with its result or its error."""
+        """Queue `work`, then call `then` in the loop's thread with its result or its error."""
 
         def do() -> None:
             outcome = _outcome(work)
@@ -99,11 +96,11 @@ class Worker:
         self.submit(do)
 
     def report(self, call: Callable[[], None]) -> None:
-        """Have `call` made in the loop's thread."""
+        """Make `call` in the loop's thread."""
         self._mailbox.post(call)
 
     def close(self, within_s: float | None = None) -> None:
-        """Finish what is queued, as far as `within_s` allows (None: all of it), then end the thread."""
+        """Finish the queued work, for at most `within_s` (None: without a limit), then end the thread."""
         with contextlib.suppress(TimeoutError):
             self._pool.submit(lambda: None).result(within_s)
         self._pool.shutdown(wait=True, cancel_futures=True)

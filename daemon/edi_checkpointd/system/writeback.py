@@ -1,7 +1,7 @@
-"""Writeback: a large file goes to the disk part by part, while it is still being written.
+"""Sends a large file to the disk part by part while it is being written.
 
-The fsync at its end finds most of it done; and no more than `PARTS_MAX` stand before the fsync of somebody else, of the
-journal above all, which waits for whatever the disk was given before it. Nothing here makes anything durable.
+So the fsync at its end is short. And an fsync of the journal in the meantime waits for at most `PARTS_MAX` parts, since
+the disk works in order. Nothing here makes data durable.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Final
 
 PART_BYTES: Final = 512 << 10
 PARTS_MAX: Final = 3  # on their way to the disk
-_PAGE_BYTES = 4096  # parts end with pages: one that is filled up later would be written twice
+_PAGE_BYTES = 4096  # parts end at a page's end: a partial page would be written twice
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # SYNC_FILE_RANGE_*
-_UNAVAILABLE = (errno.ENOSYS, errno.EINVAL, errno.EPERM)  # another kernel, a sandbox: the fsync does it all then
+_UNAVAILABLE = (errno.ENOSYS, errno.EINVAL, errno.EPERM)  # another kernel, a sandbox: then only the fsync writes
 
 
 class Writeback:
-    """Of one file, which is written from its beginning on."""
+    """The writeback of one file, which is written from its beginning to its end."""
 
     def __init__(self, fd: int) -> None:
         """`fd` is open for writing."""
         self._fd = fd
-        self._begun = 0
-        self._parts: deque[tuple[int, int]] = deque()  # those that may be on their way
+        self._started = 0
+        self._parts: deque[tuple[int, int]] = deque()  # parts that the disk may still be writing
 
-    def go_on(self, size: int) -> None:
-        """Begin with what there is by now, of `size` bytes, if it is a part; wait for the oldest of `PARTS_MAX`.
+    def advance(self, size: int) -> None:
+        """Start writing the next part if the file, now of `size` bytes, has one; wait if `PARTS_MAX` are being written.
 
-        Raises OSError for what the disk did not take: the fsync of this descriptor would not tell of it again.
+        Raises OSError if the disk refused a part: the kernel reports it only once, and not again to the fsync.
         """
-        if size - self._begun < PART_BYTES:
+        if size - self._started < PART_BYTES:
             return
-        part = self._begun, size // _PAGE_BYTES * _PAGE_BYTES
+        part = self._started, size // _PAGE_BYTES * _PAGE_BYTES
         _sync(self._fd, *part, _WRITE)
         self._parts.append(part)
-        self._begun = part[1]
+        self._started = part[1]
         if len(self._parts) == PARTS_MAX:
             _sync(self._fd, *self._parts.popleft(), _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
 
@@ -56,7 +56,7 @@ def _sync(fd: int, start: int, end: int, how: int) -> None:
 
 @cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return Linux's call, which Python does not have; None elsewhere."""
+    """Return Linux's function, which Python's `os` lacks; None on other systems."""
     try:
         call = ctypes.CDLL(None, use_errno=True).sync_file_range
     except AttributeError:

@@ -71,7 +71,7 @@ def test_the_fields_of_a_line_are_what_its_message_names(session: str, count: in
 def test_a_line_names_its_module_without_the_package(name: str, shown: str) -> None:
     line = record("refused")
     line.name = name
-    assert f" WARNING {shown}: refused" in logs._Text().format(line)
+    assert f" WARNING {shown}: refused" in logs._Text("%(asctime)s").format(line)
     assert json.loads(logs._Json().format(line))["module"] == shown
 
 
@@ -171,9 +171,9 @@ def test_stderr_is_the_journals_only_if_it_is_what_systemd_named(
     with (tmp_path / "stream").open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         status = (tmp_path / "stream").stat()
-        assert logs._is_read_by_the_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
-        assert not logs._is_read_by_the_journal({"JOURNAL_STREAM": f"{status.st_dev}:1"})
-        assert not logs._is_read_by_the_journal({})
+        assert logs._journald_reads_stderr({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        assert not logs._journald_reads_stderr({"JOURNAL_STREAM": f"{status.st_dev}:1"})
+        assert not logs._journald_reads_stderr({})
 
 
 def test_lines_are_struck_from_the_log_and_those_before_it_while_others_are_written(tmp_path: Path) -> None:
