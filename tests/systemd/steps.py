@@ -250,7 +250,7 @@ def a_second_daemon_exits_5_beside_the_service() -> None:
     assert str(main_pid()) in daemon_command("run", expect=5)
     systemctl("stop", SERVICE)
     said = daemon_command("run", expect=5)  # the socket is systemd's, and so is the daemon
-    assert "listened on" in said
+    assert "is in use" in said
 
 
 def the_service_exits_5_without_restarts_beside_a_daemon_started_by_hand() -> None:

@@ -1,7 +1,7 @@
-"""The heartbeat: tells the service manager that the intake moves on, and stops when it does not.
+"""The heartbeat: notifies systemd that the loop moves, and stops when the loop hangs. systemd then restarts the daemon.
 
-An intake that is long in one step is taken for hung, and the manager starts the daemon anew; one that waits for the
-disk is not: a new daemon would wait for the same disk.
+A loop that is long in one step counts as hung, but not while it waits for the disk: a restarted daemon would wait for
+the same disk.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from edi_checkpointd.system.pulse import Pulse, is_hung
 from edi_checkpointd.systemd.notify import Notifier
 
-SLOW_S = 5.0  # from then on the manager is told what the daemon waits for
+SLOW_S = 5.0  # after this wait for the disk, the unit's status says so
 
 
 class Heartbeat:
-    """A thread that beats three times in the manager's period; none where no manager wants it."""
+    """A thread that sends three heartbeats in systemd's watchdog period; no thread if systemd wants none."""
 
     def __init__(self, notifier: Notifier, pulse: Pulse, status: str) -> None:
-        """Begin to beat; `status` is what the manager is told again when the disk has answered."""
+        """Start the thread. `status` is the unit's status while the disk is not slow."""
         self._notifier = notifier
         self._pulse = pulse
         self._status = status
@@ -30,7 +30,7 @@ class Heartbeat:
             self._thread.start()
 
     def _run(self, period_s: float) -> None:
-        told = self._status
+        sent = self._status
         while not self._ended.wait(period_s / 3):
             step, now_s = self._pulse.step, time.monotonic()
             if is_hung(step, now_s, period_s / 2):
@@ -38,9 +38,9 @@ class Heartbeat:
             self._notifier.heartbeat()
             slow = step is not None and step.on_disk and now_s - step.since_s > SLOW_S
             status = "waits for the disk, which takes long" if slow else self._status
-            if status != told:
+            if status != sent:
                 self._notifier.status(status)
-                told = status
+                sent = status
 
     def close(self) -> None:
         """End the thread."""

@@ -45,14 +45,14 @@ class Manager:
         runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
         self._environment = {**environ, "XDG_RUNTIME_DIR": runtime}
         try:
-            said = self.ask("show-environment")
+            output = self.ask("show-environment")
         except EdiCheckpointError as error:
             raise UnitRefused(
                 f"the systemd user manager of {_user()} does not answer: {error}",
                 hint=f"log in as {_user()} without su or sudo, or ask an administrator to run "
                 f"`loginctl enable-linger {_user()}`; or do not install: {_ON_DEMAND}",
             ) from error
-        lines = (line.partition("=") for line in said.splitlines())
+        lines = (line.partition("=") for line in output.splitlines())
         self.environment = {name: "".join(shlex.split(value)) for name, _, value in lines}
         """The environment variables of its units."""
 
@@ -85,7 +85,7 @@ class Manager:
 
 
 def show(paths: Paths, environ: Mapping[str, str], note: Callable[[str], None]) -> str:
-    """Return the units that `install` would write; `note` what else it would do, or why it would refuse."""
+    """Return the units that `install` would write. `note` gets the other steps, or the reason for a refusal."""
     try:
         folder = _usable(paths, environ).folder
         note(f"would write these, and enable {SOCKET}")
@@ -134,7 +134,7 @@ def install(paths: Paths, environ: Mapping[str, str], say: Say, *, now: bool) ->
 
 
 def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
-    """Stop and disable the service, delete its units, and print where the data is that it keeps.
+    """Stop and disable the service, delete its units, and print the folders of the data, which stays.
 
     Raises `UnitRefused` if there are units, but no manager that answers.
     """
@@ -156,11 +156,8 @@ def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
         manager.ask("daemon-reload")
     else:
         say("nothing", "no service is installed")
-    for path, what in (
-        (paths.sessions, "checkpoints, attachments"),
-        (paths.state, "journal, outboxes"),
-        (paths.config, "settings"),
-    ):
+    content = {paths.sessions: "checkpoints, attachments", paths.state: "journal, outboxes", paths.config: "settings"}
+    for path, what in content.items():
         if path.exists():
             say("kept", f"{path}  ({what})")
     say("note", "`edi-checkpoint purge --all` deletes all saved data; clients still start a daemon on demand")
@@ -169,13 +166,9 @@ def uninstall(paths: Paths, environ: Mapping[str, str], say: Say) -> None:
 def _stop(manager: Manager) -> None:
     """Stop the socket, then the service: in the other order, a client in between could start the service again."""
     for name in (SOCKET, SERVICE):
-        match manager.state(name):
-            case "inactive":  # the unit may be unknown by now, and systemd cannot stop an unknown unit
-                pass
-            case "failed":
-                manager.ask("reset-failed", name)
-            case _:
-                manager.ask("stop", name)
+        state = manager.state(name)
+        if state != "inactive":  # else systemd may not know the unit any more, and could not stop it
+            manager.ask("reset-failed" if state == "failed" else "stop", name)
 
 
 def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
@@ -186,11 +179,11 @@ def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
     for path in (Path(sys.executable), Path(__file__)):
         for folder in {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}:
             if path.is_relative_to(folder):
-                raise UnitRefused(
-                    f"{path} is in {folder}, which is a temporary folder",
-                    hint="install edi-checkpoint in a permanent folder (`python3 -m venv "
-                    "~/.local/share/edi-checkpoint`), and run its `edi-checkpointd install`",
+                hint = (
+                    "install edi-checkpoint in a permanent folder (`python3 -m venv ~/.local/share/edi-checkpoint`), "
                 )
+                hint += "and run its `edi-checkpointd install`"
+                raise UnitRefused(f"{path} is in {folder}, which is a temporary folder", hint=hint)
     manager = Manager(environ)
     served = locate(manager.environment)
     for what in ("sessions", "state", "runtime", "config"):

@@ -1,4 +1,4 @@
-"""The texts of the user units, from the repository's folder `systemd`, which is shipped with the package."""
+"""The texts of the user units. They come from the repository's folder `systemd`, which the package contains."""
 
 from __future__ import annotations
 
