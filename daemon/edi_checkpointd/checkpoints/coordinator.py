@@ -1,7 +1,7 @@
-"""The coordinator of checkpoints: it asks the policy what a commit leads to, runs the timers, and orders the files.
+"""The coordinator of checkpoints: it asks the policy which checkpoints to write, runs the timers, and orders the files.
 
-All of it happens in the loop's thread. Timers and the writer's results come back to it as calls, so every decision
-sees the states as they are, and nothing needs a lock.
+Everything here runs in the loop's thread. Timers and the writer post their results to it as calls. So every decision
+sees the current states, and no lock is needed.
 """
 
 from __future__ import annotations
@@ -36,47 +36,36 @@ class _Progress:
 
     point: PendingPoint | None = None
     touched_s: float = 0.0  # when the newest entry came
-    asked: int = 0  # the newest sequence that a checkpoint, written or not, was asked for
+    asked: int = 0  # the newest sequence for which a checkpoint was ordered, written or not
     under_way: int = 0  # checkpoints that the writer has not reported yet
     covered: Mapping[str, int] = field(default_factory=dict)  # by stream: the highest number that a file contains
-    autosaved: Mapping[str, int] = field(default_factory=dict)  # by stream: ... that the auto-save contains
+    autosaved: Mapping[str, int] = field(default_factory=dict)  # by stream: the highest number in the auto-save
 
 
+@dataclass(slots=True, eq=False)
 class Coordinator:
-    """Brings the ledger's sessions into files in time.
+    """Saves the sessions of `_ledger` to files in time. `_notify` sends a message to a stream's client, if connected.
 
     Holds one record for each session in memory; `release` and `forget` drop it.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        timers: Scheduler,
-        writer: CheckpointWriter,
-        upkeep: Upkeep,
-        janitor: Janitor,
-        feed: Feed,
-        clock: Clock,
-        notify: Callable[[str, messages.DaemonMessage], None],
-    ) -> None:
-        """Take the parts; no timer runs yet. `notify` sends a message to a stream's client, if one is connected."""
-        self._ledger = ledger
-        self._timers = timers
-        self._writer = writer
-        self._upkeep = upkeep
-        self._janitor = janitor
-        self._feed = feed
-        self._clock = clock
-        self._notify = notify
-        self._config = ledger.config
-        self._progress: dict[str, _Progress] = {}
-        self.failing: dict[str, str] = {}  # by session: why its files could not be written the last time
-        self._save_asked: dict[str, int] = {}  # streams whose clients wait for the auto-save, with the number they want
+    _ledger: Ledger
+    _timers: Scheduler
+    _writer: CheckpointWriter
+    _upkeep: Upkeep
+    _janitor: Janitor
+    _feed: Feed
+    _clock: Clock
+    _notify: Callable[[str, messages.DaemonMessage], None]
+    _progress: dict[str, _Progress] = field(default_factory=dict, init=False)
+    failing: dict[str, str] = field(default_factory=dict, init=False)  # by session: why its last write failed
+    # By stream: the number that its client wants in the auto-save.
+    _save_asked: dict[str, int] = field(default_factory=dict, init=False)
 
-    # -- what a commit leads to --------------------------------------------------------------------------------------
+    # -- after a commit ----------------------------------------------------------------------------------------------
 
     def opened(self, opened: Opened) -> None:
-        """Take a session that was loaded, and order the checkpoints that a crash left unwritten."""
+        """Add a session that was loaded, and order the checkpoints that a crash left unwritten."""
         session = opened.session
         self._progress[session.session_id] = _Progress(covered=dict(opened.covered))
         for wish in self._decide(session, opened.moments):
@@ -85,25 +74,22 @@ class Coordinator:
         self.changed(session)
 
     def committed(self, session: OpenSession, moments: Iterable[Moment]) -> None:
-        """Order the checkpoints that committed entries lead to."""
+        """Order the checkpoints that the moments of committed entries ask for."""
         for wish in self._decide(session, moments):
             self._order(session, wish)
 
     def _decide(self, session: OpenSession, moments: Iterable[Moment]) -> list[Wish | Amendment]:
         progress = self._of(session)
         progress.touched_s = self._clock.monotonic_s()
+        checkpointed, quiet_s = max(session.checkpointed, progress.asked), self._ledger.config.now.transition_quiet_s
         progress.point, wishes = decide(
-            progress.point,
-            moments,
-            checkpointed=max(session.checkpointed, progress.asked),
-            quiet_s=self._config.now.transition_quiet_s,
-            now_s=progress.touched_s,
+            progress.point, moments, checkpointed=checkpointed, quiet_s=quiet_s, now_s=progress.touched_s
         )
         self._settle(session)
         return wishes
 
     def _order(self, session: OpenSession, wish: Wish | Amendment) -> None:
-        """Have a checkpoint written, or one that exists amended."""
+        """Have a checkpoint written or amended."""
         progress = self._of(session)
         if self._writer.checkpoint(_subject(session), wish, self.written):
             progress.under_way += 1
@@ -112,15 +98,14 @@ class Coordinator:
         self._settle(session)
 
     def checkpoint(self, session: OpenSession, kind: Kind, reason: str) -> None:
-        """Have a checkpoint of the present state written, unless the newest holds it; it replaces a pending point."""
-        progress = self._of(session)
-        progress.point = None
+        """Have a checkpoint of the current state written, unless the newest holds it; it replaces a pending point."""
+        self._of(session).point = None
         self._settle(session)
         if self._unasked(session):
             self._order(session, Wish(session.state, kind, reason))
 
     def save_again(self, session: OpenSession, reason: str) -> None:
-        """Have a checkpoint and the auto-save of the present state written: the session's files are gone."""
+        """Have a checkpoint and the auto-save of the current state written, because the session's files are gone."""
         self._upkeep.unsave(session)
         self._ledger.unsave(session)
         progress = self._of(session)
@@ -129,7 +114,7 @@ class Coordinator:
         self.changed(session)
 
     def save_now(self, stream: WriterStream) -> None:
-        """Write the auto-save with a stream's entries and acknowledge that, as its client asked."""
+        """Write the auto-save with a stream's entries, and acknowledge it to the client that asked."""
         if stream.session.unsaved:
             self._save_asked[stream.id] = stream.number
             self._autosave(stream.session)
@@ -137,58 +122,52 @@ class Coordinator:
             self._notify(stream.id, self.acknowledgement(stream))
 
     def _autosave(self, session: OpenSession) -> None:
-        self._writer.autosave(_subject(session), session.state, self.written)
+        if session.unsaved:
+            self._writer.autosave(_subject(session), session.state, self.written)
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
     def changed(self, session: OpenSession) -> None:
-        """Set the timers that a changed session needs; those that run already stay as they are."""
+        """Set the timers that a changed session needs; a timer that runs already is not moved."""
+        config = self._ledger.config.now
         if self._of(session).point:
-            self._set_timer("point", session, self._config.now.transition_quiet_s, self._point_due)
+            self._set_timer("point", session, config.transition_quiet_s, self._point_due)
         if session.unsaved:
-            self._set_timer("autosave", session, self._config.now.autosave_every_s, self._autosave_due)
+            self._set_timer("autosave", session, config.autosave_every_s, self._autosave)
         self._upkeep.grew(session)
         if session.uncheckpointed:
-            self._set_timer("interval", session, self._config.now.checkpoint_every_s, self._interval_due)
+            self._set_timer("interval", session, config.checkpoint_every_s, self._interval_due)
 
     def _set_timer(self, kind: str, session: OpenSession, delay_s: float, due: Callable[[OpenSession], None]) -> None:
         name = f"{kind}:{session.session_id}"
         if name in self._timers.pending:
             return
 
-        def gone_off() -> None:
+        def fire() -> None:
             current = self._ledger.sessions.get(session.session_id)
             if current is not None:
                 due(current)
 
-        self._timers.after(delay_s, name, gone_off)
+        self._timers.after(delay_s, name, fire)
 
     def _point_due(self, session: OpenSession) -> None:
-        progress = self._of(session)
-        if progress.point is None:
+        progress, config = self._of(session), self._ledger.config.now
+        if (point := progress.point) is None:
             return
-        due_s = point_due_s(
-            progress.point,
-            progress.touched_s,
-            quiet_s=self._config.now.transition_quiet_s,
-            max_s=self._config.now.transition_max_s,
-        )
-        if (left_s := due_s - self._clock.monotonic_s()) > 0:
-            self._set_timer("point", session, left_s, self._point_due)
-            return
-        self._end_point(session, progress.point)
+        quiet_s, max_s = config.transition_quiet_s, config.transition_max_s
+        wait_s = point_due_s(point, progress.touched_s, quiet_s=quiet_s, max_s=max_s) - self._clock.monotonic_s()
+        if wait_s > 0:
+            self._set_timer("point", session, wait_s, self._point_due)
+        else:
+            self._end_point(session, point)
 
     def _end_point(self, session: OpenSession, point: PendingPoint) -> None:
         self._of(session).point = None
         self._order(session, transition_wish(point, session.state))
 
-    def _autosave_due(self, session: OpenSession) -> None:
-        if session.unsaved:
-            self._autosave(session)
-
     def _interval_due(self, session: OpenSession) -> None:
-        if self._unasked(session) and self._of(session).point is None:
-            every_s = self._config.now.checkpoint_every_s
+        if self._unasked(session) and not self.has_point(session):
+            every_s = self._ledger.config.now.checkpoint_every_s
             self._order(session, Wish(session.state, Kind.INTERVAL, f"{every_s:g} s passed"))
         else:
             self.changed(session)
@@ -196,9 +175,9 @@ class Coordinator:
     # -- results -----------------------------------------------------------------------------------------------------
 
     def written(self, result: Written) -> None:
-        """Note what has come into a file, notify the clients that wait for it, and continue with what is unsaved.
+        """Note what the writer saved, notify the clients that wait for it, and continue with what is unsaved.
 
-        Raises `JournalDamaged` that the writer met: no file is written beside a journal that cannot be read.
+        Raises the `JournalDamaged` that the writer met: no file is written beside a journal that cannot be read.
         """
         if isinstance(result.error, JournalDamaged):
             raise result.error
@@ -206,13 +185,14 @@ class Coordinator:
         session = self._ledger.sessions.get(result.session_id)
         if session is None:
             return
-        progress = self._of(session)
+        amended = isinstance(result.wish, Amendment)
         if result.wish is not None:
+            progress = self._of(session)
             progress.under_way = max(0, progress.under_way - 1)
             self._answer_mark(session, result)
         if result.checkpoint is not None:
-            self._feed.checkpoint(result.checkpoint, amended=isinstance(result.wish, Amendment))
-        if isinstance(result.wish, Amendment):
+            self._feed.checkpoint(result.checkpoint, amended=amended)
+        if amended:
             self._janitor.keep_within_limits(session.session_id, Own(session.keep, session.seen))
         elif result.error is not None:
             self._failed(session, result.error)
@@ -222,7 +202,7 @@ class Coordinator:
 
     def _failed(self, session: OpenSession, error: Exception) -> None:
         fault = getattr(error, "strerror", None) or str(error)
-        if fault != self.failing.get(session.session_id):  # every timer tries again
+        if fault != self.failing.get(session.session_id):  # every timer retries, one line is enough
             log.error("files not written session=%s: %s", session.session_id, error)
             self._feed.fault("checkpoints_failing", fault, session.session_id)
         self.failing[session.session_id] = fault
@@ -243,7 +223,7 @@ class Coordinator:
             self._notify(stream.id, self.acknowledgement(stream))
             if self._save_asked.get(stream.id, 0) <= self._saved_number(stream):
                 self._save_asked.pop(stream.id, None)
-            elif result.wish is None:  # it was of an older state; behind a checkpoint, one is still on its way
+            elif result.wish is None:  # this auto-save was older than asked; after a checkpoint one is still queued
                 self._autosave(session)
         if result.checkpoint is not None:
             self._janitor.grew(result.checkpoint.size_bytes)
@@ -251,28 +231,25 @@ class Coordinator:
         self.changed(session)
 
     def _answer_mark(self, session: OpenSession, result: Written) -> None:
-        if result.wish is None or result.wish.mark is None:
+        if result.wish is None or (mark := result.wish.mark) is None:
             return
         for stream in session.streams.values():
-            if result.state.streams.get(stream.id) == result.wish.mark:
-                if result.checkpoint is not None:
-                    self._notify(stream.id, messages.MarkDone(stream.id, result.wish.mark, result.checkpoint))
-                else:
-                    self._notify(
-                        stream.id,
-                        messages.MarkFailed(
-                            stream.id, result.wish.mark, f"checkpoint not written: {result.error}",
-                            getattr(result.error, "hint", CheckpointFailed.default_hint),
-                        ),
-                    )  # fmt: skip
+            if result.state.streams.get(stream.id) != mark:
+                continue
+            if result.checkpoint is not None:
+                self._notify(stream.id, messages.MarkDone(stream.id, mark, result.checkpoint))
+            else:
+                fault = f"checkpoint not written: {result.error}"
+                hint = getattr(result.error, "hint", CheckpointFailed.default_hint)
+                self._notify(stream.id, messages.MarkFailed(stream.id, mark, fault, hint))
 
-    # -- what is known -----------------------------------------------------------------------------------------------
+    # -- progress ----------------------------------------------------------------------------------------------------
 
     def _of(self, session: OpenSession) -> _Progress:
         return self._progress[session.session_id]
 
     def _unasked(self, session: OpenSession) -> bool:
-        """Whether the state is newer than any checkpoint that was asked for."""
+        """Whether the state is newer than any checkpoint that was ordered."""
         return session.state.changed > max(session.checkpointed, self._of(session).asked)
 
     def _settle(self, session: OpenSession) -> None:
@@ -280,7 +257,7 @@ class Coordinator:
         session.settled = progress.point is None and not progress.under_way and session.session_id not in self.failing
 
     def acknowledgement(self, stream: WriterStream, probe: int = 0) -> messages.Ack:
-        """Return the cumulative acknowledgement of `stream`; sent only after the commit that moved its number."""
+        """Return the cumulative acknowledgement of `stream`; send it only after the commit that moved its number."""
         return messages.Ack(
             stream.id, stream.number, self.covered_number(stream), probe, self._saved_number(stream),
             self._ledger.attachments.remaining_bytes,
@@ -292,12 +269,12 @@ class Coordinator:
         return self._of(session).covered.get(stream.id, 0) if session.uncovered else stream.number
 
     def _saved_number(self, stream: WriterStream) -> int:
-        """Return the highest number of `stream` that the auto-save contains, as far as this daemon has written it."""
+        """Return the highest number of `stream` in the auto-save, as far as this daemon has written it."""
         session = stream.session
         return self._of(session).autosaved.get(stream.id, 0) if session.unsaved else stream.number
 
     def has_point(self, session: OpenSession) -> bool:
-        """Whether a transition waits for its checkpoint."""
+        """Whether a transition of the session waits for its checkpoint."""
         return self._of(session).point is not None
 
     def busy(self, session: OpenSession) -> bool:
@@ -305,26 +282,26 @@ class Coordinator:
         return session.unsaved or self._of(session).under_way > 0
 
     def checkpoint_at(self, session: OpenSession, sequence: int) -> CheckpointInfo | None:
-        """Return the checkpoint that the entry `sequence` asked for, when it is written."""
-        return self._writer.checkpoint_at(session.session_id, sequence)
+        """Return the checkpoint of the state after the entry `sequence`, None while there is none."""
+        return self._writer.newest_checkpoint(session.session_id, range(sequence, sequence + 1))
 
     def checkpoint_before(self, session: OpenSession, sequence: int) -> CheckpointInfo | None:
         """Return the session's newest checkpoint of a state older than `sequence`, None when there is none."""
-        return self._writer.newest_before(session.session_id, sequence)
+        return self._writer.newest_checkpoint(session.session_id, range(1, sequence))
 
     def newest_checkpoint(self, session: OpenSession) -> str | None:
         """Return the name of the session's newest checkpoint, None when there is none."""
-        newest = self._writer.newest_before(session.session_id, session.state.sequence + 1)
+        newest = self.checkpoint_before(session, session.state.sequence + 1)
         return newest.name if newest else None
 
-    # -- the end of a session, of the daemon ---------------------------------------------------------------------------
+    # -- the end of a session or of the daemon -----------------------------------------------------------------------
 
     def release(self, session: OpenSession) -> None:
         """Drop the record of a session that leaves memory; its files are written."""
         self._progress.pop(session.session_id, None)
 
     def discard(self, session: OpenSession) -> None:
-        """Drop all that is to be done of a session that is being purged."""
+        """Drop all pending work of a session that is being purged."""
         self.release(session)
         self.failing.pop(session.session_id, None)
         for stream_id in session.streams:
@@ -332,29 +309,27 @@ class Coordinator:
         self._upkeep.discard(session)
 
     def cancel(self, session_id: str) -> None:
-        """Drop what was ordered of a session and is not being written yet."""
+        """Drop the files that were ordered of a session, except the file that is being written now."""
         self._writer.cancel(session_id)
 
     def note_saved(self) -> None:
-        """Note in the journal what has come into files by now. Raises `JournalRefused`."""
+        """Note in the journal what files hold by now. Raises `JournalRefused`."""
         self._upkeep.note()
 
     def finish(self, drains: Callable[[str], bool]) -> None:
-        """At the end: order checkpoints of kind `shutdown` of what is unsaved; the journal holds it anyway.
+        """At the daemon's end: order checkpoints of kind `shutdown` of unsaved states; the journal holds them anyway.
 
-        Sessions of which `drains` says that an outbox goes into them are left to the next start: it ends the drain, and
-        knows of what kind their checkpoint is.
+        `drains` says whether an outbox is being drained into a session. Such a session is left to the next start: that
+        finishes the drain, and then knows the kind of the checkpoint.
         """
         for session in list(self._ledger.sessions.values()):
             if (point := self._of(session).point) is not None:
                 self._end_point(session, point)
             elif not drains(session.session_id):
                 self.checkpoint(session, Kind.SHUTDOWN, "the daemon was stopped")
-            if session.unsaved:
-                self._autosave(session)
+            self._autosave(session)
 
 
 def _subject(session: OpenSession) -> Subject:
-    return Subject(
-        session.session_id, session.parent_session, from_us(session.started_us), session.app, session.pid, session.keep,
-    )  # fmt: skip
+    started = from_us(session.started_us)
+    return Subject(session.session_id, session.parent_session, started, session.app, session.pid, session.keep)

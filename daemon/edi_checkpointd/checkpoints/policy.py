@@ -1,8 +1,9 @@
-"""When a checkpoint is due, and why: decisions on values, no clock and no disk (design: "When").
+"""When a checkpoint is due, and why: decisions on values, no clock and no disk.
 
-A transition opens a pending point. It is written when its session was quiet, after `transition_max_s` at the latest, or
-just before the next transition when it is older than `transition_quiet_s`; a newer one before that takes it over. So a
-half-made stage change is not photographed, and a counter cannot flood. A mark replaces the pending point.
+A transition opens a pending point. Its checkpoint is written once the session has been quiet for `transition_quiet_s`,
+or after `transition_max_s` at the latest. A further transition replaces a younger point, and has an older one written
+first. This avoids checkpoints of half-finished stage changes and limits how many a fast counter can cause. A mark or a
+rollback cancels the pending point.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from edi_checkpointd.state import MarkMoment, Moment, PinMoment, RollbackMoment,
 
 @dataclass(frozen=True, slots=True)
 class PendingPoint:
-    """A pending point: the transition's key, reason and sequence, and when it was opened, by the publisher's clock and
-    by ours.
+    """The pending checkpoint of a transition: its key, its reason, its sequence and when it was opened.
+
+    `opened_us` is by the publisher's wall clock, `opened_s` by the daemon's monotonic clock.
     """
 
     rule: str
@@ -30,19 +32,19 @@ class PendingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """A checkpoint that is there shall say something else in its header, by the entry `mark` after `state`."""
+    """A change of an existing checkpoint's header: `pin`, asked for by the entry `mark` that led to `state`."""
 
     state: State
     mark: int
     pin: Pin
 
 
-PINS_MAX = 50  # of one session; they do not count as kept, so something else has to end their number
+PINS_MAX = 50  # of one session; no retention rule limits pins, since they do not count as kept
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A checkpoint that shall be written: of which state, why, and for the entry `mark` if somebody asked for it."""
+    """A checkpoint that the policy wants written: of which state, why, and for which entry `mark` if a client asked."""
 
     state: State
     kind: Kind
@@ -58,9 +60,9 @@ def decide(
 ) -> tuple[PendingPoint | None, list[Wish | Amendment]]:
     """Return the pending point after `moments`, and what is to be written because of them, in order.
 
-    `checkpointed` is the sequence of the newest checkpoint; a point that it contains is pending no more, which only a
-    replay meets. The spacing of transitions goes by the publisher's clock: an outbox that is drained after an hour
-    leads to the checkpoints that it would have led to live.
+    `checkpointed` is the sequence of the newest checkpoint. A point that it contains is no longer pending; this happens
+    only in a replay. The publisher's clock spaces the transitions: an outbox that is drained an hour later leads to the
+    same checkpoints as live traffic.
     """
     wishes: list[Wish | Amendment] = []
     for moment in moments:
@@ -71,16 +73,13 @@ def decide(
                 if mark.kind == Kind.MANUAL:
                     wishes.append(Wish(state, Kind.MANUAL, mark.reason, mark.label, mark.pinned, number))
                 elif state.changed > max(
-                    [checkpointed, *(wish.state.sequence for wish in wishes if isinstance(wish, Wish))]
+                    [checkpointed, *(one.state.sequence for one in wishes if isinstance(one, Wish))]
                 ):
-                    if point and mark.kind == Kind.SHUTDOWN:
-                        wishes.append(transition_wish(point, state))
-                    else:
-                        wishes.append(Wish(state, Kind(mark.kind), mark.reason, mark=number))
+                    own = Wish(state, Kind(mark.kind), mark.reason, mark=number)
+                    wishes.append(transition_wish(point, state) if point and mark.kind == Kind.SHUTDOWN else own)
                 point = None
             case RollbackMoment(before, after, number, reason):
-                wishes.append(Wish(before, Kind.BEFORE_ROLLBACK, reason))
-                wishes.append(Wish(after, Kind.ROLLBACK, reason, mark=number))
+                wishes += [Wish(before, Kind.BEFORE_ROLLBACK, reason), Wish(after, Kind.ROLLBACK, reason, mark=number)]
                 point = None
             case PinMoment(state, number, pin):
                 wishes.append(Amendment(state, number, pin))
@@ -94,7 +93,7 @@ def decide(
 
 
 def transition_wish(point: PendingPoint, state: State) -> Wish:
-    """Return the wish for the pending `point`, whose photograph is `state`."""
+    """Return the wish for the checkpoint of the pending `point`, with the state `state`."""
     return Wish(state, Kind.TRANSITION, point.reason or f"{point.rule} changed", rule=point.rule)
 
 

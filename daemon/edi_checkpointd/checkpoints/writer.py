@@ -1,7 +1,7 @@
 """The writer of checkpoints and auto-saves: a wish becomes a document, a document becomes a file.
 
 One thread does all file work of a daemon, in order: names only rise, and no later file overtakes a mark's. The writer
-takes `State` values and reports results to the loop's thread. It never decides when.
+takes `State` values and reports results to the loop's thread. The coordinator decides when.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Subject(NamedTuple):
-    """Whose state it is, as documents tell it."""
+    """The session whose state is written, as the document's header describes it."""
 
     session_id: str
     parent_session: str | None
@@ -55,56 +55,45 @@ class Subject(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of a wish (`wish` None: of an auto-save): the checkpoint's row, or the error."""
+    """The result of a wish (of an auto-save where `wish` is None): the checkpoint that was written, or the error."""
 
     session_id: str
     state: State
     wish: Wish | Amendment | None
     checkpoint: CheckpointInfo | None
     error: EdiCheckpointError | OSError | None
-    filed: Collection[str]  # digests of attachments that have come into files before it
+    filed: Collection[str]  # digests of the attachments that were stored as files before it
 
 
-Tell = Callable[[Written], None]
+Notify = Callable[[Written], None]
 
 
+@dataclass(slots=True, eq=False)
 class CheckpointWriter:
-    """Writes documents and attachments in the files thread, and keeps `catalog` true."""
+    """Writes documents and attachments in the files thread, `_worker`, and keeps the catalog true."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        catalog: Catalog,
-        attachments: AttachmentStore,
-        collector: GarbageCollector,
-        damaged: DamagedDocuments,
-        worker: Worker,
-        clock: Clock,
-        config: LiveConfig,
-    ) -> None:
-        """Take the parts; `worker` is the files thread."""
-        self._folder = paths.sessions
-        self._catalog = catalog
-        self._attachments = attachments
-        self._collector = collector
-        self._damaged = damaged
-        self._worker = worker
-        self._clock = clock
-        self._config = config
-        self._named_files = NamedFiles()
-        self._lock = threading.Lock()
-        self._waiting: dict[str, deque[tuple[Subject, Wish | Amendment, Tell]]] = {}
-        self._autosaves: dict[str, tuple[Subject, State, Tell]] = {}
+    _paths: Paths
+    _catalog: Catalog
+    _attachments: AttachmentStore
+    _collector: GarbageCollector
+    _damaged: DamagedDocuments
+    _worker: Worker
+    _clock: Clock
+    _config: LiveConfig
+    _named_files: NamedFiles = field(default_factory=NamedFiles, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _waiting: dict[str, deque[tuple[Subject, Wish | Amendment, Notify]]] = field(default_factory=dict, init=False)
+    _autosaves: dict[str, tuple[Subject, State, Notify]] = field(default_factory=dict, init=False)
 
-    def checkpoint(self, subject: Subject, wish: Wish | Amendment, tell: Tell) -> bool:
-        """Write or amend a checkpoint after the earlier ones; `tell` is called with the result, in the loop's thread.
+    def checkpoint(self, subject: Subject, wish: Wish | Amendment, notify: Notify) -> bool:
+        """Write or amend a checkpoint after the earlier ones; the loop's thread calls `notify` with the result.
 
-        Returns False when this wish replaces a waiting one, so that no further result follows. More transitions than
-        the session keeps never wait: a newer one replaces the oldest. This bounds the queue.
+        Returns False when this wish replaces a waiting one, so that no further result follows. At most as many
+        transitions wait as the session keeps: a newer one replaces the oldest. This bounds the queue.
         """
         with self._lock:
             waiting = self._waiting.setdefault(subject.session_id, deque())
-            waiting.append((subject, wish, tell))
+            waiting.append((subject, wish, notify))
             transitions = [item for item in waiting if isinstance(item[1], Wish) and item[1].kind == Kind.TRANSITION]
             if len(transitions) > (subject.keep or self._config.now.keep_per_session):
                 waiting.remove(transitions[0])
@@ -112,26 +101,21 @@ class CheckpointWriter:
         self._worker.submit(self._next_checkpoint, subject.session_id)
         return True
 
-    def autosave(self, subject: Subject, state: State, tell: Tell) -> None:
-        """Write the auto-save of `state` in the place of one that still waits; `tell` is called as in `checkpoint`."""
+    def autosave(self, subject: Subject, state: State, notify: Notify) -> None:
+        """Write the auto-save of `state`, in the place of one that still waits; `notify` is as in `checkpoint`."""
         with self._lock:
             waits = subject.session_id in self._autosaves
-            self._autosaves[subject.session_id] = (subject, state, tell)
+            self._autosaves[subject.session_id] = (subject, state, notify)
         if not waits:
             self._worker.submit(self._next_autosave, subject.session_id)
 
-    def checkpoint_at(self, session_id: str, sequence: int) -> CheckpointInfo | None:
-        """Return the newest checkpoint of the state at exactly `sequence`, None when there is none."""
-        found = [info for info in self._catalog.checkpoints(session_id) if info.sequence == sequence]
-        return found[-1] if found else None
-
-    def newest_before(self, session_id: str, sequence: int) -> CheckpointInfo | None:
-        """Return the newest checkpoint of a state older than `sequence`, None when there is none."""
-        found = [info for info in self._catalog.checkpoints(session_id) if 0 < info.sequence < sequence]
+    def newest_checkpoint(self, session_id: str, sequences: range) -> CheckpointInfo | None:
+        """Return the newest checkpoint of a state whose sequence is in `sequences`, None when there is none."""
+        found = [info for info in self._catalog.checkpoints(session_id) if info.sequence in sequences]
         return found[-1] if found else None
 
     def cancel(self, session_id: str) -> None:
-        """Drop what is ordered of a session and not begun."""
+        """Drop the waiting orders of a session."""
         with self._lock:
             self._waiting.pop(session_id, None)
             self._autosaves.pop(session_id, None)
@@ -140,10 +124,9 @@ class CheckpointWriter:
 
     def _next_checkpoint(self, session_id: str) -> None:
         with self._lock:
-            waiting = self._waiting.get(session_id)
-            if waiting is None:
-                return  # the session was forgotten meanwhile
-            subject, wish, tell = waiting.popleft()
+            if (waiting := self._waiting.get(session_id)) is None:
+                return  # `cancel` came first
+            subject, wish, notify = waiting.popleft()
             if not waiting:
                 del self._waiting[session_id]
         reached(CrashPoint.MARK_COMMITTED)
@@ -152,11 +135,11 @@ class CheckpointWriter:
             filed = self._attachments.store()
             info = self._amend(subject, wish) if isinstance(wish, Amendment) else self._write_checkpoint(subject, wish)
         except (EdiCheckpointError, OSError) as error:
-            self._report(tell, Written(session_id, wish.state, wish, None, error, filed))
+            self._report(notify, Written(session_id, wish.state, wish, None, error, filed))
             return
-        reached(_written(wish))
-        self._report(tell, Written(session_id, wish.state, wish, info, None, filed))
-        if isinstance(wish, Wish):  # who waits for it is told first
+        reached(_crash_point(wish))
+        self._report(notify, Written(session_id, wish.state, wish, info, None, filed))
+        if isinstance(wish, Wish):  # after the report: a client may wait for it
             _log_written(info)
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
@@ -166,11 +149,10 @@ class CheckpointWriter:
         pinned = wish.pinned and len(pins) < PINS_MAX
         if pinned != wish.pinned:
             log.warning("checkpoint not pinned session=%s: it has %d pins", subject.session_id, PINS_MAX)
-        header = self._header(
-            subject, wish.state, stamp, wish.kind, wish.reason, wish.label, pinned=pinned, rule=wish.rule
-        )
+        header = self._header(subject, wish.state, stamp, wish.kind, wish.reason)
+        header = replace(header, label=wish.label, pinned=pinned, rule=wish.rule)
         self._collector.keep(value.text for value in wish.state.fragments.values())
-        size = write_atomic(self._folder / name, checkpoint_document(header, wish.state.fragments))
+        size = write_atomic(self._paths.sessions / name, checkpoint_document(header, wish.state.fragments))
         info = CheckpointInfo(
             name, subject.session_id, wish.state.sequence, stamp, wish.kind, wish.reason, header.stage, wish.label,
             pinned, size, rule=wish.rule, score=header.score,
@@ -179,17 +161,17 @@ class CheckpointWriter:
         return info
 
     def _amend(self, subject: Subject, amendment: Amendment) -> CheckpointInfo:
-        """Write a checkpoint anew under its own name, its header amended and its body as it is."""
-        pin, held = amendment.pin, {info.name: info for info in self._catalog.checkpoints(subject.session_id)}
-        if (info := held.get(pin.checkpoint)) is None:
+        """Replace a checkpoint's file by one with the amended header and the same body."""
+        pin, listed = amendment.pin, {info.name: info for info in self._catalog.checkpoints(subject.session_id)}
+        if (info := listed.get(pin.checkpoint)) is None:
             raise NotFound(f"session {subject.session_id} has no checkpoint {pin.checkpoint}")
         if info.kind in NOT_OURS:
-            raise EdiCheckpointError(f"{info.name} was not written by us", hint="such files are never deleted by rule")
-        if pin.pinned and not info.pinned and sum(one.pinned for one in held.values()) >= PINS_MAX:
+            raise EdiCheckpointError(f"{info.name} was not written by us", hint="no retention rule deletes such a file")
+        if pin.pinned and not info.pinned and sum(one.pinned for one in listed.values()) >= PINS_MAX:
             raise EdiCheckpointError(
                 f"session {subject.session_id} has {PINS_MAX} pinned checkpoints", hint="unpin one of them first"
             )
-        path = self._folder / info.name
+        path = self._paths.sessions / info.name
         document = parse_checkpoint(read_regular(path), info.name)
         header = document.header
         amended = replace(
@@ -207,46 +189,34 @@ class CheckpointWriter:
         return info
 
     def _header(
-        self, subject: Subject, state: State, stamp: datetime, kind: Kind | Literal["autosave"], reason: str,
-        label: str | None = None, *, pinned: bool = False, rule: str | None = None,
-    ) -> Header:  # fmt: skip
+        self, subject: Subject, state: State, stamp: datetime, kind: Kind | Literal["autosave"], reason: str
+    ) -> Header:
         newest = self._catalog.newest(subject.session_id)
         return Header(
-            session_id=subject.session_id,
-            timestamp=stamp,
-            kind=kind,
-            sequence=state.sequence,
-            reason=reason,
-            stage=stage_of(state.fragments),
-            parent_session=parent_of(state.fragments) or subject.parent_session,
-            previous=newest.name if newest else None,
-            label=label,
-            pinned=pinned,
-            client={"app": subject.app, "pid": subject.pid},
-            streams=state.streams,
-            summary={**summarise(state.fragments), "started": subject.started.isoformat()},
-            keep=subject.keep,
-            files={} if kind == AUTOSAVE else self._named_files.of(paths_in(state.fragments)),
-            rule=rule,
-        )
+            session_id=subject.session_id, timestamp=stamp, kind=kind, sequence=state.sequence, reason=reason,
+            stage=stage_of(state.fragments), parent_session=parent_of(state.fragments) or subject.parent_session,
+            previous=newest.name if newest else None, client={"app": subject.app, "pid": subject.pid},
+            streams=state.streams, summary={**summarise(state.fragments), "started": subject.started.isoformat()},
+            keep=subject.keep, files={} if kind == AUTOSAVE else self._named_files.of(paths_in(state.fragments)),
+        )  # fmt: skip
 
     def _next_autosave(self, session_id: str) -> None:
         with self._lock:
             if session_id not in self._autosaves:
-                return  # the session was forgotten meanwhile
-            subject, state, tell = self._autosaves.pop(session_id)
+                return  # `cancel` came first
+            subject, state, notify = self._autosaves.pop(session_id)
         filed: Collection[str] = ()
         try:
             filed = self._attachments.store()
             self._write_autosave(subject, state)
         except (EdiCheckpointError, OSError) as error:
-            self._report(tell, Written(session_id, state, None, None, error, filed))
+            self._report(notify, Written(session_id, state, None, None, error, filed))
             return
         reached(CrashPoint.AUTOSAVE_WRITTEN)
-        self._report(tell, Written(session_id, state, None, None, None, filed))
+        self._report(notify, Written(session_id, state, None, None, None, filed))
 
     def _write_autosave(self, subject: Subject, state: State) -> None:
-        path = self._folder / autosave_name(subject.session_id)
+        path = self._paths.sessions / autosave_name(subject.session_id)
         before = self._catalog.autosave(subject.session_id)
         if before is None or before.header.kind == Kind.FOREIGN:
             self._keep_foreign(subject, path)
@@ -256,9 +226,9 @@ class CheckpointWriter:
         self._catalog.note_autosave(subject.session_id, header, size)
 
     def _keep_foreign(self, subject: Subject, path: Path) -> None:
-        """Keep a session file that somebody else wrote as a checkpoint of kind `foreign` before ours replaces it.
+        """Save another program's session file as a checkpoint of kind `foreign` before the auto-save replaces it.
 
-        What cannot be read is set aside. Raises `VersionMismatch`: a newer version's file is left alone.
+        A damaged file is set aside. Raises `VersionMismatch` for a newer version's file, which stays untouched.
         """
         try:
             document = parse_autosave(read_regular(path), path.name)
@@ -266,7 +236,7 @@ class CheckpointWriter:
                 return
             fragments = {key: fragment(text) for key, text in document.values.items()}
             if fragments in self._kept_foreign(subject.session_id):
-                return  # a crash came between its keeping and ours
+                return  # saved before a crash, which came before the auto-save
         except FileNotFoundError:
             return
         except (DocumentDamaged, OSError) as error:
@@ -279,28 +249,25 @@ class CheckpointWriter:
         reached(CrashPoint.FOREIGN_KEPT)
 
     def _kept_foreign(self, session_id: str) -> Iterator[dict[str, Fragment]]:
-        """Yield the states that were kept of other programs' session files."""
+        """Yield the states in a session's checkpoints of kind `foreign`."""
         for info in self._catalog.checkpoints(session_id):
             if info.kind == Kind.FOREIGN:
                 with contextlib.suppress(FileNotFoundError, DocumentDamaged):
-                    document = parse_checkpoint(read_regular(self._folder / info.name), info.name)
+                    document = parse_checkpoint(read_regular(self._paths.sessions / info.name), info.name)
                     yield {key: fragment(text) for key, text in document.values.items()}
 
-    def _report(self, tell: Tell, written: Written) -> None:
-        self._worker.report(lambda: tell(written))
+    def _report(self, notify: Notify, written: Written) -> None:
+        self._worker.report(lambda: notify(written))
 
 
 def _log_written(info: CheckpointInfo) -> None:
-    log.info(
-        "checkpoint written session=%s sequence=%d kind=%s bytes=%d",
-        info.session_id, info.sequence, info.kind, info.size_bytes,
-    )  # fmt: skip
+    values = info.session_id, info.sequence, info.kind, info.size_bytes
+    log.info("checkpoint written session=%s sequence=%d kind=%s bytes=%d", *values)
 
 
-def _written(wish: Wish | Amendment) -> CrashPoint:
-    """Return the crash point at which a wish is fulfilled."""
+def _crash_point(wish: Wish | Amendment) -> CrashPoint:
+    """Return the crash point after the file of a wish."""
     if isinstance(wish, Amendment):
         return CrashPoint.CHECKPOINT_AMENDED
-    if wish.kind == Kind.BEFORE_ROLLBACK:
-        return CrashPoint.BEFORE_ROLLBACK_WRITTEN
-    return CrashPoint.CHECKPOINT_WRITTEN
+    before_rollback = wish.kind == Kind.BEFORE_ROLLBACK
+    return CrashPoint.BEFORE_ROLLBACK_WRITTEN if before_rollback else CrashPoint.CHECKPOINT_WRITTEN
