@@ -1,13 +1,14 @@
-"""Deletion of checkpoints by plan: what the plan drops is unlinked in the files thread, each with its rule in the log.
+"""Deletion of checkpoints by plan: the files thread unlinks what the plan drops, and logs the rule of each file.
 
-Nothing here decides: `retention.rules.plan_session` and `retention.plan.plan_cleanup` do. What was pinned or used since
-a plan was made stays.
+The plans come from `retention.rules.plan_session` and `retention.plan.plan_cleanup`. A checkpoint that was pinned or
+used after the plan was made stays.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edi_checkpoint.documents.catalog import Catalog
@@ -17,28 +18,27 @@ from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.system.safe_open import read_regular
 from edi_checkpointd.config import LiveConfig
 from edi_checkpointd.faults import CrashPoint, reached
-from edi_checkpointd.retention.rules import Dropped, Own, held_of, plan_session
+from edi_checkpointd.retention.rules import Dropped, Own, plan_session, stored
 from edi_checkpointd.system.clock import Clock
 from edi_checkpointd.system.worker import Worker
 
 log = logging.getLogger(__name__)
 
-IN_USE_S = 60.0  # for so long after somebody asked for a checkpoint, a rollback, fork or copy may still need it
+IN_USE_S = 60.0  # how long a rollback, a fork or a copy may need a checkpoint after a client asked for it
 
 
+@dataclass(slots=True, eq=False)
 class InUse:
-    """The checkpoints that somebody asked for by name within a minute, for a rollback, a fork or a copy.
+    """The checkpoints that clients asked for by name within the last minute, for a rollback, a fork or a copy.
 
-    No rule deletes them. Any thread may note one and read the names.
+    No rule deletes them. Any thread may add one and read the names.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with none."""
-        self._clock = clock
-        self._until_s: dict[str, float] = {}
+    _clock: Clock
+    _until_s: dict[str, float] = field(default_factory=dict, init=False)
 
     def add(self, name: str) -> None:
-        """Note that the checkpoint `name` is used now."""
+        """Keep the checkpoint `name` for the next minute."""
         now_s = self._clock.monotonic_s()
         self._until_s = {known: until_s for known, until_s in self._until_s.items() if until_s > now_s}
         self._until_s[name] = now_s + IN_USE_S
@@ -49,36 +49,35 @@ class InUse:
         return {name for name, until_s in self._until_s.copy().items() if until_s > now_s}
 
 
+@dataclass(slots=True, eq=False)
 class Deletion:
-    """Deletes checkpoints in the files thread and keeps the catalog true."""
+    """Deletes checkpoints below `_folder`, the sessions folder, in the files thread, and keeps the catalog true."""
 
-    def __init__(self, folder: Path, catalog: Catalog, in_use: InUse, worker: Worker, config: LiveConfig) -> None:
-        """Delete below `folder`, the sessions folder; `worker` is the files thread."""
-        self._folder = folder
-        self._catalog = catalog
-        self._in_use = in_use
-        self._worker = worker
-        self._config = config
+    _folder: Path
+    _catalog: Catalog
+    _in_use: InUse
+    _worker: Worker
+    _config: LiveConfig
 
     def keep_within_limits(self, session_id: str, own: Own) -> None:
-        """Delete the checkpoints of a session that its plan drops, after the work that is queued already."""
+        """Delete the checkpoints that the plan of a session drops, after the work that is queued already."""
         self._worker.submit(self._keep_within_limits, session_id, own)
 
     def delete(self, drop: Sequence[Dropped], then: Callable[[], None]) -> None:
-        """Delete what a clean-up drops, then have `then` called in the loop's thread."""
+        """Delete the checkpoints that a clean-up drops, then have `then` called in the loop's thread."""
         self._worker.submit(self._delete, drop)
         self._worker.submit(self._worker.report, then)
 
     # -- the files thread --------------------------------------------------------------------------------------------
 
     def _keep_within_limits(self, session_id: str, own: Own) -> None:
-        held = held_of(self._catalog.checkpoints(session_id))
-        self._unlink(plan_session(held, own, self._config.now, self._in_use.names()).drop)
+        checkpoints = stored(self._catalog.checkpoints(session_id))
+        self._unlink(plan_session(checkpoints, own, self._config.now, self._in_use.names()).drop)
 
     def _delete(self, drop: Sequence[Dropped]) -> None:
-        """Unlink what a clean-up drops, unless it was pinned or used since.
+        """Unlink the checkpoints that a clean-up drops, except those pinned or used since.
 
-        When a session's newest checkpoint is damaged, all of its checkpoints stay: an older one has to stand in.
+        When a session's newest checkpoint is damaged, all of its checkpoints stay: an older one has to replace it.
         """
         intact: dict[str, bool] = {}
         for dropped in drop:
@@ -96,7 +95,7 @@ class Deletion:
         try:
             parse_checkpoint(read_regular(self._folder / name), name)
         except (EdiCheckpointError, OSError) as error:
-            log.warning("no checkpoint deleted, the newest cannot be used name=%s: %s", name, error)
+            log.warning("no checkpoint deleted, the newest cannot be read name=%s: %s", name, error)
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""Why a checkpoint is there: what it was made by, which rules keep it, and which one deletes it and when. Pure."""
+"""Why a checkpoint exists: what made it, which rules keep it, and which rule deletes it and when. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from edi_checkpointd.retention.rules import goes_after
 
 
 class MadeBy(msgspec.Struct, frozen=True):
-    """The kind of a checkpoint; the rule that made it (the key that changed, the setting of the timer, else None), and
-    the reason that its file gives.
+    """A checkpoint's kind, the rule that made it, and the reason that its file gives.
+
+    The rule is the key that changed, or the setting of the timer, else None.
     """
 
     kind: str
@@ -23,7 +24,7 @@ class MadeBy(msgspec.Struct, frozen=True):
 
 
 class Deleted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The rule that deletes a checkpoint: after so many more of its class, or with its whole session at a time."""
+    """The rule that deletes a checkpoint: after a number of further ones, or at a time with its session."""
 
     rule: str
     after_checkpoints: int | None = None
@@ -39,15 +40,15 @@ class Why(msgspec.Struct, frozen=True):
     deleted_when: Deleted | None
 
 
-def why(info: CheckpointInfo, standing: SessionFacts, cleanup: Cleanup, config: Config, now: datetime) -> Why:
-    """Return why the checkpoint `info` of the session `standing` is there, by the plan `cleanup` made at `now`."""
+def why(info: CheckpointInfo, session: SessionFacts, cleanup: Cleanup, config: Config, now: datetime) -> Why:
+    """Return why the checkpoint `info` of `session` exists, by the plan `cleanup` made at `now`."""
     kept = {keep.name: keep.reasons for keep in cleanup.keep}
-    return Why(info.name, _made_by(info), kept.get(info.name, ()), _deleted(info, standing, cleanup, config, now))
+    return Why(info.name, _made_by(info), kept.get(info.name, ()), _deleted(info, session, cleanup, config, now))
 
 
 def _made_by(info: CheckpointInfo) -> MadeBy:
     rule = info.rule
-    if rule is None and info.kind == Kind.TRANSITION:  # of an older version, which wrote its key into the reason alone
+    if rule is None and info.kind == Kind.TRANSITION:  # an older version wrote the key into the reason only
         rule = info.reason.removesuffix(" changed") if info.reason.endswith(" changed") else None
     elif info.kind == Kind.INTERVAL:
         rule = "checkpoint_every_s"
@@ -55,17 +56,15 @@ def _made_by(info: CheckpointInfo) -> MadeBy:
 
 
 def _deleted(
-    info: CheckpointInfo, standing: SessionFacts, cleanup: Cleanup, config: Config, now: datetime
+    info: CheckpointInfo, session: SessionFacts, cleanup: Cleanup, config: Config, now: datetime
 ) -> Deleted | None:
-    for dropped in cleanup.drop:
-        if dropped.name == info.name:
-            return Deleted(dropped.rule, at=now)
-    for leaving in cleanup.trash:
-        if leaving.session_id == standing.session_id:
-            return Deleted(leaving.rule, at=now)
+    rules = [dropped.rule for dropped in cleanup.drop if dropped.name == info.name]
+    rules += [departure.rule for departure in cleanup.trash if departure.session_id == session.session_id]
+    if rules:
+        return Deleted(rules[0], at=now)
     if info.pinned or info.kind in NOT_OURS:
         return None
-    if (at := goes_at(standing, config)) is not None:
+    if (at := goes_at(session, config)) is not None:
         return Deleted("keep_closed_days", at=at)
-    found = goes_after(standing.held, info.name, standing.own, config)
+    found = goes_after(session.checkpoints, info.name, session.own, config)
     return None if found is None else Deleted(found[0], after_checkpoints=found[1])

@@ -1,5 +1,6 @@
-"""The inventory: how each session stands, and what a clean-up would do with it. From files, journal, outboxes; by
-reading. The daemon and the command without one make the same.
+"""The inventory: the facts of each session, and the plan of a clean-up, read from files, journal and outboxes.
+
+The daemon and the command without a daemon call the same functions.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from edi_checkpoint.documents import trash
 from edi_checkpoint.documents.catalog import Catalog
 from edi_checkpoint.errors import NotFound
 from edi_checkpoint.home.sizes import documents_bytes
-from edi_checkpoint.model import NOT_OURS, SessionInfo
+from edi_checkpoint.model import NOT_OURS
 from edi_checkpoint.outbox.survey import survey_all
 from edi_checkpoint.system.paths import Paths
 from edi_checkpoint.system.times import EPOCH, from_us, to_us
@@ -28,7 +30,7 @@ from edi_checkpointd.journal import Reader, named_damage
 from edi_checkpointd.retention.deletion import InUse
 from edi_checkpointd.retention.explain import why
 from edi_checkpointd.retention.plan import Cleanup, SessionFacts, SetAside, plan_cleanup
-from edi_checkpointd.retention.rules import Own, held_of
+from edi_checkpointd.retention.rules import Own, stored
 from edi_checkpointd.sessions.queries import Queries
 from edi_checkpointd.system.clock import Clock, Jumps
 
@@ -36,80 +38,75 @@ _SET_ASIDE = re.compile(r"(journal\.sqlite.*|frame-.*\.bin|.*\.(seg|json))(\.[0-
 
 
 class Inventory(NamedTuple):
-    """How all sessions stand that are not in the trash, and what a clean-up does with them at `now`."""
+    """The facts of all sessions outside the trash, and what a clean-up does with them at `now`."""
 
-    standings: list[SessionFacts]
+    sessions: list[SessionFacts]
     cleanup: Cleanup
     now: datetime
 
 
 def build(
-    paths: Paths,
-    catalog: Catalog,
-    reader: Reader | None,
-    config: Config,
-    now: datetime,
-    *,
-    in_memory: Collection[str] = (),
-    doubted: bool = False,
-    exempt: Collection[str] = (),
-) -> Inventory:
-    """Take an inventory at `now`.
+    paths: Paths, catalog: Catalog, reader: Reader | None, config: Config, now: datetime, *,
+    in_memory: Collection[str] = (), doubted: bool = False, exempt: Collection[str] = (),
+) -> Inventory:  # fmt: skip
+    """Return the inventory at `now`.
 
     `in_memory` names the sessions that a daemon holds, `exempt` checkpoints in use. The clock is `doubted` also when it
-    stands before the newest entry of the journal.
+    is behind the newest entry of the journal.
 
-    A session that somebody opened, or brought back, counts as changed then; one of which no time is known, now: it does
-    not go by age.
+    Opening or restoring a session counts as a change. A session without any known time counts as changed now, so it
+    does not go by age.
     """
     newest_us = reader.last_received_us() if reader else None
-    doubted = doubted or to_us(now) < (newest_us or 0)
     in_use = {*in_memory, *survey_all(paths.outbox)}
     rows = {row.session_id: row for row in reader.sessions()} if reader else {}
-    standings = []
+    sessions = []
     for info in Queries(paths, catalog, reader).sessions():
-        row = rows.get(info.session_id)
-        own, opened = (Own(row.keep, row.seen), from_us(row.resumed_us)) if row else (Own(), EPOCH)
+        own, opened, journaled_us = Own(), EPOCH, None
+        if reader and (row := rows.get(info.session_id)):
+            own, opened, journaled_us = Own(row.keep, row.seen), from_us(row.resumed_us), reader.trimmable_us(row.key)
         updated = max(info.updated or info.started or EPOCH, opened)
-        in_hand = info.session_id in in_use
-        journaled_us = reader.trimmable_us(row.key) if reader and row else None
-        journaled = None if journaled_us is None else from_us(journaled_us)
-        updated = updated if updated > EPOCH else now
-        standings.append(_standing(info, catalog, own, updated, in_use=in_hand)._replace(journaled=journaled))
+        checkpoints, autosave = catalog.checkpoints(info.session_id), catalog.autosave(info.session_id)
+        kinds = [one.kind for one in checkpoints] + ([autosave.header.kind] if autosave else [])
+        unread = len(kinds) < len(catalog.names(info.session_id))
+        sessions.append(
+            SessionFacts(
+                info.session_id, info.condition, updated if updated > EPOCH else now, tuple(stored(checkpoints)),
+                documents_bytes(catalog, info.session_id), own, ours=not unread and NOT_OURS.isdisjoint(kinds),
+                in_use=info.session_id in in_use, journaled=None if journaled_us is None else from_us(journaled_us),
+            )
+        )  # fmt: skip
     cleanup = plan_cleanup(
-        standings, trash.listed(paths.trash), config, now,
-        doubted=doubted, exempt=exempt, set_aside=[*_set_aside(paths.damaged), *_set_aside(paths.damaged_documents)],
+        sessions, trash.listed(paths.trash), config, now, doubted=doubted or to_us(now) < (newest_us or 0),
+        exempt=exempt, set_aside=[*_set_aside(paths.damaged), *_set_aside(paths.damaged_documents)],
     )  # fmt: skip
-    return Inventory(standings, cleanup, now)
+    return Inventory(sessions, cleanup, now)
 
 
+@dataclass(slots=True, eq=False)
 class Planner:
-    """Takes inventories of a home that a daemon serves."""
+    """Makes inventories of a home that a daemon serves."""
 
-    def __init__(
-        self, paths: Paths, catalog: Catalog, in_use: InUse, jumps: Jumps, clock: Clock, config: LiveConfig
-    ) -> None:
-        """Take the parts; nothing is read yet."""
-        self._paths = paths
-        self._catalog = catalog
-        self._in_use = in_use
-        self._jumps = jumps
-        self._clock = clock
-        self._config = config
+    _paths: Paths
+    _catalog: Catalog
+    _in_use: InUse
+    _jumps: Jumps
+    _clock: Clock
+    _config: LiveConfig
 
     def prepare(self, in_memory: Collection[str]) -> Callable[[], Inventory]:
-        """Return the call that takes an inventory, for a thread that reads; `in_memory` names the daemon's sessions.
+        """Return the call that makes an inventory, for the reader thread; `in_memory` names the daemon's sessions.
 
         The call raises `JournalDamaged`, OSError.
         """
         jumped = self._jumps.lately()
-        return lambda: self._take(in_memory, doubted=jumped)
+        return lambda: self._build(in_memory, doubted=jumped)
 
     def explain(self, query: messages.Explained, inventory: Inventory) -> messages.Answer:
-        """Return what a clean-up would do, or why a checkpoint is there. Raises `NotFound`."""
+        """Return the plan of a clean-up, or why a checkpoint exists. Raises `NotFound`."""
         return explain(query, inventory, self._catalog, self._config.now)
 
-    def _take(self, in_memory: Collection[str], *, doubted: bool) -> Inventory:
+    def _build(self, in_memory: Collection[str], *, doubted: bool) -> Inventory:
         with named_damage(self._paths.journal), contextlib.closing(Reader.open(self._paths.journal)) as reader:
             return build(
                 self._paths, self._catalog, reader, self._config.now, self._clock.now(),
@@ -118,7 +115,7 @@ class Planner:
 
 
 def _set_aside(folder: Path) -> Iterator[SetAside]:
-    """Yield what this software has set aside in `folder`; whatever else was put there is passed over."""
+    """Yield the files that this software has set aside in `folder`; other files are skipped."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _SET_ASIDE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -126,49 +123,33 @@ def _set_aside(folder: Path) -> Iterator[SetAside]:
                 yield SetAside(Path(entry.path), status.st_size, status.st_ctime)  # of the rename
 
 
-def _standing(info: SessionInfo, catalog: Catalog, own: Own, updated: datetime, *, in_use: bool) -> SessionFacts:
-    checkpoints, autosave = catalog.checkpoints(info.session_id), catalog.autosave(info.session_id)
-    kinds = [one.kind for one in checkpoints] + ([autosave.header.kind] if autosave else [])
-    unread = len(kinds) < len(catalog.names(info.session_id))
-    return SessionFacts(
-        info.session_id,
-        info.condition,
-        updated,
-        tuple(held_of(checkpoints)),
-        documents_bytes(catalog, info.session_id),
-        own,
-        ours=not unread and NOT_OURS.isdisjoint(kinds),
-        in_use=in_use,
-    )
-
-
 def explain(query: messages.Explained, inventory: Inventory, catalog: Catalog, config: Config) -> messages.Answer:
-    """Return what a clean-up would do, or why a checkpoint is there. Raises `NotFound`."""
+    """Return the plan of a clean-up, or why a checkpoint exists. Raises `NotFound`."""
     if isinstance(query, messages.GetCleanup):
         return messages.CleanupReply(query.request, document(inventory.cleanup, applied=False))
     infos = {info.name: info for info in catalog.checkpoints(query.session_id)}
-    for standing in inventory.standings:
-        if query.checkpoint in infos and query.checkpoint in {held.name for held in standing.held}:
-            found = why(infos[query.checkpoint], standing, inventory.cleanup, config, inventory.now)
+    for session in inventory.sessions:
+        if query.checkpoint in infos and query.checkpoint in {one.name for one in session.checkpoints}:
+            found = why(infos[query.checkpoint], session, inventory.cleanup, config, inventory.now)
             return messages.WhyReply(query.request, msgspec.json.encode(found))
     raise NotFound(f"session {query.session_id} has no checkpoint {query.checkpoint}")
 
 
 def document(cleanup: Cleanup, *, applied: bool) -> bytes:
     """Return the JSON text of `edi-checkpoint prune --json`, without its format."""
+    damaged = [{"name": str(one.path), "rule": "damaged_max_bytes", "bytes": one.size_bytes} for one in cleanup.damaged]
+    sessions = {
+        "keep": [one._asdict() for one in cleanup.sessions],
+        "trash": [one._asdict() for one in cleanup.trash],
+    }
     return msgspec.json.encode(
         {
             "applied": applied,
-            "keep": [kept._asdict() for kept in cleanup.keep],
-            "drop": [dropped._asdict() for dropped in cleanup.drop],
-            "sessions": {
-                "keep": [kept._asdict() for kept in cleanup.sessions],
-                "trash": [leaving._asdict() for leaving in cleanup.trash],
-            },
-            "trash": [leaving._asdict() for leaving in cleanup.empty],
-            "damaged": [
-                {"name": str(one.path), "rule": "damaged_max_bytes", "bytes": one.size_bytes} for one in cleanup.damaged
-            ],
+            "keep": [one._asdict() for one in cleanup.keep],
+            "drop": [one._asdict() for one in cleanup.drop],
+            "sessions": sessions,
+            "trash": [one._asdict() for one in cleanup.empty],
+            "damaged": damaged,
             "spare_bytes": cleanup.spare_bytes,
         }
     )

@@ -1,11 +1,11 @@
-"""The janitor: carries out clean-ups, those that are due and those that somebody asks for. In the intake thread.
+"""The janitor: carries out clean-ups, those that are due and those that a user asks for. Runs in the loop's thread.
 
-A look is planned where questions are answered, by reading; its plan comes back here. Sessions go into the trash and out
-of it in slices, when no frame waits, each looked at once more: whoever opened it meanwhile keeps it. Checkpoints are
-deleted in the files thread.
+The reader thread makes the plan. The janitor moves sessions into the trash and deletes them from it in slices, when no
+frame waits. It checks each session again first: a session that a writer opened meanwhile stays. The files thread
+deletes checkpoints.
 
-No timer runs when nothing could be due. A look is set for when the next one goes by age, for some time after a session
-was left, and for when documents have grown beyond their bound.
+No timer runs when nothing could be due. A clean-up is planned for when the next session or document goes by age, a
+while after a writer left, and when documents have grown beyond their limit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,172 +35,155 @@ from edi_checkpointd.system.worker import Worker
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 3600.0  # after a look that could not do what was due
-FURTHEST_S = 86400.0  # a date further away is looked at again on the way
+RETRY_S = 3600.0  # after a plan that could not be made
+FURTHEST_S = 86400.0  # no timer is set further ahead
 ANNOUNCED = "cleanup_announced_us"
 
 Outcome = Cleanup | EdiCheckpointError
 
 
+@dataclass(slots=True, eq=False)
 class Janitor:
-    """Keeps a home within its bounds. `troubles` is what people should know of that."""
+    """Keeps a home within its limits. `troubles` is what `status` reports of that.
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        loader: SessionLoader,
-        trash: Trash,
-        deletion: Deletion,
-        planner: Planner,
-        reader: Worker,
-        timers: Scheduler,
-    ) -> None:
-        """Take the parts; nothing is looked at yet. Plans are made by `planner`, in the thread of `reader`."""
-        self._ledger = ledger
-        self._loader = loader
-        self._trash = trash
-        self._deletion = deletion
-        self._planner = planner
-        self._reader = reader
-        self._timers = timers
-        self._clock = ledger.clock
-        self._config = ledger.config
-        self._spare_bytes = ledger.config.now.sessions_max_bytes
-        self._looking = False
-        self._asked: list[Callable[[Outcome], None]] = []
-        self._slices: deque[Callable[[], None]] = deque()
-        self.troubles: tuple[Trouble, ...] = ()
+    `_planner` makes the plans in the thread of `_reader`.
+    """
+
+    _ledger: Ledger
+    _loader: SessionLoader
+    _trash: Trash
+    _deletion: Deletion
+    _planner: Planner
+    _reader: Worker
+    _timers: Scheduler
+    _spare_bytes: int = field(init=False)  # how much documents may grow before the next clean-up
+    _busy: bool = field(default=False, init=False)  # from the order of a plan until it is carried out
+    _waiting: list[Callable[[Outcome], None]] = field(default_factory=list, init=False)
+    _slices: deque[Callable[[], None]] = field(default_factory=deque, init=False)
+    troubles: tuple[Trouble, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self._spare_bytes = self._ledger.config.now.sessions_max_bytes
 
     # -- when --------------------------------------------------------------------------------------------------------
 
     def soon(self) -> None:
-        """Have a look in a while: the daemon has just started, a session was left, documents have grown."""
-        if "keeping" not in self._timers.pending:
-            self._timers.after(self._config.now.checkpoint_every_s, "keeping", self.clean_up)
+        """Clean up in a while: the daemon has started, a writer has left, or documents have grown."""
+        if "clean-up" not in self._timers.pending:
+            self._timers.after(self._ledger.config.now.checkpoint_every_s, "clean-up", self.clean_up)
 
     def grew(self, size_bytes: int) -> None:
-        """Take note that a document of this size was written."""
+        """Count a document of this size that was written."""
         self._spare_bytes -= size_bytes
         if self._spare_bytes < 0:
             self.soon()
 
     def keep_within_limits(self, session_id: str, own: Own) -> None:
-        """Delete the checkpoints of a session beyond what is kept of it, because one was written."""
+        """Delete the checkpoints of a session beyond its limits, because one was written."""
         self._deletion.keep_within_limits(session_id, own)
 
-    def prune(self, tell: Callable[[Outcome], None]) -> None:
-        """Clean up now, also what is only announced, and `tell` what was done when it is."""
-        self._asked.append(tell)
+    def prune(self, notify: Callable[[Outcome], None]) -> None:
+        """Clean up now, including sessions that are only announced; call `notify` with the result at the end."""
+        self._waiting.append(notify)
         self.clean_up()
 
     def clean_up(self) -> None:
-        """Have a clean-up planned, and carry it out."""
-        if not self._looking:
-            self._looking = True
+        """Have a clean-up planned, and carry it out; nothing happens while one is under way."""
+        if not self._busy:
+            self._busy = True
             self._trash.begin_plan()
             take_inventory = self._planner.prepare(frozenset(self._ledger.sessions))
             self._reader.ask(lambda: take_inventory().cleanup, self._planned)
 
-    # -- what --------------------------------------------------------------------------------------------------------
+    # -- carrying a plan out -----------------------------------------------------------------------------------------
 
     def _planned(self, outcome: Outcome) -> None:
-        asked, self._asked = self._asked, []
+        waiting, self._waiting = self._waiting, []
         if isinstance(outcome, EdiCheckpointError):
-            log.warning("nothing cleaned up: %s", outcome)
-            self._done(outcome, asked, self._clock.now() + timedelta(seconds=AGAIN_S))
+            log.warning("clean-up not planned: %s", outcome)
+            self._done(outcome, waiting, self._ledger.clock.now() + timedelta(seconds=RETRY_S))
             return
         self._spare_bytes = outcome.spare_bytes
-        waits_until = self._announced(outcome, by_hand=bool(asked))
-        self.troubles = (*self._first(outcome, waits_until), *self._over(outcome))
+        waits_until = self._waits_until(outcome, asked=bool(waiting))
+        self.troubles = self._troubles(outcome, waits_until)
         if waits_until is None:
-            self._slices += [partial(self._take, one) for one in outcome.trash]
+            self._slices += [partial(self._move_to_trash, one) for one in outcome.trash]
         self._slices += [partial(self._delete, one) for one in outcome.empty]
         self._slices += [partial(self._thin, one) for one in outcome.history]
         self._slices += [partial(self._unlink_damaged, one.path) for one in outcome.damaged]
         due = min((time for time in (outcome.due, waits_until) if time), default=None)
-
-        def done() -> None:
-            self._done(outcome, asked, due)
-
+        done = partial(self._done, outcome, waiting, due)
         self._slices.append(lambda: self._deletion.delete(outcome.drop, done))
 
-    def _done(self, outcome: Outcome, asked: list[Callable[[Outcome], None]], due: datetime | None) -> None:
-        self._looking = False
+    def _done(self, outcome: Outcome, waiting: list[Callable[[Outcome], None]], due: datetime | None) -> None:
+        self._busy = False
         self._trash.end_plan()
-        for tell in asked:
-            tell(outcome)
+        for notify in waiting:
+            notify(outcome)
         if due is not None:
-            delay_s = (due - self._clock.now()).total_seconds()
-            delay_s = min(max(delay_s, self._config.now.checkpoint_every_s), FURTHEST_S)
-            self._timers.on(self._clock.now() + timedelta(seconds=delay_s), "age", self.clean_up)
-        if self._asked:
+            now = self._ledger.clock.now()
+            delay_s = max((due - now).total_seconds(), self._ledger.config.now.checkpoint_every_s)
+            self._timers.on(now + timedelta(seconds=min(delay_s, FURTHEST_S)), "age", self.clean_up)
+        if self._waiting:
             self.clean_up()
 
-    def _announced(self, cleanup: Cleanup, *, by_hand: bool) -> datetime | None:
-        """Return until when sessions stay that would go into the trash; None: they go now.
+    def _waits_until(self, cleanup: Cleanup, *, asked: bool) -> datetime | None:
+        """Return until when the sessions stay that would go into the trash; None: they go now.
 
-        The first clean-up ever is announced one grace earlier, unless somebody asks for it.
+        The first clean-up ever is announced for `trash_days`, unless a user asks for it.
         """
         if not cleanup.trash:
             return None
-        journal, now = self._ledger.journal, self._clock.now()
-        grace = timedelta(days=self._config.now.trash_days)
+        journal, now = self._ledger.journal, self._ledger.clock.now()
+        grace = timedelta(days=self._ledger.config.now.trash_days)
         since_us = journal.read.remembered(ANNOUNCED)
-        if by_hand:
+        if asked:
             if since_us is None:
                 journal.remember(ANNOUNCED, 0)
             return None
         if since_us is None or from_us(since_us) > now:
-            log.info("sessions go into the trash from %s on: %d", now + grace, len(cleanup.trash))
+            log.info("sessions will go into the trash from=%s count=%d", now + grace, len(cleanup.trash))
             since_us = to_us(now)
             journal.remember(ANNOUNCED, since_us)
         until = from_us(since_us) + grace
         return until if now < until else None
 
-    def _first(self, cleanup: Cleanup, waits_until: datetime | None) -> list[Trouble]:
-        if waits_until is None:
-            return []
-        count, config = len(cleanup.trash), self._config.now
-        return [
-            Trouble(
-                "cleanup_announced",
-                f"from {waits_until.isoformat(timespec='minutes')} on, sessions that were left go into the trash when"
-                f" {config.keep_sessions} newer ones were, or after {config.keep_closed_days:g} days: {count} of them"
-                f" then, for {config.trash_days:g} days",
-                "`edi-checkpoint prune` shows which; raise keep_sessions and keep_closed_days to keep more; a session"
-                " with a pinned checkpoint stays",
+    def _troubles(self, cleanup: Cleanup, waits_until: datetime | None) -> tuple[Trouble, ...]:
+        troubles, config = [], self._ledger.config.now
+        if waits_until is not None:
+            fault = (
+                f"from {waits_until.isoformat(timespec='minutes')} on, the daemon moves old closed sessions into the"
+                f" trash for {config.trash_days:g} days: those older than {config.keep_closed_days:g} days, and those"
+                f" beyond the newest {config.keep_sessions}; now {len(cleanup.trash)} of them"
             )
-        ]
-
-    def _over(self, cleanup: Cleanup) -> list[Trouble]:
-        if cleanup.spare_bytes >= 0:
-            return []
-        return [
-            Trouble(
-                "documents_over_bound",
+            hint = "`edi-checkpoint prune` lists them; raise keep_sessions and keep_closed_days, or pin a checkpoint"
+            troubles.append(Trouble("cleanup_announced", fault, hint))
+        if cleanup.spare_bytes < 0:
+            fault = (
                 f"checkpoints and auto-saves that no rule may delete are {-cleanup.spare_bytes} bytes over"
-                f" sessions_max_bytes ({self._config.now.sessions_max_bytes})",
-                "raise it, unpin checkpoints, dismiss interrupted sessions, or purge what is not needed",
+                f" sessions_max_bytes ({config.sessions_max_bytes})"
             )
-        ]
+            hint = "raise it, unpin checkpoints, dismiss interrupted sessions, or purge sessions you do not need"
+            troubles.append(Trouble("documents_over_bound", fault, hint))
+        return tuple(troubles)
 
     # -- one slice at a time -----------------------------------------------------------------------------------------
 
     @property
     def pending(self) -> bool:
         """Whether a clean-up is under way."""
-        return self._looking or bool(self._slices)
+        return self._busy or bool(self._slices)
 
     def step(self) -> bool:
-        """Do one slice; return whether there is more. One that fails is left to the next look."""
+        """Do one slice; return whether there is more. The next clean-up retries a slice that fails."""
         if self._slices:
             try:
                 self._slices.popleft()()
             except OSError as error:
-                log.warning("not cleaned up: %s", error)
+                log.warning("clean-up slice failed: %s", error)
         return bool(self._slices)
 
-    def _take(self, leaving: Departure) -> None:
+    def _move_to_trash(self, leaving: Departure) -> None:
         if not self._trash.was_reclaimed(leaving.session_id) and leaving.session_id not in self._ledger.sessions:
             self._trash.add(leaving.session_id, leaving.rule)
 
@@ -208,29 +192,31 @@ class Janitor:
         if not self._trash.find(session_id):
             return
         if session_id in self._ledger.sessions or self._trash.has_come_back(session_id):
-            log.info("documents left in the trash deleted session=%s rule=%s", session_id, rule)
+            log.info("leftover documents in the trash deleted session=%s rule=%s", session_id, rule)
             self._trash.delete(session_id)
             return
         self._trash.condemn(session_id, rule)
         self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
-        """Delete a slice of a condemned session; come back for the next one."""
+        """Delete a slice of a condemned session, and queue the next one."""
         if self._trash.delete_slice(session_id):
             self._slices.appendleft(partial(self._forget, session_id))
 
     def _thin(self, thinned: Thinned) -> None:
-        """Have the journal keep the newest state of a session at rest, and none of the changes that led to it."""
+        """Have the journal keep the newest state of a session at rest, and delete the changes that led to it."""
         journal = self._ledger.journal
-        if thinned.rule == "history_max_bytes" and journal.bytes <= self._config.now.history_max_bytes:
+        if thinned.rule == "history_max_bytes" and journal.bytes <= self._ledger.config.now.history_max_bytes:
             return
-        known = journal.read.session(thinned.session_id) is not None  # else it was purged, and would be begun anew
+        known = (
+            journal.read.session(thinned.session_id) is not None
+        )  # else it was purged, and `load` would make it again
         if known and thinned.session_id not in self._ledger.sessions:
             session, unwritten, _ = self._loader.load(thinned.session_id)
-            if unwritten:  # a crash left a checkpoint unwritten: the rows stay until somebody opens the session
+            if unwritten:  # a crash left a checkpoint unwritten: the rows stay until a writer opens the session
                 return
             self._ledger.snapshot(session)
-            self._trim(session, to_us(self._clock.now()))
+            self._trim(session, to_us(self._ledger.clock.now()))
             log.info("history trimmed session=%s rule=%s", thinned.session_id, thinned.rule)
 
     def _trim(self, session: OpenSession, before_us: int) -> None:
@@ -242,5 +228,5 @@ class Janitor:
         log.info("file set aside deleted name=%s rule=damaged_max_bytes", path)
 
     def settle(self) -> None:
-        """At a start: go on with what a crash has cut short."""
+        """At a start: finish the deletions that a crash interrupted."""
         self._slices += [partial(self._forget, one) for one in self._trash.settle()]

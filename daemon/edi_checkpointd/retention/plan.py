@@ -1,8 +1,8 @@
-"""The clean-up of a home: which checkpoints go, which sessions go into the trash, and which leave it for good. Pure.
+"""The clean-up of a home: which checkpoints are deleted, which sessions go into the trash or out of it for good. Pure.
 
-A session goes as a whole: when it was left, and so many newer ones were, or so long ago. It waits in the trash, and can
-be brought back. Bytes come last: beyond `sessions_max_bytes` the trash is emptied earlier, then checkpoints go that
-numbers alone keep. What is told apart here for each session and each checkpoint, with its rule, is what is carried out.
+A session goes as a whole: after `keep_closed_days` without a change, or when `keep_sessions` newer ones exist. It waits
+in the trash, and a user can restore it. Bytes come last: beyond `sessions_max_bytes` the trash is emptied earlier, then
+checkpoints go that only a number keeps. `prune` shows this plan with each rule, and the janitor carries it out.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _BY_NUMBER: Final = frozenset({"keep_automatic", "keep_per_session", "keep_best"
 
 
 class SessionFacts(NamedTuple):
-    """A session as it stands: its condition, when it was last changed, its checkpoints and all its documents' bytes.
+    """A session's condition, time of the last change, checkpoints, and bytes of all its documents.
 
-    `ours` says that all of its documents can be read and were written by us, `in_use` that it is in the daemon's
-    memory, or that an outbox of it lies there.
+    `ours`: all of its documents can be read and were written by us. `in_use`: it is in the daemon's memory, or it has
+    an outbox.
     """
 
     session_id: str
     condition: str
     updated: datetime
-    held: tuple[StoredCheckpoint, ...]
+    checkpoints: tuple[StoredCheckpoint, ...]
     size_bytes: int
     own: Own = Own()
     ours: bool = True
     in_use: bool = False
-    journaled: datetime | None = None  # the newest of its changes that the journal could do without
+    journaled: datetime | None = None  # the newest of its changes that the journal does not need
 
 
 class SetAside(NamedTuple):
@@ -47,14 +47,14 @@ class SetAside(NamedTuple):
 
 
 class KeptSession(NamedTuple):
-    """A session that stays, and all reasons why."""
+    """A session that stays, with all reasons."""
 
     session_id: str
     reasons: tuple[str, ...]
 
 
 class Departure(NamedTuple):
-    """A session that goes, into the trash or out of it, by the rule named: a setting's key."""
+    """A session that goes into the trash or out of it, with the rule: the key of a setting."""
 
     session_id: str
     rule: str
@@ -62,20 +62,20 @@ class Departure(NamedTuple):
 
 
 class Thinned(NamedTuple):
-    """A session of which single changes go from the journal, by the rule named."""
+    """A session whose single changes the journal deletes, with the rule."""
 
     session_id: str
     rule: str
 
 
 class Cleanup(NamedTuple):
-    """What stays and what goes.
+    """The plan of one clean-up.
 
-    `keep` and `drop` are the checkpoints of `sessions`, those that stay; the sessions of `trash` go into the trash with
-    all they have, those of `empty` are deleted from it; of those of `history` the journal keeps the newest state alone
-    (beyond `history_max_bytes` as many as it takes); the files of `damaged`, set aside, are deleted. `spare_bytes` is
-    by how much documents may grow afterwards; it is negative when those that no rule may delete exceed
-    `sessions_max_bytes`. `due` is when the next will go by age.
+    `sessions` stay, with the checkpoints of `keep` and without those of `drop`. The sessions of `trash` go into the
+    trash with all their documents, those of `empty` are deleted from it. For the sessions of `history` the journal
+    keeps only the newest state; by the rule `history_max_bytes` it does so until it is small enough. The files of
+    `damaged`, set aside, are deleted. `spare_bytes` is how much documents may grow afterwards; it is negative when
+    documents that no rule may delete exceed `sessions_max_bytes`. `due` is when something goes by age next.
     """
 
     keep: tuple[Kept, ...] = ()
@@ -90,30 +90,24 @@ class Cleanup(NamedTuple):
 
 
 def plan_cleanup(
-    standings: Sequence[SessionFacts],
-    trashed: Sequence[Trashed],
-    config: Config,
-    now: datetime,
-    *,
-    doubted: bool = False,
-    exempt: Collection[str] = (),
-    set_aside: Collection[SetAside] = (),
-) -> Cleanup:
-    """Return what becomes of the sessions `standings` and of those in the trash, at `now`.
+    sessions: Sequence[SessionFacts], trashed: Sequence[Trashed], config: Config, now: datetime, *,
+    doubted: bool = False, exempt: Collection[str] = (), set_aside: Collection[SetAside] = (),
+) -> Cleanup:  # fmt: skip
+    """Return the plan for the `sessions` and for those in the trash, at `now`.
 
-    `doubted`: the clock looks wrong, and nothing goes by age, nor by the order of sessions' times. `exempt` names
+    `doubted`: the clock looks wrong, so nothing goes by age, nor by the order of sessions' times. `exempt` names
     checkpoints in use, `set_aside` the files that were set aside as damaged.
     """
-    kept, leaving = _sessions(standings, config, now, doubted=doubted)
+    kept, leaving = _sessions(sessions, config, now, doubted=doubted)
     gone = {one.session_id for one in leaving}
-    staying = [standing for standing in standings if standing.session_id not in gone]
-    plans = {one.session_id: plan_session(one.held, one.own, config, exempt) for one in staying}
+    staying = [one for one in sessions if one.session_id not in gone]
+    plans = {one.session_id: plan_session(one.checkpoints, one.own, config, exempt) for one in staying}
 
     grace = timedelta(days=config.trash_days)
-    over = [one for one in trashed if not doubted and _passed(one.trashed, grace, now)]
+    over = [one for one in trashed if not doubted and now - one.trashed >= grace]
     empty = [Departure(one.session_id, "trash_days", one.size_bytes) for one in over]
 
-    total = sum(one.size_bytes for one in standings) + sum(one.size_bytes for one in trashed)
+    total = sum(one.size_bytes for one in sessions) + sum(one.size_bytes for one in trashed)
     total -= sum(one.bytes for one in empty) + sum(drop.bytes for one in plans.values() for drop in one.drop)
     excess = total - config.sessions_max_bytes
     for one in sorted(trashed, key=lambda one: (one.trashed, one.session_id)):
@@ -121,15 +115,15 @@ def plan_cleanup(
             empty.append(Departure(one.session_id, "sessions_max_bytes", one.size_bytes))
             excess -= one.size_bytes
     dropped: dict[str, Dropped] = {}
-    for held in _given_up(staying, plans):
+    for checkpoint in _kept_by_number(staying, plans):
         if excess > 0:
-            dropped[held.name] = Dropped(held.name, "sessions_max_bytes", held.size_bytes)
-            excess -= held.size_bytes
+            dropped[checkpoint.name] = Dropped(checkpoint.name, "sessions_max_bytes", checkpoint.size_bytes)
+            excess -= checkpoint.size_bytes
 
-    emptied = {one.session_id for one in empty}
+    emptied, window = {one.session_id for one in empty}, timedelta(hours=config.history_hours)
     ages = [_after(one.trashed, grace) for one in trashed if one.session_id not in emptied]
     ages += [_after(now, grace) for _ in leaving]
-    ages += [_after(one.journaled, _window(config)) for one in staying if one.journaled and not one.in_use]
+    ages += [_after(one.journaled, window) for one in staying if one.journaled and not one.in_use]
     ages += [at for one in staying if (at := goes_at(one, config))]
     return Cleanup(
         keep=tuple(keep for plan in plans.values() for keep in plan.keep if keep.name not in dropped),
@@ -137,7 +131,7 @@ def plan_cleanup(
         sessions=kept,
         trash=leaving,
         empty=tuple(empty),
-        history=tuple(_past_window(staying, config, now, doubted=doubted)),
+        history=tuple(_history(staying, window, now, doubted=doubted)),
         damaged=tuple(_oldest_beyond(set_aside, config.damaged_max_bytes)),
         spare_bytes=-excess,
         due=min(ages, default=None),
@@ -145,63 +139,51 @@ def plan_cleanup(
 
 
 def _sessions(
-    standings: Sequence[SessionFacts], config: Config, now: datetime, *, doubted: bool
+    sessions: Sequence[SessionFacts], config: Config, now: datetime, *, doubted: bool
 ) -> tuple[tuple[KeptSession, ...], tuple[Departure, ...]]:
     """Return which sessions stay and which go, newest first."""
     kept, leaving, counted = [], [], 0
-    for one in sorted(standings, key=lambda one: (one.updated, one.session_id), reverse=True):
-        reasons = _bound(one)
+    for one in sorted(sessions, key=lambda one: (one.updated, one.session_id), reverse=True):
+        reasons = _protections(one)
         if not reasons:
             counted += 1
-            old = _passed(one.updated, timedelta(days=config.keep_closed_days), now)
-            if doubted:
-                reasons = ("clock_doubted",)
-            elif not old and counted <= config.keep_sessions:
-                reasons = ("keep_sessions", "keep_closed_days")
-            else:
-                leaving.append(
-                    Departure(one.session_id, "keep_closed_days" if old else "keep_sessions", one.size_bytes)
-                )
+            old = now - one.updated >= timedelta(days=config.keep_closed_days)
+            if not doubted and (old or counted > config.keep_sessions):
+                rule = "keep_closed_days" if old else "keep_sessions"
+                leaving.append(Departure(one.session_id, rule, one.size_bytes))
                 continue
+            reasons = ("clock_doubted",) if doubted else ("keep_sessions", "keep_closed_days")
         kept.append(KeptSession(one.session_id, reasons))
     return tuple(kept), tuple(leaving)
 
 
 def goes_at(one: SessionFacts, config: Config) -> datetime | None:
-    """Return when a session goes into the trash by its age; None for one that does not."""
-    return None if _bound(one) else _after(one.updated, timedelta(days=config.keep_closed_days))
+    """Return when a session goes into the trash by its age; None for a session that stays."""
+    return None if _protections(one) else _after(one.updated, timedelta(days=config.keep_closed_days))
 
 
-def _bound(one: SessionFacts) -> tuple[str, ...]:
-    """Return why a session may not go whatever its age is; nothing when it may."""
+def _protections(one: SessionFacts) -> tuple[str, ...]:
+    """Return the reasons why a session stays at any age; none when it may go."""
     reasons = {
         one.condition: one.condition in ("live", "interrupted"),
         "in_use": one.in_use,
-        "pinned": any(held.pinned for held in one.held),
+        "pinned": any(checkpoint.pinned for checkpoint in one.checkpoints),
         "not_ours": not one.ours,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
-def _passed(since: datetime, age: timedelta, now: datetime) -> bool:
-    return now - since >= age
-
-
-def _window(config: Config) -> timedelta:
-    return timedelta(hours=config.history_hours)
-
-
-def _past_window(staying: Sequence[SessionFacts], config: Config, now: datetime, *, doubted: bool) -> Iterator[Thinned]:
+def _history(staying: Sequence[SessionFacts], window: timedelta, now: datetime, *, doubted: bool) -> Iterator[Thinned]:
     """Yield the sessions at rest that have changes in the journal, oldest first: those past the window, then others."""
     at_rest = sorted((one.journaled, one.session_id) for one in staying if one.journaled and not one.in_use)
     for past in (True, False):
         for journaled, session_id in at_rest:
-            if (not doubted and _passed(journaled, _window(config), now)) is past:
+            if (not doubted and now - journaled >= window) is past:
                 yield Thinned(session_id, "history_hours" if past else "history_max_bytes")
 
 
 def _oldest_beyond(set_aside: Collection[SetAside], max_bytes: int) -> Iterator[SetAside]:
-    """Yield what goes, oldest first, until the rest has at most `max_bytes`."""
+    """Yield the files to delete, oldest first, until the rest has at most `max_bytes`."""
     excess = sum(one.size_bytes for one in set_aside) - max_bytes
     for one in sorted(set_aside, key=lambda one: (one.since_s, one.path)):
         if excess > 0:
@@ -216,17 +198,16 @@ def _after(time: datetime, age: timedelta) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _given_up(staying: Sequence[SessionFacts], plans: dict[str, Plan]) -> Iterator[StoredCheckpoint]:
-    """Yield the checkpoints that numbers alone keep: those of automatic kinds before others, of older sessions first.
+def _kept_by_number(staying: Sequence[SessionFacts], plans: dict[str, Plan]) -> Iterator[StoredCheckpoint]:
+    """Yield the checkpoints that only a number keeps: automatic kinds before others, older sessions first.
 
     Of each session, older ones come first.
     """
     oldest_first = sorted(staying, key=lambda one: (one.updated, one.session_id))
-    may_go = {
-        keep.name for plan in plans.values() for keep in plan.keep if _BY_NUMBER.issuperset(keep.reasons)
-    }  # fmt: skip
+    may_go = {keep.name for plan in plans.values() for keep in plan.keep if _BY_NUMBER.issuperset(keep.reasons)}
     for automatic in (True, False):
         for one in oldest_first:
-            for held in sorted(one.held, key=lambda held: (held.sequence, held.name)):
-                if held.name in may_go and (held.kind in AUTOMATIC) is automatic and held.kind not in NOT_OURS:
-                    yield held
+            for checkpoint in sorted(one.checkpoints, key=lambda checkpoint: (checkpoint.sequence, checkpoint.name)):
+                kind = checkpoint.kind
+                if checkpoint.name in may_go and (kind in AUTOMATIC) is automatic and kind not in NOT_OURS:
+                    yield checkpoint

@@ -1,8 +1,8 @@
 """Retention: which of a session's checkpoints stay and which go, each with its reason. Pure; it deletes nothing.
 
-Checkpoints of automatic kinds have a few slots of their own within the session's number, so a timer never pushes out
-what a person did; slots that they do not need are lent to the others. Age decides nothing here: order does. What goes
-of a whole home, by age or bytes, is planned in `cleanup`.
+Checkpoints of automatic kinds have a few slots of their own within the session's number, so a timer never displaces a
+checkpoint that a person made. The others use the slots that automatic kinds do not need. Order decides here, not age.
+`retention.plan` plans deletions by age and bytes, for a whole home.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class StoredCheckpoint(NamedTuple):
-    """A checkpoint that is there: its file's name and size, and what its header says."""
+    """An existing checkpoint: its file's name and size, and what its header says."""
 
     name: str
     sequence: int
@@ -29,14 +29,14 @@ class StoredCheckpoint(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A checkpoint that stays, and all reasons why."""
+    """A checkpoint that stays, with all reasons."""
 
     name: str
     reasons: tuple[str, ...]
 
 
 class Dropped(NamedTuple):
-    """A checkpoint that goes, by the rule named: a setting's key."""
+    """A checkpoint that is deleted, with the rule: the key of a setting."""
 
     name: str
     rule: str
@@ -44,32 +44,26 @@ class Dropped(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What stays and what goes, each oldest first; together all that is held."""
+    """Which checkpoints stay and which are deleted, each oldest first; together all that exist."""
 
     keep: tuple[Kept, ...]
     drop: tuple[Dropped, ...]
 
 
 def plan(
-    held: Iterable[StoredCheckpoint],
-    *,
-    keep: int,
-    keep_automatic: int,
-    keep_best: int = 0,
-    keep_stages: int = 0,
-    exempt: Collection[str] = (),
-    unseen: Collection[str] = (),
-) -> Plan:
-    """Return what becomes of the valid checkpoints `held` of one session, given in any order.
+    checkpoints: Iterable[StoredCheckpoint], *, keep: int, keep_automatic: int, keep_best: int = 0,
+    keep_stages: int = 0, exempt: Collection[str] = (), unseen: Collection[str] = (),
+) -> Plan:  # fmt: skip
+    """Return which of the valid `checkpoints` of one session stay and which are deleted; they come in any order.
 
     `keep` (at least 1) are kept in all, at most `keep_automatic` of them of automatic kinds. Kept besides, and not
     counted: files that are not ours, pinned ones, the `keep_best` of the highest score, and the last ones of the
     `keep_stages` newest stages. Kept in any case: the newest of ours, those that `exempt` names (in use), and
-    `interrupted` ones that `unseen` names. With `keep` 1, a newer automatic one does not push out the newest other:
+    `interrupted` ones that `unseen` names. With `keep` 1, a newer automatic one does not displace the newest other:
     both stay.
     """
-    held = sorted(held, key=lambda checkpoint: (checkpoint.sequence, checkpoint.name))
-    ours = [checkpoint for checkpoint in held if checkpoint.kind not in NOT_OURS]
+    in_order = sorted(checkpoints, key=lambda checkpoint: (checkpoint.sequence, checkpoint.name))
+    ours = [checkpoint for checkpoint in in_order if checkpoint.kind not in NOT_OURS]
     newest = ours[-1].name if ours else None
     counted = [checkpoint for checkpoint in ours if not checkpoint.pinned]
     automatic = [checkpoint.name for checkpoint in counted if checkpoint.kind in AUTOMATIC]
@@ -87,7 +81,7 @@ def plan(
 
     kept: list[Kept] = []
     dropped: list[Dropped] = []
-    for checkpoint in held:
+    for checkpoint in in_order:
         name, kind = checkpoint.name, checkpoint.kind
         reasons = {
             "newest_valid": name == newest,
@@ -109,46 +103,45 @@ def plan(
 
 
 class Own(NamedTuple):
-    """What a session has of its own: its number of checkpoints kept (None: the setting's), and the newest sequence that
-    a writer was shown: `interrupted` checkpoints behind it are unseen.
+    """A session's own number of checkpoints kept (None: the setting's), and the newest sequence shown to a writer.
+
+    `interrupted` checkpoints after that sequence are unseen.
     """
 
     keep: int | None = None
     seen: int = 0
 
 
-def plan_session(held: Sequence[StoredCheckpoint], own: Own, config: Config, exempt: Collection[str] = ()) -> Plan:
-    """Return what becomes of a session's checkpoints by its own numbers and the settings."""
+def plan_session(
+    checkpoints: Sequence[StoredCheckpoint], own: Own, config: Config, exempt: Collection[str] = ()
+) -> Plan:
+    """Return which of a session's checkpoints stay, by its own numbers and the settings."""
     keep = own.keep or config.keep_per_session
-    unseen = sorted((one.sequence, one.name) for one in held if one.kind == Kind.INTERRUPTED)
+    interrupted = sorted((one.sequence, one.name) for one in checkpoints if one.kind == Kind.INTERRUPTED)
+    # At most `keep` are unseen: a writer that dies over and over does not fill the disk.
+    unseen = [name for sequence, name in interrupted if sequence > own.seen][-keep:]
     return plan(
-        held,
-        keep=keep,
-        keep_automatic=config.keep_automatic,
-        keep_best=config.keep_best,
-        keep_stages=config.keep_stages,
-        exempt=exempt,
-        # A writer that dies again and again unseen fills no disk.
-        unseen=[name for sequence, name in unseen if sequence > own.seen][-keep:],
-    )
+        checkpoints, keep=keep, keep_automatic=config.keep_automatic, keep_best=config.keep_best,
+        keep_stages=config.keep_stages, exempt=exempt, unseen=unseen,
+    )  # fmt: skip
 
 
-def goes_after(held: Sequence[StoredCheckpoint], name: str, own: Own, config: Config) -> tuple[str, int] | None:
-    """Return the rule that deletes the checkpoint `name` and how many more of its class it takes; None: none does."""
-    (found,) = (checkpoint for checkpoint in held if checkpoint.name == name)
-    newest = max(checkpoint.sequence for checkpoint in held)
+def goes_after(checkpoints: Sequence[StoredCheckpoint], name: str, own: Own, config: Config) -> tuple[str, int] | None:
+    """Return the rule that deletes the checkpoint `name`, and after how many more of its class; None: no rule does."""
+    (found,) = (checkpoint for checkpoint in checkpoints if checkpoint.name == name)
+    newest = max(checkpoint.sequence for checkpoint in checkpoints)
     kind = Kind.INTERVAL if found.kind in AUTOMATIC else Kind.MANUAL
     coming: list[StoredCheckpoint] = []
-    for count in range(1, len(held) + (own.keep or config.keep_per_session) + config.keep_stages + 1):
+    for count in range(1, len(checkpoints) + (own.keep or config.keep_per_session) + config.keep_stages + 1):
         coming.append(StoredCheckpoint(f"~{count:06}", newest + count, kind, pinned=False, stage=f"~{count}"))
-        for dropped in plan_session([*held, *coming], own, config).drop:
+        for dropped in plan_session([*checkpoints, *coming], own, config).drop:
             if dropped.name == name:
                 return dropped.rule, count
     return None
 
 
-def held_of(infos: Iterable[CheckpointInfo]) -> list[StoredCheckpoint]:
-    """Return checkpoints as a plan takes them."""
+def stored(infos: Iterable[CheckpointInfo]) -> list[StoredCheckpoint]:
+    """Return the rows of checkpoints in the form that a plan needs."""
     return [
         StoredCheckpoint(info.name, info.sequence, info.kind, info.pinned, info.stage, info.score, info.size_bytes)
         for info in infos

@@ -91,14 +91,14 @@ def test_the_newest_and_every_pin_survive_whatever_the_clock_says(
     found = plan(standings, trashed, config, now, doubted)
     dropped, moved = {drop.name for drop in found.drop}, {one.session_id for one in found.trash}
     for one in standings:
-        assert newest_of(one.held) not in dropped
-        assert not dropped & {held.name for held in one.held if held.pinned or held.kind in NOT_OURS}
-        unseen = [held for held in one.held if held.kind == Kind.INTERRUPTED and held.sequence > one.own.seen]
+        assert newest_of(one.checkpoints) not in dropped
+        assert not dropped & {held.name for held in one.checkpoints if held.pinned or held.kind in NOT_OURS}
+        unseen = [held for held in one.checkpoints if held.kind == Kind.INTERRUPTED and held.sequence > one.own.seen]
         if len(unseen) <= (one.own.keep or config.keep_per_session):
             assert not dropped & {held.name for held in unseen}
         if one.condition in ("live", "interrupted") or one.in_use or not one.ours:
             assert one.session_id not in moved
-        if any(held.pinned for held in one.held):
+        if any(held.pinned for held in one.checkpoints):
             assert one.session_id not in moved
 
 
@@ -108,7 +108,7 @@ def test_everything_has_a_reason_or_a_rule_and_just_one_fate(
 ) -> None:
     found = plan(standings, trashed, config, now, doubted)
     moved = {one.session_id for one in found.trash}
-    staying = [held.name for one in standings if one.session_id not in moved for held in one.held]
+    staying = [held.name for one in standings if one.session_id not in moved for held in one.checkpoints]
     assert sorted([*(keep.name for keep in found.keep), *(drop.name for drop in found.drop)]) == sorted(staying)
     assert sorted([*moved, *(one.session_id for one in found.sessions)]) == sorted(one.session_id for one in standings)
     assert all(keep.reasons for keep in found.keep)
@@ -123,7 +123,7 @@ def test_what_is_left_is_within_its_bounds_or_nothing_may_go(
     standings: list[SessionFacts], trashed: list[Trashed], config: Config, now: datetime, doubted: bool
 ) -> None:
     found = plan(standings, trashed, config, now, doubted)
-    held = {checkpoint.name: checkpoint for one in standings for checkpoint in one.held}
+    held = {checkpoint.name: checkpoint for one in standings for checkpoint in one.checkpoints}
     total = sum(one.size_bytes for one in [*standings, *trashed])
     total -= sum(one.bytes for one in (*found.drop, *found.empty))
     assert found.spare_bytes == config.sessions_max_bytes - total
@@ -136,7 +136,7 @@ def test_what_is_left_is_within_its_bounds_or_nothing_may_go(
         kept_for = [keep.reasons for keep in found.keep if held[keep.name].kind in AUTOMATIC]
         assert all({"newest_valid", "pinned", "unseen"} & set(reasons) for reasons in kept_for)
     for one in standings:
-        kept = [held[keep.name] for keep in found.keep if keep.name in {own.name for own in one.held}]
+        kept = [held[keep.name] for keep in found.keep if keep.name in {own.name for own in one.checkpoints}]
         numbered = {
             keep.name: keep.reasons for keep in found.keep if {"keep_automatic", "keep_per_session"} & set(keep.reasons)
         }
@@ -165,8 +165,8 @@ def test_a_clean_up_that_was_carried_out_leaves_nothing_to_do(
     moved, gone = {one.session_id: one for one in found.trash}, {one.session_id for one in found.empty}
     left = [
         one._replace(
-            held=tuple(held for held in one.held if held.name not in dropped),
-            size_bytes=one.size_bytes - sum(dropped.get(held.name, 0) for held in one.held),
+            checkpoints=tuple(held for held in one.checkpoints if held.name not in dropped),
+            size_bytes=one.size_bytes - sum(dropped.get(held.name, 0) for held in one.checkpoints),
         )
         for one in standings
         if one.session_id not in moved
