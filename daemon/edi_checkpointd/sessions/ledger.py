@@ -1,7 +1,7 @@
-"""The ledger: the sessions in memory, their streams, and the one way in for entries.
+"""The ledger: the sessions in memory, their streams, and the only way for entries into the journal.
 
     accept    records of a stream -> the open transaction        (live frames, drained outboxes)
-    commit    the open transaction -> the journal -> the states  (then, and only then, numbers move)
+    commit    the open transaction -> the journal -> the states  (numbers move only afterwards)
 
 The loop's thread owns it. Other threads get `State` values, which never change.
 """
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_MIN_BYTES = 1 << 20
 PURGED_REMEMBERED = 1024
-SHORT_LIFE_S = 60.0  # a writer that dies within it after it was shown the state may have died of that
+SHORT_LIFE_S = 60.0  # a writer that dies so soon after it was shown the state may have died of the state
 
 
 def _without_attachments(records: list[Record], entries: list[ValidEntry]) -> bytes:
-    """Return the records as the journal's history keeps them; what they carried is kept by its digest, once."""
+    """Return the records for the journal's history; it stores their attachments once, by digest."""
     return b"".join(
         pack(number, encode_entry(structs.replace(entry, attachments={})) if entry.attachments else record.entry)
         for record, (number, entry, _) in zip(records, entries, strict=True)
@@ -43,7 +43,7 @@ def _without_attachments(records: list[Record], entries: list[ValidEntry]) -> by
 
 
 class SessionChange(NamedTuple):
-    """What one commit changed in a session: its entries, and the moments at which a checkpoint may be wanted."""
+    """A session that a commit changed, with the entries and the moments at which a checkpoint may be wanted."""
 
     session: OpenSession
     entries: list[ValidEntry]
@@ -51,7 +51,7 @@ class SessionChange(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What a commit brought: the streams whose numbers moved, and the changes, in order."""
+    """The result of a commit: the streams whose numbers moved, and the changes, in order."""
 
     streams: list[WriterStream]
     changes: list[SessionChange]
@@ -69,7 +69,7 @@ class Ledger:
     def __init__(
         self, journal: Journal, attachments: AttachmentStore, loader: SessionLoader, clock: Clock, config: LiveConfig
     ) -> None:
-        """Begin with no session in memory; `loader` brings one in when it is wanted."""
+        """Start with no session in memory; `loader` loads one when it is opened."""
         self.journal = journal
         self.attachments = attachments
         self.config = config
@@ -81,17 +81,16 @@ class Ledger:
         self._open = Transaction()
         self._accepted: list[_Accepted] = []
 
-    # -- entries in --------------------------------------------------------------------------------------------------
+    # -- entries -----------------------------------------------------------------------------------------------------
 
     def accept(self, stream: WriterStream, data: bytes | memoryview) -> bool:
-        """Take records of `stream` into the open transaction; return False when all of them are known already.
+        """Add the records of `stream` to the open transaction; return False when all of them are known already.
 
-        What is known already is passed over; a gap before the first is noted, never waited for. Raises `ProtocolError`
-        when anything in `data` is refused, `AttachmentsFull` when it carries more than is taken: then nothing of it is
-        taken.
+        Known records are skipped. A gap before the first is noted, never waited for. Raises `ProtocolError` when
+        anything in `data` is invalid, `AttachmentsFull` when its attachments exceed the limit. It then adds nothing.
         """
         if len(data) > FRAME_BYTES and whole(data, 1)[0] != len(data):  # each record costs ten times its bytes
-            raise ProtocolError(f"{len(data)} bytes of more than one record; at most {FRAME_BYTES} come together")
+            raise ProtocolError(f"{len(data)} bytes of more than one record; at most {FRAME_BYTES} are accepted")
         records = scan_all(data)
         new = [record for record in records if record.number > stream.expected]
         if not new:
@@ -118,9 +117,9 @@ class Ledger:
         return True
 
     def skips(self, stream: WriterStream, data: bytes | memoryview) -> bool:
-        """Whether `data` begins beyond what the disk refused of `stream`; if not, that has come again.
+        """Whether `data` begins after the entries of `stream` that the disk refused; if not, the client resent them.
 
-        What cannot be read is passed over until then: refusing it would use up the numbers before it.
+        Unreadable data is skipped until then: a refusal would use up the numbers before it.
         """
         try:
             first = scan_all(data)[0]
@@ -140,10 +139,8 @@ class Ledger:
             if number - covers > before + 1:
                 gap = GapRow(stream.session.key, at, stream.id, before + 1, number - covers - 1, now_us)
                 self._open.gaps.append(gap)
-                log.warning(
-                    "entries missing session=%s stream=%s first=%d last=%d",
-                    stream.session.session_id, stream.id, gap.first, gap.last,
-                )  # fmt: skip
+                values = stream.session.session_id, stream.id, gap.first, gap.last
+                log.warning("entries missing session=%s stream=%s first=%d last=%d", *values)
             before = number
 
     def pass_over(self, stream: WriterStream, number: int) -> None:
@@ -152,7 +149,7 @@ class Ledger:
         self._open.numbers[stream.id] = stream.expected
 
     def commit(self) -> Committed:
-        """Make the open transaction durable, then fold it in. Raises `JournalRefused`: nothing of it happened then."""
+        """Make the open transaction durable, then fold it into the states. Raises `JournalRefused`, without effect."""
         transaction, accepted = self._open, self._accepted
         self._open, self._accepted = Transaction(), []
         if not transaction:
@@ -184,14 +181,14 @@ class Ledger:
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def open(self, session_id: str, parent_session: str | None = None) -> Opened:
-        """Return a session that is not in memory, loaded or begun, with what a crash may have left undone in it."""
+        """Load a session that is not in memory, or make a new one. `Opened` holds what a crash left undone."""
         opened = self._loader.load(session_id, parent_session)
         self.sessions[session_id] = opened.session
         self.streams.update(opened.session.streams)
         return opened
 
     def begin_branch(self, session: OpenSession, stream: WriterStream) -> None:
-        """Have the journal hold the state at the fence of `stream` as the first entry of `session`, its branch.
+        """Store the state at the fence of `stream` as the first entry of `session`, its branch, in the journal.
 
         The session leaves memory: it has to be opened again.
         """
@@ -201,11 +198,11 @@ class Ledger:
     def attach(
         self, session: OpenSession, stream_id: str, *, seen: bool = False, fences: Collection[str] = ()
     ) -> WriterStream:
-        """Let a stream write to `session`: a new one raises the epoch and so fences the one before.
+        """Let a stream write to `session`, and return it. A new stream raises the epoch, which fences the earlier ones.
 
-        `seen`: its writer is shown the state. `fences`: streams of living writers that it takes over from; what these
-        have published is committed. Raises `Fenced` for a stream that another has followed, `ProtocolError` for one of
-        another session.
+        `seen`: its writer is shown the state. `fences`: streams of living writers from which it takes the session over;
+        their entries are committed. Raises `Fenced` for a fenced stream, `ProtocolError` for a stream of another
+        session.
         """
         stream = self.streams.get(stream_id)
         if stream and stream.session is not session:
@@ -244,7 +241,7 @@ class Ledger:
         return None
 
     def detach(self, session: OpenSession, *, cleanly: bool) -> None:
-        """Note that the session's writer is gone, and whether it died soon after it was shown the state."""
+        """Note that the session's writer left, and whether it died soon after it was shown the state."""
         lived_s = (to_us(self.clock.now()) - session.resumed_us) / 1_000_000
         died_soon = not cleanly and session.resumed_at > 0 and 0 <= lived_s < SHORT_LIFE_S
         session.short_lives = session.short_lives + 1 if died_soon else 0
@@ -262,14 +259,13 @@ class Ledger:
         stream.session.state = State(state.sequence, state.changed, state.time_us, state.fragments, kept)
 
     def evict(self, session: OpenSession) -> None:
-        """Let go of a session that nobody writes and whose state is in files; it is loaded again when wanted."""
+        """Remove a session without a writer from memory; its state is in files, and `open` loads it again."""
         self.sessions.pop(session.session_id, None)
 
     def purge(self, session: OpenSession | None, streams: Collection[str]) -> None:
-        """Drop a session that is being purged; its rows are the journal's to delete.
+        """Remove a session that is being purged from memory; the journal deletes its rows.
 
-        Its streams are known as purged from then on, the latest `PURGED_REMEMBERED` of all: their writers may not have
-        been told.
+        The latest `PURGED_REMEMBERED` streams stay known as purged: their writers may not have received the error.
         """
         if session is not None:
             self.evict(session)
@@ -284,7 +280,7 @@ class Ledger:
         return stream_id in self._purged
 
     def saved(self, session: OpenSession, state: State, *, checkpoint: bool) -> None:
-        """Note, in memory, that `state` has come into a checkpoint or the auto-save."""
+        """Note, in memory, that a checkpoint or the auto-save holds `state`."""
         if checkpoint:
             session.checkpointed = max(session.checkpointed, state.sequence)
         else:
@@ -296,15 +292,12 @@ class Ledger:
 
     def snapshot_due(self, session: OpenSession) -> bool:
         """Whether the rows since the newest snapshot outweigh the state."""
-        if session.bytes_since_snapshot <= SNAPSHOT_MIN_BYTES:
-            return False
-        return session.bytes_since_snapshot > sum(len(value.text) for value in session.state.fragments.values())
+        size, values = session.bytes_since_snapshot, session.state.fragments.values()
+        return size > SNAPSHOT_MIN_BYTES and size > sum(len(value.text) for value in values)
 
     def snapshot(self, session: OpenSession, *, settled: bool = False) -> None:
-        """Put the session's state into the journal, so that replay begins there; see `Snapshot` for `settled`."""
-        state = session.state
-        self.journal.add_snapshot(
-            session.key, state.sequence, snapshot_of(state, settled=settled), to_us(self.clock.now())
-        )
+        """Store the session's state in the journal, so that replay begins there; see `Snapshot` for `settled`."""
+        snapshot = snapshot_of(session.state, settled=settled)
+        self.journal.add_snapshot(session.key, session.state.sequence, snapshot, to_us(self.clock.now()))
         session.bytes_since_snapshot = 0
         reached(CrashPoint.SNAPSHOT_WRITTEN)

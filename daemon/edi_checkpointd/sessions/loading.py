@@ -1,13 +1,13 @@
-"""Loading a session into memory: the journal's snapshot and the rows after it, compared with the files.
+"""Loads a session into memory: from the journal's snapshot and the rows after it, compared with the files.
 
-The journal alone restores the state of every session. Where a file is newer, the journal adopts its state.
+The journal alone restores the state of every session. Where a file is newer, the journal adopts the state of the file.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 
 class SessionFiles(Protocol):
-    """What the loader asks of a session's documents."""
+    """The questions of the loader about a session's documents."""
 
     def prepare(self, session_id: str) -> None:
-        """Finish what is under way with a session's documents, before its rows are read. Raises OSError."""
+        """Finish pending work on a session's documents, before its rows are read. Raises OSError."""
 
     def tell(self, session_id: str, sequence: int) -> Files:
-        """Return what the documents hold, with the newest state if it is newer than `sequence`."""
+        """Return the facts that the documents give, with the newest state if it is newer than `sequence`."""
 
 
 class Opened(NamedTuple):
-    """A session in memory, the moments that may still want a checkpoint, and what files contain of each stream."""
+    """A loaded session, the moments that may still want a checkpoint, and how much of each stream is in files."""
 
     session: OpenSession
     moments: list[Moment]
@@ -46,22 +46,21 @@ class Opened(NamedTuple):
 
 
 def branch_stream(stream_id: str) -> str:
-    """Return the id that a fenced stream has in its branch: always the same one."""
+    """Return the id of a fenced stream in its branch; it follows from `stream_id` alone."""
     return sha256(stream_id.encode()).hexdigest()[: len(stream_id)]
 
 
+@dataclass(slots=True, eq=False)
 class SessionLoader:
     """Loads sessions from the journal and the files. Used by the loop's thread."""
 
-    def __init__(self, journal: Journal, files: SessionFiles, clock: Clock, config: LiveConfig) -> None:
-        """Take the parts; nothing is read yet."""
-        self._journal = journal
-        self._files = files
-        self._clock = clock
-        self._config = config
+    _journal: Journal
+    _files: SessionFiles
+    _clock: Clock
+    _config: LiveConfig
 
     def load(self, session_id: str, parent_session: str | None = None) -> Opened:
-        """Return a session, begun in the journal if it has none. Raises `JournalRefused`, OSError."""
+        """Return a session; the journal gets a row for it if it has none. Raises `JournalRefused`, OSError."""
         self._files.prepare(session_id)
         read, now_us = self._journal.read, to_us(self._clock.now())
         row = read.session(session_id)
@@ -75,16 +74,16 @@ class SessionLoader:
             self._journal.adopt(row.key, files.ahead.sequence, snapshot_of(files.ahead), now_us, notes, files.keep)
             reached(CrashPoint.STATE_ADOPTED)
             row = row._replace(keep=files.keep if row.keep is None else row.keep)
-        elif files.gone and row.saved:  # the user deleted them (else `Journal.unsave` would say so): they stay deleted
+        elif files.gone and row.saved:  # the user deleted them on purpose: they stay deleted
             row = row._replace(saved=last, checkpointed=last)
         return self._load(row, files)
 
     def _load(self, row: SessionRow, files: Files) -> Opened:
-        """Read a snapshot and the rows after it.
+        """Return a session from a snapshot and the rows after it.
 
-        The snapshot is one not after the newest checkpoint, so that the marks and transitions that a crash left without
-        their files are met again; or one that was taken when there were none. Where rows are missing (trimmed, or a
-        file was ahead of the journal) a later snapshot stands for them.
+        The snapshot is no newer than the newest checkpoint, so that the replay meets the marks and transitions whose
+        files a crash prevented. A newer one serves if it was taken when no checkpoint was pending. Where rows are
+        missing (trimmed, or a file was ahead of the journal), a later snapshot replaces them.
         """
         read_journal = self._journal.read
         last = read_journal.last_sequence(row.key)
@@ -107,11 +106,11 @@ class SessionLoader:
             if frame.first > replay.sequence + 1:
                 before = read_journal.snapshot(row.key, upto=frame.first - 1)
                 if before is None or before[0] + 1 < frame.first:
-                    continue  # a row that is kept though a snapshot covers it
+                    continue  # a row that the journal keeps although a snapshot covers it
                 replay = Replay(state_at(before), transition_keys)
             if frame.last > replay.sequence:
                 session.bytes_since_snapshot += len(frame.records)
-                # The others lead to nothing, and each holds a state: they are not kept.
+                # Each moment holds a state, so those that cannot lead to a checkpoint are dropped.
                 moments += [moment for moment in replay.add(frame) if _may_matter(moment, checkpointed)]
         session.state = replay.state
         for stream, frame in newest.values():
@@ -121,17 +120,17 @@ class SessionLoader:
         return Opened(session, moments, files.streams)
 
     def begin_branch(self, session: OpenSession, stream: WriterStream) -> None:
-        """Give `session`, the branch of the fenced `stream`, the state at the fence as its first entry.
+        """Store the state at the fence of `stream` as the first entry of `session`, its branch, in the journal.
 
-        The journal holds it then; a session in memory has to be loaded again.
+        A session in memory has to be loaded again.
         """
         parent = stream.session
         fenced_at = self._journal.read.fenced_at(stream.id)
-        begun = self._journal.read.snapshot(parent.key, upto=parent.sequence if fenced_at is None else fenced_at)
-        base = replace(state_at(begun), sequence=1, changed=1, streams={branch_stream(stream.id): stream.number})
+        at_fence = self._journal.read.snapshot(parent.key, upto=parent.sequence if fenced_at is None else fenced_at)
+        base = replace(state_at(at_fence), sequence=1, changed=1, streams={branch_stream(stream.id): stream.number})
         if "session_id" in base.fragments:
-            named = {**base.fragments, "session_id": fragment(msgspec.json.encode(session.session_id))}
-            base = replace(base, fragments=named)
+            own_id = {"session_id": fragment(msgspec.json.encode(session.session_id))}
+            base = replace(base, fragments={**base.fragments, **own_id})
         now_us = to_us(self._clock.now())
         self._journal.adopt(session.key, 1, snapshot_of(base), now_us, Notes(0, 0), parent.keep)
         reached(CrashPoint.BRANCH_BEGUN)
@@ -145,6 +144,6 @@ def _may_matter(moment: Moment, checkpointed: int) -> bool:
         case RollbackMoment(_, after):
             return after.sequence > checkpointed
         case MarkMoment(state, _, mark) if mark.kind != Kind.MANUAL:
-            return state.changed > checkpointed  # only a manual mark asks for a state that did not change
+            return state.changed > checkpointed  # only a manual mark wants a checkpoint of an unchanged state
         case _:
             return moment.state.sequence > checkpointed

@@ -1,14 +1,16 @@
-"""Answers to reading requests, from the journal and the files; changes nothing.
+"""Answers reading requests from the journal and the files; changes nothing.
 
-The daemon answers by it in a worker thread, on a read-only connection, after what dead writers left is drained. The
-command answers itself by it when no daemon runs, and then adds what waits in the outboxes.
+The daemon uses it in its reader thread, on a read-only connection, after the outboxes of dead writers are drained.
+Without a daemon, the command uses it itself, and then adds the entries that wait in the outboxes.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from edi_checkpoint.documents import attachments, trash
@@ -36,7 +38,7 @@ from edi_checkpointd.system.clock import from_us, to_us
 
 
 class Current(NamedTuple):
-    """A session's newest state and where it came from: daemon, journal, file or outbox."""
+    """A session's newest state and its source: daemon, journal, file or outbox."""
 
     state: State
     source: str
@@ -46,14 +48,14 @@ class Current(NamedTuple):
 class Queries:
     """Reads one home. `reader` is None when there is no usable journal.
 
-    `drained`: a daemon answers, and has taken in what lay in the outboxes asked about; else they are read too.
+    `drained`: a daemon answers, and has drained the outboxes in question; otherwise they are read too.
     """
 
     def __init__(
         self, paths: Paths, catalog: Catalog, reader: Reader | None, *, drained: bool = False,
         met_damaged: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """Answer from these parts; the catalog is loaded. `met_damaged` is told the names of documents that are."""
+        """Answer from these parts; the catalog is loaded. `met_damaged` gets the names of damaged documents."""
         self._met_damaged = met_damaged
         self._paths = paths
         self.catalog = catalog
@@ -75,17 +77,17 @@ class Queries:
                 case messages.GetAttachment():
                     return self.attachment(query)
                 case _:
-                    raise NotFound(f"{type(query).__name__}: answered by the daemon itself")
+                    raise NotFound(f"{type(query).__name__}: only a daemon answers that")
 
-    def status(self, told: DaemonReport, now: datetime) -> Status:
-        """Return the status of the home, with what a daemon told of itself."""
+    def status(self, report: DaemonReport, now: datetime) -> Status:
+        """Return the status of the home, including a daemon's `report`."""
         outboxes = survey_all(self._paths.outbox)
         with self._one_view():
             journaled = self.reader.numbers() if self.reader else {}
             received_us = self.reader.last_received_us() if self.reader else None
             last_received = None if received_us is None else from_us(received_us)
             rows = self._rows(outboxes)
-            return status_of(self._paths, self.catalog, rows, outboxes, journaled, last_received, told, now)
+            return status_of(self._paths, self.catalog, rows, outboxes, journaled, last_received, report, now)
 
     def _one_view(self) -> contextlib.AbstractContextManager[None]:
         return self.reader.one_view() if self.reader else contextlib.nullcontext()
@@ -98,16 +100,14 @@ class Queries:
 
     def _rows(self, outboxes: Mapping[str, Sequence[WaitingStream]]) -> list[SessionInfo]:
         rows = {row.session_id: row for row in self.reader.sessions()} if self.reader else {}
-        there = {*self.catalog.sessions(), *outboxes}
-        ids = sorted(there | {row for row in rows if row not in there and not self._left_out(rows[row])})
-        return [self._session(session_id, rows.get(session_id), outboxes.get(session_id, ())) for session_id in ids]
+        ids = {*self.catalog.sessions(), *outboxes}
+        ids |= {session_id for session_id, row in rows.items() if session_id not in ids and not self._is_hidden(row)}
+        return [self._session(one, rows.get(one), outboxes.get(one, ())) for one in sorted(ids)]
 
-    def _left_out(self, row: SessionRow) -> bool:
-        """Whether a session of which only the journal knows is in no list: it lies in the trash, or its user has
-        deleted its files.
-        """
-        wished = row.saved > 0 and self._paths.marker.exists()  # no marker: the folder was removed
-        return wished or trash.holds(self._paths.trash, row.session_id)
+    def _is_hidden(self, row: SessionRow) -> bool:
+        """Whether lists omit a session that has only rows: it is in the trash, or the user deleted its files."""
+        deleted = row.saved > 0 and self._paths.marker.exists()  # no marker: the folder was removed
+        return deleted or trash.holds(self._paths.trash, row.session_id)
 
     def _session(self, session_id: str, row: SessionRow | None, streams: Sequence[WaitingStream]) -> SessionInfo:
         journaled = self._journaled(row)
@@ -118,7 +118,7 @@ class Queries:
                 return header
             state, _, parent = self._current(session_id)
             if not state.sequence and not state.fragments:
-                return None  # begun, and nothing published; or no file that can be read
+                return None  # nothing published yet, or no readable file
             return header_of(session_id, state.fragments, state.sequence, state.time_us, parent)
 
         return session_info(session_id, self.catalog, streams, journaled, latest)
@@ -129,9 +129,9 @@ class Queries:
         return Journaled(from_us(row.started_us), row.left_as, row.epoch, self.reader.streams(row.key))
 
     def _journal_changes(self, row: SessionRow | None, sequence: int) -> bool:
-        """Return whether the journal holds a change of a session after `sequence`.
+        """Whether the journal holds a change of a session after `sequence`.
 
-        Marks and pins are none: most sessions end with a mark that no document needs to hold.
+        Marks and pins do not count: most sessions end with a mark that no document needs to hold.
         """
         if row is None or self.reader is None:
             return False
@@ -142,7 +142,7 @@ class Queries:
                 if not isinstance(decode_entry(record.entry), Mark | Pin):
                     return True
                 sequence += 1
-        return sequence < self.reader.last_sequence(row.key)  # rows are gone, and a snapshot has what they said
+        return sequence < self.reader.last_sequence(row.key)  # rows are missing, and a snapshot holds their changes
 
     # -- checkpoints and states --------------------------------------------------------------------------------------
 
@@ -170,17 +170,12 @@ class Queries:
         present = self._current(query.session_id) if past else found
         status = summarise(present.state.fragments).get("status")
         return messages.StateAt(
-            request=query.request,
-            session_id=query.session_id,
-            sequence=found.state.sequence,
-            time_us=found.state.time_us,
-            stage=stage_of(found.state.fragments),
+            request=query.request, session_id=query.session_id, sequence=found.state.sequence,
+            time_us=found.state.time_us, stage=stage_of(found.state.fragments),
             condition=self._condition(query.session_id, row, streams, status if isinstance(status, str) else None),
-            parent_session=found.parent_session or parent_of(found.state.fragments),
-            checkpoint=query.checkpoint,
-            source=found.source,
-            state={key: value.text for key, value in found.state.fragments.items()},
-        )
+            parent_session=found.parent_session or parent_of(found.state.fragments), checkpoint=query.checkpoint,
+            source=found.source, state={key: value.text for key, value in found.state.fragments.items()},
+        )  # fmt: skip
 
     def attachment(self, query: messages.GetAttachment) -> messages.AttachmentFound:
         """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
@@ -202,9 +197,8 @@ class Queries:
         row = self.reader.session(session_id) if self.reader else None
         there = session_id in self.catalog.sessions() or list_streams(self._paths.outbox / session_id)
         if not there and trash.holds(self._paths.trash, session_id):
-            raise NotFound(
-                f"session {session_id} is in the trash", hint=f"`edi-checkpoint restore {session_id}` brings it back"
-            )
+            hint = f"`edi-checkpoint restore {session_id}` brings it back"
+            raise NotFound(f"session {session_id} is in the trash", hint=hint)
         if not there and row is None:
             raise NotFound(f"no session {session_id}")
         return row
@@ -215,7 +209,7 @@ class Queries:
         try:
             return parse_checkpoint(read_regular(self._paths.sessions / name), name)
         except FileNotFoundError:
-            raise NotFound(f"{name} is gone") from None
+            raise NotFound(f"{name} does not exist any more") from None
         except DocumentDamaged:
             self._met_damaged(name)
             raise
@@ -226,7 +220,7 @@ class Queries:
         if row is not None and self.reader is not None:
             last = self.reader.last_sequence(row.key)
             found = Current(self._replayed(self.reader, row, last), "journal", row.parent_session)
-        above = found.state.sequence or -1  # without entries in the journal, files of no sequence count, too
+        above = found.state.sequence or -1  # without entries in the journal, files without a sequence count too
         files = newest_listed(self._paths.sessions, self.catalog, session_id, self._skip, above=above)
         if files is not None:
             found = Current(state_of(files.document), "file", files.document.header.parent_session)
@@ -235,14 +229,14 @@ class Queries:
         return self._with_outboxes(session_id, found)
 
     def _skip(self, name: str, error: OSError | EdiCheckpointError) -> None:
-        """Report a damaged document and ignore one that cannot be read now. Raises the error of a newer version."""
+        """Report a damaged document, and skip an unreadable one. Raises `VersionMismatch` for a newer version's."""
         if isinstance(error, DocumentDamaged):
             self._met_damaged(name)
         elif not isinstance(error, OSError):
             raise error
 
     def _with_outboxes(self, session_id: str, found: Current) -> Current:
-        """Add what writers published and no daemon has taken yet."""
+        """Add the entries in the outboxes that the state lacks."""
         state = found.state
         for files in list_streams(self._paths.outbox / session_id):
             stream = files.owner.stream
@@ -255,21 +249,18 @@ class Queries:
     # -- the journal's window ----------------------------------------------------------------------------------------
 
     def _replayed(self, reader: Reader, row: SessionRow, upto: int) -> State:
-        """Return the state after sequence `upto`: the newest snapshot not after it, and the rows between."""
+        """Return the state after sequence `upto`, from the newest snapshot up to it and the rows after that."""
         state = state_at(reader.snapshot(row.key, upto=upto))
         for frame in reader.frames(row.key, after=state.sequence):
             if frame.first > upto:
                 break
             records = frame.scanned()[max(0, state.sequence + 1 - frame.first) : upto + 1 - frame.first]
             state, _ = fold(state, frame.stream, read(records), ())
-        numbers = reader.streams(row.key)
-        return State(
-            state.sequence, state.changed, state.time_us, state.fragments,
-            {**state.streams, **{stream: number for stream, (_, number) in numbers.items()}},
-        )  # fmt: skip
+        numbers = {stream: number for stream, (_, number) in reader.streams(row.key).items()}
+        return replace(state, streams={**state.streams, **numbers})
 
     def _window(self, row: SessionRow | None, session_id: str) -> tuple[Reader, SessionRow, int, int]:
-        """Return what is needed to look back, with the first and the last sequence that can be had."""
+        """Return the reader, the row, and the first and the last sequence that the journal holds. Raises `NotFound`."""
         if row is None or self.reader is None:
             raise NotFound(
                 f"session {session_id}: the journal holds no entries of it", hint="name a checkpoint instead"
@@ -298,9 +289,8 @@ class Queries:
                 break
             newest = entry.sequence
         if not newest:
-            raise NotFound(
-                f"session {session_id}: the journal holds nothing from before {from_us(time_us).isoformat()}"
-            )
+            time = from_us(time_us).isoformat()
+            raise NotFound(f"session {session_id}: the journal holds no entry from before {time}")
         return newest
 
     def history(self, query: messages.GetHistory) -> messages.History:
@@ -309,12 +299,8 @@ class Queries:
         if row is None:
             return messages.History(query.request, 1, 0, [])
         _, _, first, last = self._window(row, query.session_id)
-        found: list[HistoryEntry] = []
-        for entry in self._entries(row, query.session_id, query.since):
-            if len(found) == query.limit:
-                break
-            found.append(entry)
-        return messages.History(query.request, first, last, found)
+        found = islice(self._entries(row, query.session_id, query.since), query.limit)
+        return messages.History(query.request, first, last, list(found))
 
     def _entries(self, row: SessionRow | None, session_id: str, since: int) -> Iterator[HistoryEntry]:
         reader, row, _, _ = self._window(row, session_id)

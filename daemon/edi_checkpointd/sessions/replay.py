@@ -1,8 +1,8 @@
-"""Replay: the state after a session's rows, as live traffic has left it, in a quarter of the time of that.
+"""Replay: computes the state after a session's rows, the same as live traffic did, four times as fast.
 
 This is an optimisation of `state.fold` for a start. Most entries only set values: for these, `Replay` keeps the last
 text of each key and lays it out once, when a state is needed. Every entry that removes a key, or that may lead to a
-checkpoint, goes through `read` and `fold`. The property tests compare both ways, state and moments, on any entries.
+checkpoint, goes through `read` and `fold`. Property tests compare both ways, state and moments, on any entries.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from edi_checkpointd.state import Moment, State, fold, read
 
 
 class Replay:
-    """The state after the rows that were added, in order and without a gap, to another."""
+    """A state, and the rows that follow it, added in order and without a gap."""
 
     def __init__(self, state: State, transition_keys: Collection[str]) -> None:
         self._state = state
         self._transition_keys = transition_keys  # in their order: the first that changed is the rule
-        self._matters_not = frozenset(transition_keys).isdisjoint
+        self._no_transition = frozenset(transition_keys).isdisjoint
         self.sequence = state.sequence
         self._latest: dict[str, JsonText] = {}  # set since `_state`
         self._time_us = state.time_us
@@ -30,7 +30,7 @@ class Replay:
 
     @property
     def state(self) -> State:
-        """The state after all that was added. Raises `ProtocolError` for a value that never was one."""
+        """The state after all rows added. Raises `ProtocolError` for an invalid value."""
         if self.sequence > self._state.sequence:
             laid_out = {key: fragment(text) for key, text in self._latest.items()}
             self._latest = {}
@@ -45,13 +45,13 @@ class Replay:
         return self._state
 
     def add(self, frame: Frame) -> list[Moment]:
-        """Take what a row holds beyond the state; return the moments that are met in it, as `fold` does.
+        """Add the entries of a row that the state lacks, and return their moments, as `fold` does.
 
         Raises `JournalDamaged`, `ProtocolError`.
         """
         entries, number = frame.entries()
         known = max(0, self.sequence + 1 - frame.first)
-        updates = self._mere_updates(entries[known:])
+        updates = self._plain_updates(entries[known:])
         if updates is None:
             new = read(frame.scanned()[known:])
             self._state, moments = fold(self.state, frame.stream, new, self._transition_keys)
@@ -65,12 +65,12 @@ class Replay:
         self._streams[frame.stream] = number
         return []
 
-    def _mere_updates(self, entries: list[bytes]) -> list[Update] | None:
-        """Return the entries if all set values that matter to nobody else, None otherwise."""
+    def _plain_updates(self, entries: list[bytes]) -> list[Update] | None:
+        """Return the entries if each only sets keys that are no transition keys, else None."""
         updates: list[Update] = []
-        matters_not = self._matters_not
+        no_transition = self._no_transition
         for entry in decode_entries(entries):
-            if not isinstance(entry, Update) or entry.removed or not matters_not(entry.changed):
+            if not isinstance(entry, Update) or entry.removed or not no_transition(entry.changed):
                 return None
             updates.append(entry)
         return updates

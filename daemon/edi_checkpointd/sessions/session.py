@@ -1,6 +1,6 @@
-"""Sessions and streams as the daemon has them in memory, and what files tell of a session.
+"""Sessions and streams in the daemon's memory, and the facts that a session's files give.
 
-Owned by the intake thread; the `State` within never changes.
+The loop's thread owns them. The `State` inside never changes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class WriterStream:
     number: int
     expected: int
     closed_cleanly: bool = False
-    dropped: bool = False  # the disk refused a frame: nothing beyond is taken before that came again
+    dropped: bool = False  # the disk refused a frame; until the client resends it, later ones are skipped
 
     @property
     def fenced(self) -> bool:
-        """Whether another writer has followed this one."""
+        """Whether another writer has taken the session over from this stream."""
         return 0 < self.epoch < self.session.epoch
 
     def note_last(self, entry: Entry) -> None:
-        """Note the stream's newest entry: a writer that leaves cleanly ends with a mark."""
+        """Note the stream's newest entry: a clean end is a mark of kind `shutdown`."""
         self.closed_cleanly = isinstance(entry, Mark) and entry.kind == Kind.SHUTDOWN
 
 
 @dataclass(slots=True)
 class OpenSession:
-    """A session in memory: its state, and how far the state has come into files."""
+    """A session in memory: its state, and how much of it is in files."""
 
     key: int
     session_id: str
@@ -54,19 +54,19 @@ class OpenSession:
     left_as: str
     seen: int  # the newest sequence that a writer was shown when it attached
     keep: int | None  # the session's own number of checkpoints kept; None: the setting's
-    resumed_us: int  # when the last writer was shown the state; 0: it was not
-    resumed_at: int  # the sequence shown to the first of those that died soon
+    resumed_us: int  # when the last writer was shown the state; 0: never
+    resumed_at: int  # the sequence shown to the first of the writers that died soon
     short_lives: int
-    drained: int  # entries from outboxes of the dead since a writer was last shown the state
+    drained: int  # entries drained since a writer was last shown the state
     state: State
     sequence: int = 0  # after the open transaction
     streams: dict[str, WriterStream] = field(default_factory=dict)
-    settled: bool = True  # every checkpoint that was decided on is written
+    settled: bool = True  # every checkpoint that the policy wanted is written
     bytes_since_snapshot: int = 0
     app: str = "edi"
     pid: int = 0
-    document: str | None = None  # the file that the state was taken from, because the journal did not have it
-    resumed: Resumed | None = None  # what the writer that is attached was told of what it continues
+    document: str | None = None  # the file that gave the state, because the journal lacked it
+    resumed: Resumed | None = None  # the resume report that the attached writer got
 
     @property
     def unsaved(self) -> bool:
@@ -85,25 +85,23 @@ class OpenSession:
 
 
 def fenced_error(stream: WriterStream) -> Fenced:
-    """Return what the writer of the fenced `stream` is told."""
+    """Return the error for the writer of the fenced `stream`."""
     session_id = stream.session.session_id
-    return Fenced(
-        f"session {session_id}: another writer has taken it over", number=stream.number,
-        branch=branch_id(session_id, stream.id),
-    )  # fmt: skip
+    message, branch = f"session {session_id}: another writer has taken it over", branch_id(session_id, stream.id)
+    return Fenced(message, number=stream.number, branch=branch)
 
 
 def purged_error() -> SessionPurged:
-    """Return what the writer of a purged session is told. It names no session: what is told is logged."""
+    """Return the error for the writer of a purged session. It names no session, since errors are logged."""
     return SessionPurged("the session was purged")
 
 
 class Files(NamedTuple):
-    """What a session's documents tell: sequences of the auto-save and of the newest checkpoint, and what the newest
-    of them contains of each stream.
+    """The facts that a session's documents give: sequences of the auto-save and the newest checkpoint.
 
-    `gone`: there are none. `ahead` is the newest valid state, from the file `document`, when it is newer than what the
-    journal knows; `keep` the session's own number of checkpoints kept, as that file has it.
+    `streams` holds the highest number of each stream in the newer of the two. `gone`: there are no documents. `ahead`
+    is the newest valid state, from the file `document`, when the journal lacks it; `keep` is the session's own number
+    of checkpoints kept, by that file.
     """
 
     saved: int = 0
