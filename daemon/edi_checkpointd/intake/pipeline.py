@@ -1,11 +1,13 @@
 """The pipeline of entries: accept what clients send, make it durable with one fsync, acknowledge it.
 
-Nothing is acknowledged before `Ledger.commit` returned. Live frames and drained outboxes take the same way.
+The daemon acknowledges nothing before `Ledger.commit` has returned. Live frames and drained outboxes both enter through
+`Pipeline.accept`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.wire import messages
@@ -20,39 +22,33 @@ from edi_checkpointd.sessions.session import WriterStream, fenced_error, purged_
 from edi_checkpointd.sessions.upkeep import Upkeep
 from edi_checkpointd.system.timers import Scheduler
 
-RESCAN_S = 60.0  # while entries come: how late the daemon sees what others did in the sessions folder, at most
-REFUSED_PAUSE_S = 1.0  # after the disk refused, nothing is tried for so long
+RESCAN_S = 60.0  # while clients send entries, the daemon notices a changed sessions folder at most so late
+REFUSED_PAUSE_S = 1.0  # the pause after the disk refused
 
 
+@dataclass(slots=True, eq=False)
 class Pipeline:
-    """The way of an entry into the journal. Used by the loop's thread."""
+    """The way of an entry into the journal. Used by the loop's thread.
 
-    def __init__(
-        self,
-        listener: Listener,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        upkeep: Upkeep,
-        refusals: Refusals,
-        feed: Feed,
-        timers: Scheduler,
-        rescan: Callable[[], None],
-    ) -> None:
-        """Take the parts. `rescan` is called `RESCAN_S` after entries came: the folder may have been changed."""
-        self._listener = listener
-        self._batch = Batch(listener, ledger.clock)
-        self._ledger = ledger
-        self._coordinator = coordinator
-        self._upkeep = upkeep
-        self._refusals = refusals
-        self._feed = feed
-        self._timers = timers
-        self._rescan = rescan
-        self._clock = ledger.clock
-        self._paused_until_s = 0.0
+    Entries start a timer: `_rescan` is called `RESCAN_S` later, because another program may have changed the folder.
+    """
+
+    _listener: Listener
+    _ledger: Ledger
+    _coordinator: Coordinator
+    _upkeep: Upkeep
+    _refusals: Refusals
+    _feed: Feed
+    _timers: Scheduler
+    _rescan: Callable[[], None]
+    _batch: Batch = field(init=False)
+    _paused_until_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._batch = Batch(self._listener, self._ledger.clock)
 
     def receive(self) -> list[tuple[bytes, messages.ClientMessage]]:
-        """Accept the entries that wait, up to a full batch; return the other messages, for after the commit."""
+        """Accept one batch of entries; return its other messages, which the caller dispatches after the commit."""
         others: list[tuple[bytes, messages.ClientMessage]] = []
         for routing_id, message in self._batch.frames():
             if isinstance(message, messages.Entries):
@@ -73,34 +69,33 @@ class Pipeline:
             return
         try:
             self._listener.check_attached(message.stream, routing_id)
+            if stream is None:
+                raise ProtocolError(f"stream {message.stream} is not attached")
         except ProtocolError as error:
             self._refusals.refuse(routing_id, error)
             return
-        if stream is None:
-            self._refusals.refuse(routing_id, ProtocolError(f"stream {message.stream} is not attached"))
-            return
         if self.paused_s > 0:
             stream.dropped = True
-            return  # the client asks again after a silence, and sends it from its outbox
+            return  # without an acknowledgement the client probes, and resends from its outbox
         if stream.dropped and self._ledger.skips(stream, message.records):
-            return  # not acknowledged either: the client asks, and begins with what was dropped
+            return  # likewise: the client probes, and resends from the first entry that was dropped
         if not self.accept(stream, message.records):
             self._listener.send(routing_id, self._coordinator.acknowledgement(stream))
 
     def accept(self, stream: WriterStream, records: bytes | memoryview) -> bool:
-        """Accept records into the open transaction, or refuse them; return False when all of them are known already."""
+        """Accept records into the open transaction, or refuse them; return False if the journal has all of them."""
         return self._refusals.accept_or_refuse(stream, records)
 
     def commit(self) -> None:
-        """Commit what is accepted and acknowledge it; then order the checkpoints that it leads to.
+        """Commit the accepted entries and acknowledge them; then order the checkpoints that they cause.
 
-        Raises `JournalRefused` when the disk refuses: then nothing is acknowledged, and the entries come again from
-        their senders' outboxes.
+        Raises `JournalRefused` if the disk refuses. Then nothing is acknowledged, and the clients resend the entries
+        from their outboxes.
         """
-        start_s = self._clock.monotonic_s()
+        start_s = self._ledger.clock.monotonic_s()
         committed = self._ledger.commit()
         if committed.streams:
-            self._batch.committed(self._clock.monotonic_s() - start_s)
+            self._batch.committed(self._ledger.clock.monotonic_s() - start_s)
             self._refusals.disk_recovered()
             if "rescan" not in self._timers.pending:
                 self._timers.after(RESCAN_S, "rescan", self._rescan)
@@ -113,7 +108,7 @@ class Pipeline:
         self._feed.entries((change.session, change.entries) for change in committed.changes)
 
     def commit_batch(self) -> None:
-        """Commit what `receive` accepted; when the disk refuses, pause."""
+        """Commit the entries that `receive` accepted; if the disk refuses, pause."""
         try:
             self.commit()
         except JournalRefused as error:
@@ -122,21 +117,21 @@ class Pipeline:
     # -- a disk that refuses -----------------------------------------------------------------------------------------
 
     def pause(self, error: OSError) -> None:
-        """Take nothing for a moment: `error` says why the journal cannot be written."""
+        """Accept no entries for `REFUSED_PAUSE_S`; `error` says why the journal cannot be written."""
         self._refusals.disk_refused(error)
-        self._paused_until_s = self._clock.monotonic_s() + REFUSED_PAUSE_S
+        self._paused_until_s = self._ledger.clock.monotonic_s() + REFUSED_PAUSE_S
         self._upkeep.make_room()
 
     def recovered(self) -> None:
-        """Take note that the disk took something."""
+        """End the report of a refusing disk: a write succeeded."""
         self._refusals.disk_recovered()
 
     @property
     def paused_s(self) -> float:
-        """For how long nothing is to be taken yet; 0 or less: not at all."""
-        return self._paused_until_s - self._clock.monotonic_s()
+        """The seconds that a pause still lasts; 0 or less if there is none."""
+        return self._paused_until_s - self._ledger.clock.monotonic_s()
 
     @property
     def has_paused(self) -> bool:
-        """Whether the disk has ever refused."""
+        """Whether the disk has refused since the daemon started."""
         return self._paused_until_s > 0

@@ -1,4 +1,4 @@
-"""Refusals: what a client is told of an error, and how refused entries are kept without harm to their neighbours."""
+"""Refusals: answer a client with an error, and refuse bad entries without losing the good ones beside them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from edi_checkpointd.system.fs import write_atomic
 
 log = logging.getLogger(__name__)
 
-REFUSED_KEPT = 100  # refused frames kept in damaged/
-REFUSED_APART = 8  # refused entries of one frame that are told apart; each costs an fsync
+REFUSED_KEPT = 100  # refused frames in damaged/; the next one replaces the oldest
+REFUSED_APART = 8  # entries of one frame that are refused one by one; each costs an fsync
 
 
 class Refusals:
-    """Answers with errors, counts them, and tells those who watch. Used by the loop's thread."""
+    """Answers clients with errors, counts them, and reports them to watchers. Used by the loop's thread."""
 
     def __init__(self, listener: Listener, ledger: Ledger, health: Health, feed: Feed, damaged: Path) -> None:
-        """Take the parts; `damaged` is the folder for refused frames."""
+        """Store the parts; `damaged` is the folder for refused frames."""
         self._listener = listener
         self._ledger = ledger
         self._health = health
@@ -42,20 +42,19 @@ class Refusals:
         routing_id: bytes,
         error: EdiCheckpointError,
         message: messages.ClientMessage | None = None,
-        *,
         request: int = 0,
     ) -> None:
-        """Answer `message` with `error`; `request` numbers one that could not be read otherwise."""
+        """Answer `message` with `error`; for an unreadable message, `request` is the number of its request."""
         log.warning("refused code=%s: %s", error.code, error)
         self._fault(error, getattr(message, "session_id", None))
         request = getattr(message, "request", request)
         self._listener.send(routing_id, refusal(error, request, getattr(message, "stream", "")))
 
     def accept_or_refuse(self, stream: WriterStream, data: bytes | memoryview) -> bool:
-        """Accept records into the open transaction, or refuse them; return False when all of them are known already.
+        """Accept records into the open transaction, or refuse them; return False if the journal has all of them.
 
-        Only the records at fault are refused: halving finds them, `REFUSED_APART` of them. What is left then is refused
-        as a whole.
+        Only faulty records are refused: halving finds up to `REFUSED_APART` of them. After that, a faulty part is
+        refused as a whole.
         """
         parts, accepted, refused = [data], False, 0
         while parts:
@@ -72,7 +71,7 @@ class Refusals:
         return accepted
 
     def _refuse_entries(self, stream: WriterStream, records: bytes | memoryview, error: EdiCheckpointError) -> None:
-        """Keep the bytes of refused records, use up their numbers, and answer; the entries beside them are accepted."""
+        """Save the bytes of refused records in `damaged`, skip their numbers, and answer the client."""
         _, last = whole(records)
         log.warning("entries refused session=%s upto=%d: %s", stream.session.session_id, last, error)
         with contextlib.suppress(OSError):
@@ -89,15 +88,15 @@ class Refusals:
         )
 
     def disk_refused(self, error: OSError) -> None:
-        """Report that a commit failed; once, until one succeeds."""
+        """Report that a commit failed, unless the one before failed as well."""
         if self._health.disk_refused(error):
             self._feed.fault(getattr(error, "code", "disk"), str(error))
             log.error("nothing is acknowledged while the disk refuses: %s", error)
 
     def disk_recovered(self) -> None:
-        """Report that a commit succeeded after one that failed."""
+        """Report that a commit succeeded, if the one before failed."""
         if self._health.disk_took():
-            log.info("the disk takes the journal again")
+            log.info("the journal can be written again")
 
     def _fault(self, error: EdiCheckpointError, session_id: str | None) -> None:
         self._health.count(error.code)
@@ -105,7 +104,7 @@ class Refusals:
 
 
 def _middle(data: bytes | memoryview) -> int:
-    """Return where the second half of the records begins that `data` is made of; 0 where it is one, or no records."""
+    """Return the offset of the second half of the records in `data`; 0 if there is only one, or `data` has a fault."""
     records = scan(data)
-    apart = len(records) > 1 and records[-1].end == len(data)
-    return records[len(records) // 2 - 1].end if apart else 0
+    divisible = len(records) > 1 and records[-1].end == len(data)
+    return records[len(records) // 2 - 1].end if divisible else 0
