@@ -1,1 +1,1 @@
-"""Writers: who may write to a session, who still lives, and the outboxes of the dead."""
+"""The writers: which process may write to a session, which one lives, and the outboxes of dead ones."""

@@ -1,10 +1,13 @@
-"""Writer access: who may write to a session. Opening it, letting a stream in, and taking over from one that lives.
+"""Writer access: open sessions, attach streams to them, and fence the writers that another one takes over from.
 
-A stream is let in once those before it are in the journal to their ends; a living writer that is taken over from, up to
-that moment: reading its outbox needs no lock. From then on it is fenced, and what it still publishes is its own branch.
+Before a stream is attached, the journal has everything that the earlier streams of its session published. For a living
+writer, this means up to the takeover; reading its outbox needs no lock. From then on the writer is fenced: its later
+entries go into a branch.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 from edi_checkpoint.documents.names import branch_id, may_be_branch
 from edi_checkpoint.errors import EdiCheckpointError, Fenced, NotFound, SessionBusy
@@ -21,25 +24,22 @@ from edi_checkpointd.sessions.loading import branch_stream
 from edi_checkpointd.sessions.session import OpenSession, WriterStream, fenced_error
 from edi_checkpointd.writers.liveness import Liveness
 
-GAPS_TOLD = 100  # to a writer that resumes; the journal has them all
+GAPS_REPORTED = 100  # the latest gaps, to a writer that resumes; the journal has all
 
 
+@dataclass(slots=True, eq=False)
 class WriterAccess:
-    """Lets writers in. `leaving` holds the sessions in memory that nobody may write any more."""
+    """Attaches writers to sessions. `leaving` has the sessions that leave memory if no writer attaches to them."""
 
-    def __init__(
-        self, ledger: Ledger, liveness: Liveness, coordinator: Coordinator, pipeline: Pipeline, listener: Listener
-    ) -> None:
-        """Take the parts."""
-        self._ledger = ledger
-        self._liveness = liveness
-        self._coordinator = coordinator
-        self._pipeline = pipeline
-        self._listener = listener
-        self.leaving: set[str] = set()
+    _ledger: Ledger
+    _liveness: Liveness
+    _coordinator: Coordinator
+    _pipeline: Pipeline
+    _listener: Listener
+    leaving: set[str] = field(default_factory=set, init=False)
 
     def open(self, session_id: str, parent_session: str | None = None) -> OpenSession:
-        """Return a session, begun if there is none; the checkpoints that a crash left unwritten are ordered."""
+        """Return the session, a new one if there is none; order the checkpoints that a crash prevented."""
         session = self._ledger.sessions.get(session_id)
         if session is None:
             opened = self._ledger.open(session_id, parent_session)
@@ -49,10 +49,10 @@ class WriterAccess:
         return session
 
     def branch(self, stream: WriterStream) -> WriterStream:
-        """Return the stream that takes what the writer of the fenced `stream` published after the fence.
+        """Return the stream for the entries that the writer of the fenced `stream` published after the takeover.
 
-        It belongs to a session of its own, which begins with the state at the fence. Both ids follow from the stream's,
-        so a branch that a crash cut short is continued.
+        It belongs to another session, the branch, which starts with the state at the takeover. Both ids follow from the
+        id of `stream`. So after a crash the same branch is continued.
         """
         parent = stream.session
         session = self.open(branch_id(parent.session_id, stream.id), parent.session_id)
@@ -63,22 +63,23 @@ class WriterAccess:
         return self._ledger.attach(session, branch_stream(stream.id))
 
     def disconnect(self, stream_id: str) -> None:
-        """Send nothing more to the client of a stream."""
+        """Stop sending to the client of a stream."""
         self._listener.routes.pop(stream_id, None)
 
     def shut_out(self, stream_id: str, error: EdiCheckpointError) -> None:
-        """Tell the writer of a stream why nothing more is taken from it."""
+        """Send the writer of a stream the reason why the daemon accepts nothing more from it."""
         self._listener.shut_out(stream_id, error)
 
     def attach(self, message: messages.Attach, peer_pid: int | None) -> messages.Attached:
-        """Let a writer in; what dead ones left of the session is drained.
+        """Attach a writer to its session and return the reply. The caller has drained the outboxes of dead writers.
 
-        Raises `SessionIdError`, `SessionBusy`, `Fenced`, `ProtocolError`, `NotFound`, `JournalRefused`.
+        `peer_pid` is the writer's process as the kernel reports it. Raises `SessionIdError`, `SessionBusy`, `Fenced`,
+        `ProtocolError`, `NotFound`, `JournalRefused`.
         """
         outboxes = {files.owner.stream: files for files in self._liveness.outboxes(message.session_id)}
         files = outboxes.get(message.stream)
         if files is None:
-            raise NotFound(f"stream {message.stream}: no outbox below this daemon's state folder")
+            raise NotFound(f"stream {message.stream} has no outbox in this daemon's state folder")
         for other in outboxes.values():
             earlier = other.owner.order < files.owner.order and other.owner.stream not in files.owner.fenced
             if earlier and is_held(other.lock):
@@ -104,16 +105,16 @@ class WriterAccess:
         )
 
     def admit(self, session: OpenSession, files: StreamFiles) -> WriterStream:
-        """Let the stream of `files` write to its session, after those that have taken over from it, if there are any.
+        """Attach the stream of `files` to its session; attach the streams that have taken over from it first.
 
-        Raises `Fenced` when another has followed it.
+        Raises `Fenced` if another stream has followed it.
         """
         for other in self._liveness.outboxes(session.session_id):
-            if _fences(other, files):  # it may have happened while no daemon ran
-                self._let_in(session, other)
-        return self._let_in(session, files)
+            if _fences(other, files):  # the takeover may have happened while no daemon ran
+                self._attach(session, other)
+        return self._attach(session, files)
 
-    def _let_in(self, session: OpenSession, files: StreamFiles) -> WriterStream:
+    def _attach(self, session: OpenSession, files: StreamFiles) -> WriterStream:
         owner = files.owner
         known = self._ledger.streams.get(owner.stream)
         if known is not None and known.epoch > 0:
@@ -121,8 +122,8 @@ class WriterAccess:
         else:
             outboxes = self._liveness.outboxes(session.session_id)
             fences = [other for other in outboxes if _fences(files, other)]
-            for other in reversed(fences):  # the latest has fenced the earlier ones at its own moment
-                self._take_until_fence(session, other, owner.fenced[other.owner.stream])
+            for other in reversed(fences):  # each one fenced the streams before it when it was attached
+                self._journal_until_fence(session, other, owner.fenced[other.owner.stream])
             fenced = [other.owner.stream for other in fences]
             resumed = self._resumed(session, by_takeover=bool(fenced))
             stream = self._ledger.attach(session, owner.stream, seen=owner.seen, fences=fenced)
@@ -134,26 +135,26 @@ class WriterAccess:
         session.app, session.pid = owner.app, owner.pid
         return stream
 
-    def _take_until_fence(self, session: OpenSession, files: StreamFiles, upto: int) -> None:
-        """Journal what the living writer of `files` had published when it was taken over from."""
+    def _journal_until_fence(self, session: OpenSession, files: StreamFiles, upto: int) -> None:
+        """Journal what the living writer of `files` had published before the takeover: its entries up to `upto`."""
         try:
-            stream = self._let_in(session, files)
+            stream = self._attach(session, files)
         except Fenced:
             return
         for chunk in read_records(files):
             records = scan(chunk)
-            taken = [record for record in records if record.number <= upto]
-            if taken and taken[-1].number > stream.number:
-                self._pipeline.accept(stream, chunk[: taken[-1].end])
+            before = [record for record in records if record.number <= upto]
+            if before and before[-1].number > stream.number:
+                self._pipeline.accept(stream, chunk[: before[-1].end])
                 self._pipeline.commit()
-            if len(taken) < len(records):
+            if len(before) < len(records):
                 break
         reached(CrashPoint.FENCED_READ)
 
     def _resumed(self, session: OpenSession, *, by_takeover: bool) -> messages.Resumed:
         read = self._ledger.journal.read
         first, last = read.span(session.key)
-        gaps = tuple(Gap(gap.sequence, gap.last - gap.first + 1) for gap in read.gaps(session.key)[-GAPS_TOLD:])
+        gaps = tuple(Gap(gap.sequence, gap.last - gap.first + 1) for gap in read.gaps(session.key)[-GAPS_REPORTED:])
         return messages.Resumed(
             left_as="live" if by_takeover else session.left_as if session.epoch else "",
             time_us=session.state.time_us,
@@ -168,21 +169,21 @@ class WriterAccess:
         )
 
     def outboxes_of(self, session_id: str) -> list[StreamFiles]:
-        """Return the streams that have outboxes for a session: its own, and those stranded in it."""
+        """Return the outboxes of a session: its own streams', and those of fenced writers if it is their branch."""
         return [*self._liveness.outboxes(session_id), *self.stranded_in(session_id)]
 
     def stranded_in(self, session_id: str) -> list[StreamFiles]:
-        """Return the outboxes whose last entries go into `session_id`, the branch of a fenced writer, if it is one."""
+        """Return the outboxes whose last entries go into `session_id`: none unless it is the branch of a writer."""
         if not may_be_branch(session_id):
             return []
         return [files for files in self._liveness.outboxes() if branch_of(files) == session_id]
 
 
 def branch_of(files: StreamFiles) -> str:
-    """Return the session that the writer of `files` publishes into once it is fenced."""
+    """Return the id of the session that gets the entries of the writer of `files` once it is fenced."""
     return branch_id(files.owner.session_id, files.owner.stream)
 
 
 def _fences(later: StreamFiles, earlier: StreamFiles) -> bool:
-    """Whether `later` has taken over from `earlier`: in that order alone, so that following it comes to an end."""
+    """Whether `later` has taken over from `earlier`. The order of the streams rules out a circle of takeovers."""
     return earlier.owner.stream in later.owner.fenced and earlier.owner.order < later.owner.order

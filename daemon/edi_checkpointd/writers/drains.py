@@ -1,13 +1,14 @@
-"""Outbox drains: the outboxes of writers, and above all of those who have left.
+"""Outbox drains: journal what dead writers left in their outboxes.
 
-What a dead writer left comes in by the same way as live frames, `Ledger.accept`; then its stream is closed and, when a
-file covers it, unlinked. A session's next writer is let in after that (`writers.access`).
+Drained records and live frames enter through the same function, `Pipeline.accept`. When an outbox is drained, its
+stream is closed. When a file covers it, `writers.removal` unlinks it. The session's next writer waits for the drain.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import dataclass, field
 
 from edi_checkpoint.documents.fragments import summarise
 from edi_checkpoint.documents.names import check_session_id
@@ -30,41 +31,32 @@ from edi_checkpointd.writers.removal import OutboxRemoval
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class OutboxDrains:
-    """Sees writers out, and lets the next ones in after them."""
+    """Finds the outboxes of dead writers and drains them, one after the other. Used by the loop's thread."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        liveness: Liveness,
-        coordinator: Coordinator,
-        access: WriterAccess,
-        removal: OutboxRemoval,
-        pipeline: Pipeline,
-        feed: Feed,
-    ) -> None:
-        """Take the parts; `scan` finds what was left."""
-        self._ledger = ledger
-        self._liveness = liveness
-        self._coordinator = coordinator
-        self._access = access
-        self._removal = removal
-        self._pipeline = pipeline
-        self._feed = feed
-        self._queue: deque[StreamFiles] = deque()
-        self._drain: Drain | None = None
-        self._target: WriterStream | None = None  # where it goes: the writer's own stream, or its branch
-        self._rest: bytes | None = None  # a chunk that the disk refused
+    _ledger: Ledger
+    _liveness: Liveness
+    _coordinator: Coordinator
+    _access: WriterAccess
+    _removal: OutboxRemoval
+    _pipeline: Pipeline
+    _feed: Feed
+    _queue: deque[StreamFiles] = field(default_factory=deque, init=False)
+    _current: tuple[Drain, WriterStream] | None = field(default=None, init=False)
+    """The drain under way, and its target: the dead writer's own stream, or its branch."""
+    _chunk: bytes | None = field(default=None, init=False)
+    """The part of it that is read and not committed: the disk may have refused it."""
 
     # -- finding -----------------------------------------------------------------------------------------------------
 
     def find(self) -> None:
-        """At a start: remove the folders that a crash left without a stream, and find all outboxes."""
+        """Find all outboxes at a start; remove the folders that a crash left without a stream."""
         self._liveness.sweep()
         self.scan()
 
     def scan(self, session_id: str | None = None) -> None:
-        """Find outboxes, of one session or all: living writers are watched, dead ones' queued for draining."""
+        """Watch the living writers of one session or of all; queue the outboxes of the dead ones."""
         for files in self._liveness.outboxes(session_id):
             if is_held(files.lock):
                 self._liveness.watch(files)
@@ -72,38 +64,40 @@ class OutboxDrains:
                 self.enqueue(files)
 
     def enqueue(self, files: StreamFiles) -> None:
-        """Queue the outbox of a writer that is gone; earlier streams of its session stand before it."""
+        """Queue the outbox of a dead writer, unless it is known already, and stop sending to its client."""
         stream = files.owner.stream
         self._access.disconnect(stream)
-        queued = [self._drain.files, *self._queue] if self._drain else self._queue
-        if not self._removal.knows(stream) and not any(files.owner.stream == stream for files in queued):
+        if not self._removal.knows(stream) and not any(found.owner.stream == stream for found in self._waiting()):
             self._queue.append(files)
+
+    def _waiting(self) -> list[StreamFiles]:
+        """Return the outbox that is being drained and the queued ones."""
+        return [*([self._current[0].files] if self._current else []), *self._queue]
 
     @property
     def pending(self) -> bool:
-        """Whether an outbox waits to be drained."""
-        return self._drain is not None or bool(self._queue)
+        """Whether an outbox is being drained, or waits for it."""
+        return self._current is not None or bool(self._queue)
 
     def drains(self, session_id: str) -> bool:
-        """Whether an outbox that goes into the session waits to be drained, or is just being drained."""
-        under_way = [self._drain.files] if self._drain else []
-        return any(session_id in (files.owner.session_id, branch_of(files)) for files in (*under_way, *self._queue))
+        """Whether an outbox with entries for the session is being drained, or waits for it."""
+        return any(session_id in (files.owner.session_id, branch_of(files)) for files in self._waiting())
 
     @property
     def settled(self) -> bool:
-        """Whether nothing that dead writers left waits: neither to be drained, nor for a file that covers it."""
+        """Whether all outboxes of dead writers are drained, and files cover what they held."""
         return not self.pending and self._removal.settled
 
     # -- draining ----------------------------------------------------------------------------------------------------
 
     def wait_s(self) -> float | None:
-        """Return in how many seconds the next slice is due, or a look at writers that no pidfd stands for."""
+        """Return in how many seconds the next slice is due, or the next check of writers without a pidfd."""
         return 0 if self.pending else self._liveness.wait_s()
 
     def step(self) -> None:
-        """Find writers that died, and drain one slice of what they left.
+        """Find writers that died, and drain one slice of their outboxes.
 
-        Raises `JournalRefused`: the slice is tried again at the next step.
+        Raises `JournalRefused`; the next step retries the slice.
         """
         if self._liveness.wait_s() == 0:
             for files in self._liveness.probe():
@@ -112,34 +106,31 @@ class OutboxDrains:
             self._drain_slice()
 
     def _drain_slice(self) -> None:
-        if self._drain is None:
+        if self._current is None:
             self._begin(self._queue[0])
             self._queue.popleft()
             return
-        chunk = self._rest or next(self._drain.chunks, None)
-        if chunk is None:
-            assert self._target is not None
-            self._end(self._drain, self._target)
+        drain, stream = self._current
+        self._chunk = self._chunk or next(drain.chunks, None)
+        if self._chunk is None:
+            self._end(drain, stream)
             return
-        self._rest = chunk
-        stream = self._target
-        assert stream is not None
         before = stream.session.state.sequence
-        self._pipeline.accept(stream, chunk)
+        self._pipeline.accept(stream, self._chunk)
         self._pipeline.commit()
         stream.session.drained += stream.session.state.sequence - before
-        self._drain.taken_bytes += len(chunk)
-        self._rest = None
+        drain.read_bytes += len(self._chunk)
+        self._chunk = None
 
     def finish_drains(self, session_id: str | None = None) -> None:
-        """Drain all that dead writers left, of one session or of all, before it is attached to or shown."""
+        """Drain the outboxes of dead writers of one session or of all, before a client attaches to it or sees it."""
         self.scan(session_id)
         self._queue = deque(sorted(self._queue, key=lambda files: files.owner.session_id != session_id))
-        while self._waits(session_id):
+        while any(session_id in (None, files.owner.session_id) for files in self._waiting()):
             self._drain_slice()
 
     def try_finish_drains(self, session_id: str | None = None) -> bool:
-        """Drain as `finish_drains` does; return False when the disk refuses: then outboxes are read where they lie."""
+        """Drain as `finish_drains` does; return False if the disk refuses. Then answers come from the outboxes."""
         try:
             self.finish_drains(session_id)
         except OSError as error:
@@ -147,12 +138,8 @@ class OutboxDrains:
             return False
         return True
 
-    def _waits(self, session_id: str | None) -> bool:
-        under_way = [self._drain.files] if self._drain else []
-        return any(session_id in (None, files.owner.session_id) for files in (*under_way, *self._queue))
-
     def _begin(self, files: StreamFiles) -> None:
-        """Begin to drain the outbox of a dead writer; what it published after it was fenced goes into its branch."""
+        """Start to drain the outbox of a dead writer, into its own stream or, after a takeover, into its branch."""
         drain = self._liveness.begin_drain(files)
         if drain is None:
             return
@@ -161,7 +148,7 @@ class OutboxDrains:
             session = self._access.open(check_session_id(owner.session_id), owner.parent_session)
             stream = self._target_of(session, drain.files)
         except (ProtocolError, SessionIdError) as error:
-            log.warning("outbox kept as it is stream=%s: %s", owner.stream, error)
+            log.warning("outbox not drained, it is kept unchanged stream=%s: %s", owner.stream, error)
             self._liveness.unwatch(owner.stream)
             self._removal.keep(owner.stream)
             drain.close()
@@ -175,34 +162,34 @@ class OutboxDrains:
             drain.close()
             return
         log.info("draining outbox session=%s stream=%s from=%d", stream.session.session_id, stream.id, stream.number)
-        self._drain, self._target = drain, stream
+        self._current = drain, stream
 
     def _target_of(self, session: OpenSession, files: StreamFiles) -> WriterStream | None:
-        """Return the stream that a dead writer's outbox goes into; None when all of it is journaled already."""
+        """Return the stream for the entries of a dead writer's outbox; None if the journal has all of them."""
         try:
             return self._access.admit(session, files)
         except Fenced:
             stream = self._ledger.streams[files.owner.stream]
             if all(whole(chunk)[1] <= stream.number for chunk in read_records(files)):
                 return None
-            log.warning("session %s: a fenced writer published on; see its branch", session.session_id)
+            log.warning("session %s: its fenced writer published more; see the branch", session.session_id)
             branch = self._access.branch(stream)
             branch.session.app, branch.session.pid = files.owner.app, files.owner.pid
             return branch
 
     def _end(self, drain: Drain, stream: WriterStream) -> None:
-        """Close a drained stream; its writer left cleanly, or the session is interrupted."""
+        """End a drain; the session becomes interrupted unless the writer closed it cleanly."""
         owner, session = drain.files.owner, stream.session
-        self._drain = self._target = None
+        self._current = None
         drain.close()
         self._liveness.unwatch(owner.stream)
-        if left_bytes := drain.unread_bytes:
-            log.warning("outbox not readable to its end session=%s bytes=%d", session.session_id, left_bytes)
-        self._removal.drained(drain.files, stream.id, spoiled=bool(left_bytes))
+        if unread_bytes := drain.unread_bytes:
+            log.warning("outbox not readable to its end session=%s bytes=%d", session.session_id, unread_bytes)
+        self._removal.drained(drain.files, stream.id, spoiled=bool(unread_bytes))
         reached(CrashPoint.OUTBOX_DRAINED)
         if stream.epoch == session.epoch and session.left_as == "live":
             stranded = stream.id != owner.stream
-            cleanly = stream.closed_cleanly and not stranded  # whoever was fenced has not finished here
+            cleanly = stream.closed_cleanly and not stranded  # a fenced writer did not finish this session
             self._ledger.detach(session, cleanly=cleanly)
             self._feed.condition(session, _condition(session, cleanly=cleanly))
             if not cleanly:
@@ -215,21 +202,21 @@ class OutboxDrains:
         if session.unsaved:
             self._coordinator.save_now(stream)
 
-    # -- forgetting --------------------------------------------------------------------------------------------------
+    # -- purging ---------------------------------------------------------------------------------------------------
 
     def delete_outboxes(self, session_id: str) -> set[str]:
-        """Unlink a session's outboxes, whoever writes them, and let go of what is under way; return the streams.
+        """Unlink all outboxes of a session, also a living writer's, and cancel its drains; return the streams.
 
-        Of a branch, what its writer left is taken in before: the session that it was shut out of has a part in it.
-        Raises OSError.
+        If the session is a branch, its writer's outbox is drained first: the parent session owns a part of it. Raises
+        OSError.
         """
         for files in self._access.stranded_in(session_id):
             self.finish_drains(files.owner.session_id)
         outboxes = self._access.outboxes_of(session_id)
         streams = {files.owner.stream for files in outboxes}
-        if self._drain is not None and self._drain.files.owner.stream in streams:
-            self._drain.close()
-            self._drain = self._target = self._rest = None
+        if self._current is not None and self._current[0].files.owner.stream in streams:
+            self._current[0].close()
+            self._current = self._chunk = None
         for files in outboxes:
             self._liveness.unwatch(files.owner.stream)
             if files.owner.session_id != session_id:
@@ -243,7 +230,7 @@ class OutboxDrains:
     # -- attaching ---------------------------------------------------------------------------------------------------
 
     def attach(self, message: messages.Attach, peer_pid: int | None) -> messages.Attached:
-        """Let a writer in, after all that dead ones left of its session. Raises as `WriterAccess.attach` does."""
+        """Attach a writer after draining the dead writers of its session. Raises as `WriterAccess.attach` does."""
         session_id = check_session_id(message.session_id)
         for files in self._access.stranded_in(session_id):
             self.finish_drains(files.owner.session_id)
