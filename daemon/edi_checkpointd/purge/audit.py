@@ -1,12 +1,12 @@
-"""The audit: what a home holds of sessions, found by reading; before a purge to say what will go, after it what is
-left.
+"""The audit: before a purge, list what a home holds of sessions; after it, find what is left.
 
-What is left is looked for without regard to what a purge does: in every file that lies in our folders, by names, by
-ids, and by the streams that the sessions had. A file of another session may name one, as where it came from.
+The search for what is left does not rely on what a purge does: it reads every file in our folders, and looks for file
+names, session ids, and the ids of the sessions' streams. A file of another session may name a purged one as its origin.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -22,8 +22,8 @@ from edi_checkpointd.purge import files as purge_files
 
 READ_BYTES = 1 << 20
 _QUOTED = re.compile(rb'"([A-Za-z0-9_-][A-Za-z0-9._-]{0,127})"')
-_FEW = 8  # ids that are looked for one by one; more by all words in quotes
-_OVERLAP = 130  # of two parts of a file: an id and its quotes
+_FEW = 8  # so many ids are searched one by one; for more, each quoted word is compared
+_OVERLAP = 130  # bytes that two parts of a file share: an id with its quotes
 _STREAM = 32  # digits of a stream's id
 _DIGITS = re.compile(rb"[0-9a-f]{32,}")
 
@@ -31,8 +31,9 @@ _DIGITS = re.compile(rb"[0-9a-f]{32,}")
 class Footprint(NamedTuple):
     """What a home holds of sessions.
 
-    `files` has kind and size of each; kinds: checkpoints, autosaves, outboxes, trash, set_aside (may hold others' texts
-    too), and attachments, of which those go that nothing else names. `entries` and `bytes` are what the journal has.
+    `files` has the kind and size of each file. The kinds are checkpoints, autosaves, outboxes, trash, set_aside (may
+    contain other sessions too) and attachments; a purge deletes the attachments that nothing else names. `entries` and
+    `bytes` count what the journal has.
     """
 
     files: dict[Path, tuple[str, int]]
@@ -46,7 +47,7 @@ class Footprint(NamedTuple):
 
 
 class Remnant(NamedTuple):
-    """A file in which something is found; `session_id` is the other session that it is of, None when it is of none."""
+    """A file that still names a purged session; `session_id` is the other session that owns the file, if any."""
 
     path: Path
     why: str
@@ -54,35 +55,27 @@ class Remnant(NamedTuple):
 
 
 def known(paths: Paths, reader: Reader | None) -> set[str]:
-    """Return all sessions that anything is there of."""
+    """Return all sessions of which the home holds anything."""
     journaled = {row.session_id for row in reader.sessions()} if reader else set()
     return journaled | purge_files.named(paths)
 
 
 def held(paths: Paths, reader: Reader | None, sessions: Collection[str], *, everything: bool = False) -> Footprint:
-    """Return what there is of `sessions`; with `everything`, all that is set aside or in the trash of any."""
+    """Return what the home holds of `sessions`; with `everything`, also all trash and all files set aside."""
 
-    def wanted(session_id: str) -> bool:
+    def included(session_id: str) -> bool:
         return everything or session_id in sessions
 
+    documents = purge_files.documents(paths, sessions.__contains__)
+    kinds = {path: "checkpoints" if parse_checkpoint_name(path.name) else "autosaves" for path in documents}
+    kinds |= dict.fromkeys(purge_files.trashed(paths, included), "trash")
+    kinds |= dict.fromkeys(purge_files.set_aside(paths, included), "set_aside")
+    kinds |= dict.fromkeys(purge_files.outboxes(paths, sessions.__contains__), "outboxes")
     files: dict[Path, tuple[str, int]] = {}
-
-    def add(kind: str, path: Path) -> None:
-        try:
+    for path, kind in kinds.items():
+        with contextlib.suppress(OSError):  # deleted meanwhile
             files[path] = kind, path.lstat().st_size
-        except OSError:  # it went meanwhile
-            files.pop(path, None)
-
-    for path in purge_files.documents(paths, sessions.__contains__):
-        add("checkpoints" if parse_checkpoint_name(path.name) else "autosaves", path)
-    for path in purge_files.trashed(paths, wanted):
-        add("trash", path)
-    for path in purge_files.set_aside(paths, wanted):
-        add("set_aside", path)
-    for path in purge_files.outboxes(paths, sessions.__contains__):
-        add("outboxes", path)
-    for filed in listed(paths.attachments):
-        files[filed.path] = "attachments", filed.size_bytes
+    files |= {file.path: ("attachments", file.size_bytes) for file in listed(paths.attachments)}
     rows = [row for row in reader.sessions() if row.session_id in sessions] if reader else []
     weights = [reader.weight(row.key) for row in rows] if reader else []
     streams = {stream for row in rows for stream in (reader.streams_of(row.key) if reader else ())}
@@ -93,31 +86,31 @@ def held(paths: Paths, reader: Reader | None, sessions: Collection[str], *, ever
 def remnants(
     paths: Paths, reader: Reader | None, sessions: Collection[str], streams: Collection[str]
 ) -> Iterator[Remnant]:
-    """Yield each file in which `sessions` are found, by their ids or by `streams` that they had."""
-    wanted = sessions.__contains__
+    """Yield each file that names one of `sessions`, by its id or by one of `streams`, the streams that they had."""
+    purged = sessions.__contains__
     for path in _all_files(paths):
         owner = purge_files.owner(paths, path)
-        if wanted(owner or ""):
-            yield Remnant(path, "is named for it")
+        if purged(owner or ""):
+            yield Remnant(path, "has its name")
         elif path.is_relative_to(paths.attachments):
-            continue  # named by their digests, and pictures inside
+            continue  # their names are digests, and they hold no ids
         elif path.name.startswith(paths.journal.name):
             if _has_streams(path, streams):
-                yield Remnant(path, "has what it published")
+                yield Remnant(path, "contains its changes")
         elif path.name.startswith(paths.log.name):
-            if any(purge_files.line_names(line, wanted) for line in _lines(path)):
-                yield Remnant(path, "has lines that name it")
+            if any(purge_files.line_names(line, purged) for line in _lines(path)):
+                yield Remnant(path, "has lines about it")
         elif _names(path, sessions):
             yield Remnant(path, "names it", owner)
     for row in reader.sessions() if reader else ():
-        if wanted(row.session_id):
-            yield Remnant(paths.journal, "has a row of it")
-        elif wanted(row.parent_session or ""):
-            yield Remnant(paths.journal, "names it as where another came from", row.session_id)
+        if purged(row.session_id):
+            yield Remnant(paths.journal, "has a row about it")
+        elif purged(row.parent_session or ""):
+            yield Remnant(paths.journal, "names it as the origin of another session", row.session_id)
 
 
 def _all_files(paths: Paths) -> Iterator[Path]:
-    """Yield all files that lie in our folders, each once."""
+    """Yield all files in our folders, each once."""
     places = {paths.sessions, paths.state, paths.runtime}
     for root in sorted(place for place in places if not places & set(place.parents)):
         for folder, _, names in os.walk(root):
@@ -125,7 +118,7 @@ def _all_files(paths: Paths) -> Iterator[Path]:
 
 
 def _names(path: Path, sessions: Collection[str]) -> bool:
-    """Whether a file has an id of `sessions` in quotes, as JSON has it."""
+    """Whether a file contains the id of one of `sessions` as a JSON string."""
     if len(sessions) > _FEW:
         return any(word.decode() in sessions for part in _parts(path) for word in _QUOTED.findall(part))
     quoted = [f'"{session_id}"'.encode() for session_id in sessions]
@@ -133,7 +126,7 @@ def _names(path: Path, sessions: Collection[str]) -> bool:
 
 
 def _has_streams(path: Path, streams: Collection[str]) -> bool:
-    """Whether a file has the id of one of `streams` in it; in SQLite's rows nothing stands between two texts."""
+    """Whether a file contains the id of one of `streams`. In SQLite's rows, texts follow each other without a mark."""
     for part in _parts(path):
         for found in _DIGITS.findall(part):
             if any(found[at : at + _STREAM].decode() in streams for at in range(len(found) - _STREAM + 1)):
@@ -142,19 +135,18 @@ def _has_streams(path: Path, streams: Collection[str]) -> bool:
 
 
 def _parts(path: Path) -> Iterator[bytes]:
-    """Yield what a regular file holds, part by part, each with the end of the one before."""
+    """Yield the content of a regular file in parts; each part starts with the end of the part before."""
     try:
         with open_regular(path) as file:
             before = b""
             while part := file.read(READ_BYTES):
                 yield before + part
                 before = part[-_OVERLAP:]
-    except OSError:  # it went meanwhile; or a socket, a link
+    except OSError:  # deleted meanwhile, or a socket or a link
         return
 
 
 def _lines(path: Path) -> list[bytes]:
-    try:
+    with contextlib.suppress(OSError):
         return read_regular(path).splitlines()
-    except OSError:
-        return []
+    return []

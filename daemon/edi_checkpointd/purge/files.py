@@ -1,13 +1,13 @@
-"""Erasure: the files that hold or name sessions, known by their names, and their removal.
+"""The files of a session: find them by their names, and delete them.
 
-    documents   in the sessions folder: checkpoints, auto-saves, temporaries of them
-    trashed     all that lies in the trash of a session, or is staged to be imported
-    set_aside   in both folders of what was damaged: documents, segments, refused frames, whole journals
+    documents   in the sessions folder: checkpoints, auto-saves, their temporaries
+    trashed     a session's files in the trash, or staged for an import
+    set_aside   in both folders for damaged files: documents, segments, refused frames, whole journals
     the log     lines that name a session
 
-A name tells whose a file is; no file is opened to find out, so what cannot be read is removed like the rest. What was
-set aside without such a name may hold the texts of any session, and goes with each. Nothing here ends at a file that
-cannot be removed: such are returned, as a sentence each.
+The name of a file tells its session. No file is opened for that, so unreadable files are deleted like the others. A
+file set aside without a session in its name may contain any session, and is deleted with each. If a file cannot be
+deleted, the deletion continues, and its result has a sentence about that file.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from edi_checkpoint.system.paths import Paths
 from edi_checkpointd.system import logs
 from edi_checkpointd.system.fs import sync_folder
 
-Wanted = Callable[[str], bool]  # whether a session, by its id, is to be forgotten
+Chosen = Callable[[str], bool]  # whether the session with this id is one to find or to purge
 
 _REFUSED = re.compile(r"frame-[0-9]+-(.+)\.bin")
 _SEGMENT = re.compile(r"(.+)\.[0-9a-f]{32}\.[0-9]+\.seg")
-_OLD_TEMPORARY = ".tmp.json"  # of EDI's own class
+_OLD_TEMPORARY = ".tmp.json"  # the suffix that EDI's own class gives
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
 
 
 def session_of(name: str) -> str | None:
-    """Return the session that the name of a file says it is of; None for a name that says none.
+    """Return the session that a file name tells; None if it tells none.
 
-    Documents, their temporaries, refused frames, segments set aside; with the number that `fs.set_aside` appends.
+    Knows documents, their temporaries, refused frames and segments set aside, also with the number that `fs.set_aside`
+    appends.
     """
     if name.startswith(".") and name.endswith(".tmp"):
         name = name[1:].removesuffix(".tmp")
@@ -50,87 +51,84 @@ def session_of(name: str) -> str | None:
 
 
 def owner(paths: Paths, path: Path) -> str | None:
-    """Return the session that a file in our folders is of: by its folder where sessions have their own, or its name."""
+    """Return the session of a file in our folders, by its folder if that belongs to one session, else by its name."""
     for place in (paths.outbox, paths.trash, paths.importing):
         if place in path.parents and path.parent != place:
             return staged_session(path.relative_to(place).parts[0])
     return session_of(path.name)
 
 
-def documents(paths: Paths, wanted: Wanted) -> Iterator[Path]:
-    """Yield the documents of sessions wanted that lie in the sessions folder."""
+def documents(paths: Paths, chosen: Chosen) -> Iterator[Path]:
+    """Yield the documents of the chosen sessions in the sessions folder."""
     for path in _entries(paths.sessions):
         session_id = session_of(path.name)
-        if session_id is not None and wanted(session_id) and (path.is_symlink() or not path.is_dir()):
+        if session_id is not None and chosen(session_id) and (path.is_symlink() or not path.is_dir()):
             yield path
 
 
-def trashed(paths: Paths, wanted: Wanted) -> Iterator[Path]:
-    """Yield the files that lie in the trash of sessions wanted, and those that a dead import of one left staged."""
-    for path in _entries(paths.trash):
-        if wanted(path.name):
-            yield from _below(path)
-    for path in _entries(paths.importing):
-        if wanted(staged_session(path.name)):
+def trashed(paths: Paths, chosen: Chosen) -> Iterator[Path]:
+    """Yield the files of the chosen sessions in the trash, and those that an import has staged."""
+    for path in (*_entries(paths.trash), *_entries(paths.importing)):
+        if chosen(staged_session(path.name)):
             yield from _below(path)
 
 
-def outboxes(paths: Paths, wanted: Wanted) -> Iterator[Path]:
-    """Yield the files that lie in the outbox folders of sessions wanted."""
+def outboxes(paths: Paths, chosen: Chosen) -> Iterator[Path]:
+    """Yield the files in the outbox folders of the chosen sessions."""
     for path in _entries(paths.outbox):
-        if wanted(path.name):
+        if chosen(path.name):
             yield from _below(path)
 
 
-def set_aside(paths: Paths, wanted: Wanted) -> Iterator[Path]:
-    """Yield the files set aside that may hold texts of sessions wanted: all that are not named for another."""
+def set_aside(paths: Paths, chosen: Chosen) -> Iterator[Path]:
+    """Yield the files set aside that may contain the chosen sessions: all whose name tells no other session."""
     for folder in (paths.damaged_documents, paths.damaged):
         for path in _below(folder):
             session_id = session_of(path.name)
-            if session_id is None or wanted(session_id):
+            if session_id is None or chosen(session_id):
                 yield path
 
 
 def named(paths: Paths) -> set[str]:
-    """Return the sessions that there are files of: documents, outboxes, in the trash, staged, and set aside."""
+    """Return the sessions that have files: documents, outboxes, in the trash, staged for an import, or set aside."""
     places = (paths.outbox, paths.trash, paths.importing, paths.damaged_documents, paths.damaged)
     files = [*_entries(paths.sessions), *(path for place in places for path in _below(place))]
     return {name for path in files if (name := owner(paths, path)) and is_session_id(name)}
 
 
 def remove(found: Iterable[Path]) -> list[str]:
-    """Unlink files, and their folders where these are empty then, durably; return what was kept, and why."""
-    kept: list[str] = []
+    """Unlink files durably, and their folders if these are empty then; return a sentence for each failure."""
+    failures: list[str] = []
     folders: set[Path] = set()
     for path in list(found):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            kept.append(f"{path}: {error.strerror}")
+            failures.append(f"{path}: {error.strerror}")
         else:
             folders.add(path.parent)
-    for folder in sorted(folders, reverse=True):  # the inner ones before the outer
+    for folder in sorted(folders, reverse=True):  # inner folders first
         with contextlib.suppress(OSError):
             folder.rmdir()
             folder = folder.parent
         with contextlib.suppress(FileNotFoundError):
             sync_folder(folder)
-    return kept
+    return failures
 
 
-def strike_from_log(path: Path, wanted: Wanted) -> list[str]:
-    """Remove the lines that name sessions wanted from the log `path`; return what was kept, and why."""
+def strike_from_log(path: Path, chosen: Chosen) -> list[str]:
+    """Delete the lines that name chosen sessions from the log `path`; return a sentence if that failed."""
     try:
-        logs.strike(path, lambda line: line_names(line, wanted))
+        logs.strike(path, lambda line: line_names(line, chosen))
     except OSError as error:
         return [f"{path}: {error.strerror}"]
     return []
 
 
-def line_names(line: bytes, wanted: Wanted) -> bool:
-    """Whether a line of a log has the id of a session wanted in it, or the name of a file of it."""
+def line_names(line: bytes, chosen: Chosen) -> bool:
+    """Whether a log line contains the id of a chosen session, or the name of one of its files."""
     words = [word.decode("ascii").rstrip(".") for word in _WORD.findall(line)]
-    return any(wanted(word) or wanted(session_of(word) or "") for word in words)
+    return any(chosen(word) or chosen(session_of(word) or "") for word in words)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -141,7 +139,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _below(path: Path) -> Iterator[Path]:
-    """Yield the files below a folder, or the file itself; links are not followed."""
+    """Yield the files below a folder, or the file itself. Links are not followed."""
     if path.is_symlink() or path.is_file():
         yield path
         return

@@ -1,11 +1,11 @@
-"""The purge: sessions that leave no trace, because somebody purges them or a rule has come to their end.
+"""The purge: delete everything of sessions, because a user asks for it or because `trash_days` have passed.
 
-    begin    nobody writes to them, or is shut out; what is to be done is noted, durably (`forgetting.json`)
-    step     outboxes -> documents -> rows of the journal, with blobs -> attachments that nothing names any more
-             -> the WAL is cut off -> lines of the log -> the note goes
+    begin    no writer lives, or it is fenced; a durable note, `forgetting.json`, says what to delete
+    steps    outboxes -> documents -> rows of the journal with their blobs -> attachments that nothing names
+             -> truncate the WAL -> lines of the log -> the note
 
-A step is a slice in the intake thread or a call to the thread that writes files. All of them can be done again: after a
-crash the next start does so from the first, before anything of those sessions is looked at. Their ids are not logged.
+A step is a slice in the loop's thread or a call to the files thread. All steps can be repeated: after a crash, the next
+start repeats them from the first, before it reads anything of those sessions. Their ids are not logged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,99 +41,79 @@ from edi_checkpointd.writers.drains import OutboxDrains
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 0.2  # while a reader keeps the WAL from being cut off
-ASKED_MAX = 100  # pieces of work that wait
+RETRY_S = 0.2  # while a reader prevents the truncation of the WAL
+ASKED_MAX = 100  # purges that wait
 _NOTE_MAX_BYTES = 64 << 20
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What is to be forgotten, as `forgetting.json` says it.
+    """What to delete, in the form of `forgetting.json`.
 
-    `purge`: with the trash, what was set aside, and the log; `everything`: of these, all there is.
+    `purge`: also the trash, files set aside, and lines of the log; `everything`: all of these, of any session.
     """
 
     sessions: tuple[str, ...]
     purge: bool = False
     everything: bool = False
 
-    def wanted(self, session_id: str) -> bool:
-        """Whether what is kept elsewhere of a session, in the trash, say, is to go."""
+    def includes(self, session_id: str) -> bool:
+        """Whether to delete what the trash, files set aside or the log have of a session."""
         return self.everything or session_id in self.sessions
 
 
-Tell = Callable[[Collection[str]], None]
+Answer = Callable[[Collection[str]], None]  # called with a sentence for each thing that could not be deleted
 
 
 class _PurgeRequest(NamedTuple):
     work: Work
-    tells: list[Tell]
+    answers: list[Answer]
 
 
-_Job = Future[Any]  # done with the sentences of what could not be removed, or with None
+_Job = Future[Any]  # its result: sentences about what could not be deleted, or None
 _Steps = Generator[_Job | float, None, None]
 
 
+@dataclass(slots=True, eq=False)
 class Purger:
-    """Forgets sessions, one piece of work after the other. Used by the intake thread."""
+    """Purges sessions, one request after the other. Used by the loop's thread; `_worker` is the files thread."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        catalog: Catalog,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        access: WriterAccess,
-        drains: OutboxDrains,
-        collector: GarbageCollector,
-        worker: Worker,
-    ) -> None:
-        """Take the parts; `worker` is the files thread."""
-        self._paths = paths
-        self._catalog = catalog
-        self._ledger = ledger
-        self._coordinator = coordinator
-        self._access = access
-        self._drains = drains
-        self._collector = collector
-        self._worker = worker
-        self._clock = ledger.clock
-        self._asked: deque[_PurgeRequest] = deque()
-        self._steps: _Steps | None = None
-        self._waits_for: _Job | None = None
-        self._again_at_s = 0.0
-        self._kept: list[str] = []
-        self._begun = self._clock.now()
+    _paths: Paths
+    _catalog: Catalog
+    _ledger: Ledger
+    _coordinator: Coordinator
+    _access: WriterAccess
+    _drains: OutboxDrains
+    _collector: GarbageCollector
+    _worker: Worker
+    _requests: deque[_PurgeRequest] = field(default_factory=deque, init=False)
+    _steps: _Steps | None = field(default=None, init=False)  # of the first request, once it has begun
+    _job: _Job | None = field(default=None, init=False)  # the next step waits for it
+    _due_s: float = field(default=0.0, init=False)
+    _failures: list[str] = field(default_factory=list, init=False)
+    _since: datetime | None = field(default=None, init=False)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def purge(
-        self,
-        session_ids: Collection[str],
-        tell: Tell,
-        *,
-        everything: bool = False,
-        takeover: bool = False,
-    ) -> None:
-        """Forget sessions and all that tells of them; `tell` is called at the end, with what could not be removed.
+    def purge(self, session_ids: Collection[str], answer: Answer, *, everything: bool, takeover: bool) -> None:
+        """Delete sessions with every trace of them, with `everything` all sessions; call `answer` at the end.
 
-        Raises, before anything is removed, `NotFound`, `SessionIdError`, and `SessionBusy` unless `takeover`.
+        Raises `NotFound`, `SessionIdError`, and `SessionBusy` unless `takeover`, before anything is deleted.
         """
         known = audit.known(self._paths, self._ledger.journal.read)
         if any(check_session_id(session_id) not in known for session_id in session_ids):
-            raise NotFound("nothing is left of the session")  # its id is not named: this is logged
+            raise NotFound("nothing is left of the session")  # without its id, because errors are logged
         chosen = sorted(known) if everything else sorted(set(session_ids))
         if not takeover:
             self._refuse_living(chosen)
-        self._ask(Work(tuple(chosen), purge=True, everything=everything), tell)
+        self._queue(Work(tuple(chosen), purge=True, everything=everything), answer)
 
-    def purge_by_rule(self, session_ids: Collection[str], tell: Tell = lambda _: None) -> None:
-        """Forget sessions as a rule wants it: the log goes on telling of that, and what was set aside or is in the
-        trash is not touched.
+    def purge_by_rule(self, session_ids: Collection[str]) -> None:
+        """Delete sessions by a rule; their files in the trash or set aside stay, and so do the lines of the log.
 
-        Raises `SessionBusy`, before anything is removed.
+        Raises `SessionBusy` before anything is deleted.
         """
         self._refuse_living(session_ids)
-        self._ask(Work(tuple(sorted(session_ids))), tell)
+        self._queue(Work(tuple(sorted(session_ids))), lambda _: None)
 
     def _refuse_living(self, session_ids: Collection[str]) -> None:
         for session_id in session_ids:
@@ -143,101 +125,101 @@ class Purger:
                         pid=owner.pid, since=owner.since,
                     )  # fmt: skip
 
-    def _ask(self, work: Work, tell: Tell) -> None:
-        for asked in self._asked:
-            if asked.work == work:
-                asked.tells.append(tell)
+    def _queue(self, work: Work, answer: Answer) -> None:
+        for request in self._requests:
+            if request.work == work:
+                request.answers.append(answer)
                 return
-        if len(self._asked) >= ASKED_MAX:
-            raise EdiCheckpointError(f"{ASKED_MAX} purges wait already", hint="ask again in a while")
-        self._asked.append(_PurgeRequest(work, [tell]))
-        self._worker.report(lambda: None)  # there is something to do between two turns
+        if len(self._requests) >= ASKED_MAX:
+            raise EdiCheckpointError(f"{ASKED_MAX} purges are waiting", hint="try again later")
+        self._requests.append(_PurgeRequest(work, [answer]))
+        self._worker.report(lambda: None)  # wakes the loop
 
     def settle(self) -> None:
-        """At a start: forget what a crash has kept from being forgotten; returns when that is done."""
+        """Finish the purge that a crash interrupted, at a start; return when it is finished."""
         sweep_temporaries(self._paths.state, lambda name: name == self._paths.forgetting.name)
         try:
-            work = self._noted()
+            work = self._read_note()
         except FileNotFoundError:
             return
         except (msgspec.MsgspecError, SessionIdError) as error:
-            log.error("a purge was cut short and cannot be gone on with, ask for it again: %s", error)  # noqa: TRY400
+            log.error("an interrupted purge cannot be resumed, ask for it again: %s", error)  # noqa: TRY400
             self._paths.forgetting.unlink()
             return
-        log.info("forgetting sessions=%d, which was cut short", len(work.sessions))
-        self._ask(work, lambda _: None)
+        log.info("interrupted purge resumed sessions=%d", len(work.sessions))
+        self._queue(work, lambda _: None)
         try:
-            while self._asked and not self.wait_s():
-                if self._waits_for is not None:
-                    wait([self._waits_for])
+            while self._requests and not self.wait_s():
+                if self._job is not None:
+                    wait([self._job])
                 self.step()
         except OSError as error:
-            log.warning("sessions are forgotten later: %s", error)
+            log.warning("purge delayed, the disk refuses: %s", error)
 
-    def _noted(self) -> Work:
+    def _read_note(self) -> Work:
         with open_regular(self._paths.forgetting) as file:
             work = msgspec.json.decode(file.read(_NOTE_MAX_BYTES), type=Work)
         for session_id in work.sessions:
             check_session_id(session_id)
         return work
 
-    # -- what those who serve ask ------------------------------------------------------------------------------------
+    # -- questions of the handlers and the loop ----------------------------------------------------------------------
 
     def check(self, session_id: str, stream_id: str = "") -> None:
-        """Raise what is told to a writer who is shut out, and to whoever comes while the session is being purged."""
+        """Raise `SessionPurged` if the stream's session was purged, `SessionBusy` while the session is being purged."""
         if self._ledger.is_purged(stream_id):
             raise purged_error()
-        if any(session_id in asked.work.sessions for asked in self._asked):
-            raise SessionBusy(
-                "this session is being purged", pid=os.getpid(), since=self._begun.isoformat(timespec="seconds"),
-                hint="open it again in a moment: it begins anew",
-            )  # fmt: skip
+        if any(session_id in request.work.sessions for request in self._requests):
+            since = (self._since or self._ledger.clock.now()).isoformat(timespec="seconds")
+            hint = "open it again in a moment: it is a new session then"
+            raise SessionBusy("this session is being purged", pid=os.getpid(), since=since, hint=hint)
 
     def wait_s(self) -> float | None:
-        """Return how long until the next step, None when there is none or a call comes before it."""
-        if not self._asked or (self._waits_for is not None and not self._waits_for.done()):
+        """Return in how many seconds the next step is due; None if there is none, or it waits for the files thread."""
+        if not self._requests or (self._job is not None and not self._job.done()):
             return None
-        return max(0.0, self._again_at_s - self._clock.monotonic_s())
+        return max(0.0, self._due_s - self._ledger.clock.monotonic_s())
 
     @property
     def pending(self) -> bool:
-        """Whether anything is still to be forgotten."""
-        return bool(self._asked)
+        """Whether a purge waits or is under way."""
+        return bool(self._requests)
 
-    # -- doing -------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Do one step, if it is time to. Raises OSError: the disk refuses; all is begun again at the next."""
+        """Do one step, if it is due. Raises OSError if the disk refuses; the next step then starts from the first."""
         if self.wait_s() != 0:
             return
         if self._steps is None:
-            self._kept, self._begun, self._steps = [], self._clock.now(), self._of(self._asked[0].work)
+            self._failures, self._since = [], self._ledger.clock.now()
+            self._steps = self._steps_of(self._requests[0].work)
         try:
-            if (done := self._waits_for) is not None:
-                self._waits_for = None
-                self._kept += _outcome(done)
-            found = next(self._steps, None)
+            if (done := self._job) is not None:
+                self._job = None
+                self._failures += _failures_of(done)
+            pause = next(self._steps, None)
         except BaseException:
             self._steps = None
             raise
-        if isinstance(found, float):
-            self._again_at_s = self._clock.monotonic_s() + found
-        elif found is not None:
-            self._waits_for = found
-            found.add_done_callback(lambda _: self._worker.report(lambda: None))
+        if isinstance(pause, float):
+            self._due_s = self._ledger.clock.monotonic_s() + pause
+        elif pause is not None:
+            self._job = pause
+            pause.add_done_callback(lambda _: self._worker.report(lambda: None))
         else:
-            self._end()
+            self._finish()
 
-    def _of(self, work: Work) -> _Steps:
-        """Yield after each step: seconds until the next, or what is to be waited for."""
+    def _steps_of(self, work: Work) -> _Steps:
+        """Do the steps one by one; yield after each the seconds until the next, or the job that it waits for."""
         sessions, journal = work.sessions, self._ledger.journal
         write_atomic(self._paths.forgetting, [msgspec.json.encode(work)])
         reached(CrashPoint.FORGETTING_BEGUN)
         for session_id in sessions:
-            self._let_go(session_id)
+            self._delete_outboxes(session_id)
             yield 0.0
         reached(CrashPoint.OUTBOXES_FORGOTTEN)
-        yield self._worker.call(lambda: self._erase(work))
+        yield self._worker.call(lambda: self._delete_files(work))
         for session_id in sessions:
             while journal.delete_slice(session_id):
                 yield 0.0
@@ -249,13 +231,13 @@ class Purger:
             yield RETRY_S
         reached(CrashPoint.WAL_EMPTIED)
         if work.purge:
-            yield self._worker.call(lambda: purge_files.strike_from_log(self._paths.log, work.wanted))
+            yield self._worker.call(lambda: purge_files.strike_from_log(self._paths.log, work.includes))
         self._paths.forgetting.unlink(missing_ok=True)
         sync_folder(self._paths.state)
         reached(CrashPoint.NOTE_FORGOTTEN)
 
-    def _let_go(self, session_id: str) -> None:
-        """Have nobody write to a session any more, and nothing of it in memory or in outboxes."""
+    def _delete_outboxes(self, session_id: str) -> None:
+        """Fence the writers of a session, delete its outboxes, and drop it from memory."""
         streams = self._drains.delete_outboxes(session_id)
         session = self._ledger.sessions.get(session_id)
         if session is not None:
@@ -266,28 +248,28 @@ class Purger:
             self._access.shut_out(stream_id, purged_error())
         self._ledger.purge(session, streams)
 
-    def _erase(self, work: Work) -> list[str]:
-        """Remove what lies in files of the sessions; for the files thread, to which the catalog belongs."""
+    def _delete_files(self, work: Work) -> list[str]:
+        """Delete the files of the sessions; return the failures. Runs in the files thread, which owns the catalog."""
         sessions = set(work.sessions)
-        kept = purge_files.remove(purge_files.documents(self._paths, sessions.__contains__))
+        failures = purge_files.remove(purge_files.documents(self._paths, sessions.__contains__))
         self._catalog.discard(sessions)
         if work.purge:
-            kept += purge_files.remove(purge_files.trashed(self._paths, work.wanted))
-            kept += purge_files.remove(purge_files.set_aside(self._paths, work.wanted))
+            failures += purge_files.remove(purge_files.trashed(self._paths, work.includes))
+            failures += purge_files.remove(purge_files.set_aside(self._paths, work.includes))
         reached(CrashPoint.DOCUMENTS_FORGOTTEN)
-        return kept
+        return failures
 
-    def _end(self) -> None:
-        work, tells = self._asked.popleft()
+    def _finish(self) -> None:
+        work, answers = self._requests.popleft()
         self._steps = None
-        log.info("forgotten sessions=%d purge=%s kept=%d", len(work.sessions), work.purge, len(self._kept))
-        for tell in tells:
-            tell(self._kept)
+        log.info("forgotten sessions=%d purge=%s kept=%d", len(work.sessions), work.purge, len(self._failures))
+        for answer in answers:
+            answer(self._failures)
 
 
-def _outcome(done: _Job) -> Collection[str]:
-    """Return what could not be removed; a look that failed has removed nothing that it was for."""
+def _failures_of(done: _Job) -> Collection[str]:
+    """Return a sentence for each thing that a finished job could not delete."""
     try:
         return done.result() or ()
     except (EdiCheckpointError, OSError, CancelledError) as error:
-        return [f"attachments that nothing names: {error}"]
+        return [f"attachments that nothing uses: {error}"]
