@@ -1,1 +1,1 @@
-"""Recovery at the start: the journal, the states of dead writers, and files that are missing."""
+"""Recovery: the start after a crash, what documents tell the journal, and sessions whose files are missing."""

@@ -1,41 +1,44 @@
-"""What a session's documents tell the journal, whenever the session is opened.
+"""Session files: report to the loader what the documents of a session hold, whenever the session is opened.
 
-The trash gives the session back first. A damaged document is set aside, and the next older one is taken.
+The session returns from the trash first. A damaged document is set aside, and the next older one is used.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from edi_checkpoint.documents.catalog import AutosaveInfo, Catalog
+from edi_checkpoint.documents.catalog import Catalog
 from edi_checkpoint.documents.newest import newest_listed
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
-from edi_checkpoint.model import NOT_OURS, CheckpointInfo
+from edi_checkpoint.model import NOT_OURS
 from edi_checkpointd.checkpoints.damaged import DamagedDocuments
 from edi_checkpointd.retention.trash import Trash
 from edi_checkpointd.sessions.session import Files
 from edi_checkpointd.state import state_of
 
 
+@dataclass(slots=True, eq=False)
 class SessionDocuments:
-    """The `loading.SessionFiles` of a sessions folder."""
+    """The `loading.SessionFiles` of a sessions folder, which `_catalog` lists."""
 
-    def __init__(self, folder: Path, catalog: Catalog, trash: Trash, damaged: DamagedDocuments) -> None:
-        """Take the parts; `catalog` lists `folder`."""
-        self._folder = folder
-        self._catalog = catalog
-        self._trash = trash
-        self._damaged = damaged
+    _folder: Path
+    _catalog: Catalog
+    _trash: Trash
+    _damaged: DamagedDocuments
 
     def prepare(self, session_id: str) -> None:
-        """Bring a session back from the trash, or end its deletion, before its rows are read. Raises OSError."""
+        """Bring a session back from the trash, or finish its deletion, before its rows are read. Raises OSError."""
         self._trash.reclaim(session_id)
 
     def tell(self, session_id: str, sequence: int) -> Files:
         """Return what the documents hold, with the newest state if it is newer than `sequence`."""
-        autosave = self._own_autosave(session_id)
+        autosave = self._catalog.autosave(session_id)
+        if autosave and autosave.header.kind in NOT_OURS:
+            autosave = None
         saved = autosave.header.sequence if autosave else 0
-        checkpointed = max((info.sequence for info in self._own_checkpoints(session_id)), default=0)
+        checkpoints = self._catalog.checkpoints(session_id)
+        checkpointed = max((info.sequence for info in checkpoints if info.kind not in NOT_OURS), default=0)
         if max(saved, checkpointed) <= sequence:
             covered = autosave.header.streams if autosave and saved >= checkpointed else {}
             return Files(saved, checkpointed, covered, gone=not self._catalog.has(session_id))
@@ -43,7 +46,7 @@ class SessionDocuments:
         if newest is None:
             return Files(min(saved, sequence), min(checkpointed, sequence))
         header = newest.document.header
-        found = header.sequence  # what was said to be newer was damaged
+        found = header.sequence  # lower than expected if a newer document was damaged
         return Files(
             min(saved, found), min(checkpointed, found), header.streams, header.parent_session,
             ahead=state_of(newest.document), document=newest.name, keep=header.keep,
@@ -56,10 +59,3 @@ class SessionDocuments:
             self._catalog.remove(name)
         else:
             raise error
-
-    def _own_checkpoints(self, session_id: str) -> list[CheckpointInfo]:
-        return [info for info in self._catalog.checkpoints(session_id) if info.kind not in NOT_OURS]
-
-    def _own_autosave(self, session_id: str) -> AutosaveInfo | None:
-        autosave = self._catalog.autosave(session_id)
-        return autosave if autosave and autosave.header.kind not in NOT_OURS else None

@@ -1,9 +1,10 @@
-"""What a start does before anybody is served: open the journal, end what a crash cut short, bring files up to date."""
+"""The start, before the loop runs: open the journal, settle what a crash interrupted, bring the files up to date."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from edi_checkpoint.documents.catalog import Catalog
@@ -24,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str | None]:
-    """Open the journal, or make a new one in the place of a damaged one, which is moved into `damaged/`.
+    """Open the journal, or a new one if it is missing or damaged; a damaged one is moved into `damaged/`.
 
-    `pulse` is told while the disk is waited for. Returns it with a sentence on what was wrong, None when nothing was.
-    Raises `VersionMismatch` for a journal of another format, which is not changed.
+    `pulse` records when the loop waits for the disk. Returns the journal and a sentence about what was wrong, None if
+    nothing was. Raises `VersionMismatch` for a journal of another format, and does not change it.
     """
     gone = f"{paths.journal} is gone" if witness_path(paths.journal).exists() and not paths.journal.exists() else None
     if gone:
-        log.error("journal begun anew: %s; states come from checkpoints and outboxes", gone)
+        log.error("new journal started: %s; states come from checkpoints and outboxes", gone)
     try:
         return Journal(paths.journal, pulse), gone
     except JournalDamaged as error:
@@ -41,63 +42,48 @@ def open_journal(paths: Paths, pulse: Pulse | None = None) -> tuple[Journal, str
 
 
 def set_journal_aside(paths: Paths, fault: str) -> None:
-    """Move the journal, which nobody has open, into `damaged/`; `fault` says why."""
+    """Move the journal into `damaged/`; `fault` says why. No process has it open."""
     ensure_private(paths.damaged)
-    # The database after its WAL, which SQLite deletes beside a new one; the witness last: a database left alone by a
-    # crash between them is known by it to lack what its WAL has.
+    # The WAL first: SQLite would delete it beside a new database. The witness last: after a crash in between, it tells
+    # that the database lacks what its WAL had.
     for suffix in ("-wal", "-shm", "", "-witness"):
         path = paths.journal.with_name(paths.journal.name + suffix)
         if path.exists():
-            kept = set_aside(path, paths.damaged)
-            log.error("journal set aside file=%s: %s", kept, fault)
+            log.error("journal set aside file=%s: %s", set_aside(path, paths.damaged), fault)
     reached(CrashPoint.JOURNAL_SET_ASIDE)
 
 
 class CutShort(Protocol):
-    """A part that may have been in the middle of something when the last daemon died."""
+    """A part whose work a crash of the last daemon may have interrupted."""
 
     def settle(self) -> None:
-        """End, or undo, what was cut short."""
+        """Finish or undo the interrupted work."""
 
 
+@dataclass(slots=True, eq=False)
 class Startup:
-    """Brings a home up to date."""
+    """Brings a home up to date. The parts in `_cut_short` settle in their order."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        catalog: Catalog,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        access: WriterAccess,
-        drains: OutboxDrains,
-        removal: OutboxRemoval,
-        cut_short: Sequence[CutShort],
-    ) -> None:
-        """Take the parts; those that were cut short settle in this order."""
-        self._paths = paths
-        self._catalog = catalog
-        self._ledger = ledger
-        self._coordinator = coordinator
-        self._access = access
-        self._drains = drains
-        self._removal = removal
-        self._cut_short = cut_short
+    _paths: Paths
+    _catalog: Catalog
+    _ledger: Ledger
+    _coordinator: Coordinator
+    _access: WriterAccess
+    _drains: OutboxDrains
+    _removal: OutboxRemoval
+    _cut_short: Sequence[CutShort]
 
     def recover(self) -> int:
-        """End what was cut short, and order the files that lack what the journal has; return of how many sessions.
+        """Settle interrupted work and order the files that lack journaled entries; return the number of such sessions.
 
-        Outboxes of dead writers are found and queued, not drained. Raises `JournalDamaged`.
+        Queues the outboxes of dead writers and does not drain them. Raises `JournalDamaged`.
         """
         self._ledger.attachments.count()
         for part in self._cut_short:
             part.settle()
-        read = self._ledger.journal.read
-        rows = [
-            row
-            for row in read.sessions()
-            if self._catalog.has(row.session_id) or not holds(self._paths.trash, row.session_id)
-        ]  # one that has come back may have left a document in the trash
+        read, trash = self._ledger.journal.read, self._paths.trash
+        # A session that came back from the trash may have left a document there, so the catalog is asked first.
+        rows = [row for row in read.sessions() if self._catalog.has(row.session_id) or not holds(trash, row.session_id)]
         behind = [row.session_id for row in rows if read.last_sequence(row.key) > row.saved]
         self._drains.find()
         recovered = sum([self._bring_up_to_date(session_id) for session_id in behind])
@@ -106,20 +92,20 @@ class Startup:
         return recovered
 
     def _bring_up_to_date(self, session_id: str) -> bool:
-        """Order the files that a session lacks; return whether it lacked any.
+        """Order the missing files of a session; return whether any are missing.
 
-        A session whose writer is dead is left to its drain, which ends with a checkpoint of its own. A pending point is
-        left to its timer: a transition has to be kept like one.
+        If the session waits for a drain, the drain orders the checkpoint. If it has a pending point, the point's timer
+        does: a transition gets the checkpoint of a transition.
         """
         session = self._access.open(session_id)
         if not session.unsaved:
             return False
         if not self._coordinator.has_point(session) and not self._drains.drains(session_id):
-            self._coordinator.checkpoint(session, Kind.RECOVERED, "the daemon was started anew")
+            self._coordinator.checkpoint(session, Kind.RECOVERED, "the daemon was restarted")
         return True
 
     def _close_orphans(self, session_ids: list[str]) -> None:
-        """Count sessions as interrupted whose writer is gone without an outbox."""
+        """Mark sessions as interrupted whose writer is gone and has no outbox."""
         for session_id in session_ids:
             if not self._removal.streams_held(session_id):
                 session = self._access.open(session_id)
