@@ -238,16 +238,16 @@ class Session(MutableMapping[str, object]):
 
         When this is cancelled, the checkpoint is made all the same.
         """
-        asked = self._core.ask_checkpoint(reason, label=label, pin=pin)
+        asked = self._core.publication.ask_checkpoint(reason, label, pin=pin)
         await _heard(asked, timeout_s)
-        heard = partial(self._core.checkpoint_heard, asked, timeout_s)
+        heard = partial(self._core.finish_checkpoint, asked, timeout_s)
         return heard() if asked.done() else await self._threads.run(heard)  # an unheard wish is synced to the disk
 
     async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until everything published so far is safe."""
         asked = self._core.ask_flush(level)
         await _heard(asked, timeout_s)
-        self._core.flush_heard(asked, level, timeout_s)
+        self._core.finish_flush(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first."""

@@ -42,8 +42,8 @@ from edi_checkpoint.outbox.segments import is_held
 from edi_checkpoint.session.core import SessionCore
 from edi_checkpoint.session.points import Point
 from edi_checkpoint.session.publication import Publication
-from edi_checkpoint.session.resume import report, told_by_files
-from edi_checkpoint.session.session import Session, ended_well
+from edi_checkpoint.session.resume import report, resumed_from_files
+from edi_checkpoint.session.session import Session, is_clean_exit
 from edi_checkpoint.system import settings
 from edi_checkpoint.system.paths import Paths, ensure_private, locate
 from edi_checkpoint.system.version import installed_version
@@ -249,7 +249,7 @@ class Client:
         else:
             log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
             found = offline.load_state(self.paths, session_id)
-            state, sequence, told = found.state, found.sequence, told_by_files(found)
+            state, sequence, told = found.state, found.sequence, resumed_from_files(found)
         attachments = self._attachments(session_id)
         publication = Publication(stream, state, attachments, self._link.wake)
         self._link.serve(stream, publication.base)
@@ -297,7 +297,7 @@ class Client:
         with self.attach(session_id, parent, seen=False) as fork:
             fork.core.publication.replace(point.state)
             with contextlib.suppress(FlushTimeout):  # it is in the outbox
-                fork.checkpoint(f"forked from {parent}, {point.said}")
+                fork.checkpoint(f"forked from {parent}, {point.name}")
         return session_id
 
     def _knows(self, session_id: str) -> bool:
@@ -484,4 +484,4 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the client; after an exception, a failing `sys.exit()` too, its sessions count as interrupted."""
-        self._leave(cleanly=ended_well(error), timeout_s=2.0)
+        self._leave(cleanly=is_clean_exit(error), timeout_s=2.0)

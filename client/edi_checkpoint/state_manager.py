@@ -278,7 +278,7 @@ class StateManager:
             session = _shared.find(self.session_id)
             if session is None:
                 session = _process_client().attach(self.session_id, seen=False)
-            session.core.publication.begin_anew()
+            session.core.publication.start_empty()
             self._take(session)
         assert self._session is not None
         return self._session

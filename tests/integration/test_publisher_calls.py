@@ -317,7 +317,7 @@ def test_a_mark_does_not_wait_for_what_is_under_way(home: Home) -> None:
     publisher.do("session.update(n=1)")
     publisher.sees("session._stream.window.in_flight")
     publisher.do("session.update(n=2)")
-    publisher.do("asked = session.core.ask_checkpoint('now')")
+    publisher.do("asked = session.core.publication.ask_checkpoint('now')")
     publisher.sees("session._stream.window.sent == session._stream.outbox.published")
     os.kill(daemon.pid, signal.SIGCONT)
     assert publisher.do("asked.result(20).reason") == "now"

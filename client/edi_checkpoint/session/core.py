@@ -1,9 +1,10 @@
-"""SessionCore: the parts of an open session and the steps that its public calls are made of."""
+"""SessionCore: the parts of an open session, and the steps that its public calls share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edi_checkpoint.errors import FlushTimeout, StateValueError, UsageError
@@ -21,35 +22,28 @@ from edi_checkpoint.wire.references import Attachment, digests_in
 Level: TypeAlias = Literal["journaled", "checkpointed"]
 
 
+@dataclass(slots=True, eq=False)
 class SessionCore:
-    """What `Session`, `Client`, `StateManager` and `aio` share of one open session. Not for applications.
+    """The parts of one open session, for `Session`, `Client`, `StateManager` and `aio`. Not for applications.
 
-    A call that waits has two steps here: `ask_checkpoint` and `ask_flush` publish what is needed and return a future;
-    `checkpoint_heard` and `flush_heard` turn the future into a result or an error. Between the two, `Session` blocks
-    its thread and `aio` awaits.
+    The stream is attached to the link, and `publication` publishes to it.
+
+    A call that waits has two steps. The first publishes what is needed and returns a future: `ask_flush`, and
+    `Publication.ask_checkpoint`. The second, `finish_...`, returns the result or raises the error. Between the two,
+    `Session` blocks its thread and `aio` awaits.
     """
 
-    def __init__(
-        self,
-        link: SessionLink,
-        stream: Stream,
-        publication: Publication,
-        attachments: SessionAttachments,
-        limits: Limits,
-        encoder: Encoder | None,
-    ) -> None:
-        """Take the parts; the stream is attached to the link already, and `publication` publishes to it."""
-        self.link = link
-        self.stream = stream
-        self.publication = publication
-        self.attachments = attachments
-        self._limits = limits
-        self._encoder = encoder
+    link: SessionLink
+    stream: Stream
+    publication: Publication
+    attachments: SessionAttachments
+    _limits: Limits
+    _encoder: Encoder | None
 
     # -- values ------------------------------------------------------------------------------------------------------
 
     def encode(self, key: str, value: object, carried: dict[str, Attachment]) -> JsonText:
-        """Return the JSON text of a value; what it refers to goes into `carried`."""
+        """Return the JSON text of a value, and add its arrays and bytes to `carried`."""
         if key == "session_id" and value != self.stream.session_id:
             raise StateValueError(f"session_id: {value!r} is not this session's id {self.stream.session_id!r}")
         return codec.encode(
@@ -58,7 +52,7 @@ class SessionCore:
         )  # fmt: skip
 
     def encode_all(self, items: Mapping[str, object]) -> tuple[dict[str, JsonText], dict[str, Attachment]]:
-        """Return the JSON texts of `items`, their keys checked, and what the texts refer to."""
+        """Check the keys of `items`; return the JSON texts of its values, and their arrays and bytes."""
         carried: dict[str, Attachment] = {}
         return {codec.check_key(key): self.encode(key, value, carried) for key, value in items.items()}, carried
 
@@ -70,15 +64,10 @@ class SessionCore:
         """Return a state of the session as a dict of its own; each value is read when it is first accessed."""
         return LazyState(state, self.decode)
 
-    def texts(self) -> dict[str, JsonText]:
-        """Return the state as it is published: compact JSON text by key."""
-        with self.stream.outbox.lock:
-            return dict(self.publication.texts)
-
     def publish_difference(self, state: Mapping[str, object]) -> None:
-        """Publish, as one entry, whatever of `state` differs from what is published; all of it is encoded for that.
+        """Publish, as one entry, how `state` differs from the published state. It encodes all values to compare them.
 
-        A value of a `LazyState` that was never read cannot have been changed: its text is used as it is.
+        A value of a `LazyState` that was never read cannot have been changed, so its text is not made again.
         """
         unread = state.unread if isinstance(state, LazyState) else {}
         texts, carried = self.encode_all({key: state[key] for key in state if key not in unread})
@@ -95,48 +84,49 @@ class SessionCore:
     def checkpoint(
         self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None, timeout_s: float
     ) -> CheckpointInfo:
-        """Ask for a checkpoint and wait for its file; as `Session.checkpoint`.
+        """Make a checkpoint, wait for its file, and return its row; as `Session.checkpoint`.
 
-        `keep` says how many checkpoints of the session are kept from now on.
+        `keep` sets how many checkpoints of the session the daemon keeps from now on.
         """
-        asked = self.ask_checkpoint(reason, label, pin=pin, keep=keep)
+        return self.wait_checkpoint(self.publication.ask_checkpoint(reason, label, pin=pin, keep=keep), timeout_s)
+
+    def wait_checkpoint(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
+        """Wait for a checkpoint, at most `timeout_s`; return its row or raise its error."""
         wait(asked, timeout_s)
-        return self.checkpoint_heard(asked, timeout_s)
+        return self.finish_checkpoint(asked, timeout_s)
 
-    def ask_checkpoint(
-        self, reason: str, label: str | None = None, *, pin: bool = False, keep: int | None = None
-    ) -> Future[CheckpointInfo]:
-        """Publish a mark; return the future of its checkpoint, for `checkpoint_heard`."""
-        return self.publication.manual(reason, label, pin=pin, keep=keep)
+    def finish_checkpoint(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
+        """Return a checkpoint's row or raise its error, after the caller waited `timeout_s`.
 
-    def checkpoint_heard(self, asked: Future[CheckpointInfo], timeout_s: float) -> CheckpointInfo:
-        """Return the checkpoint, or raise its error; `timeout_s` are over. Without an answer, sync the wish to disk."""
-        silent = asked.cancel()
+        Without an answer it syncs the outbox, so that the request survives a power cut, and raises `FlushTimeout`.
+        """
+        unanswered = asked.cancel()
         self.stream.raise_failure()
-        if silent:
+        if unanswered:
             self.stream.outbox.sync()
-            raise FlushTimeout(f"session {self.stream.session_id}: no checkpoint heard of within {timeout_s:g} s")
+            raise FlushTimeout(f"session {self.stream.session_id}: no checkpoint was confirmed within {timeout_s:g} s")
         return asked.result()
 
     def ask_flush(self, level: Level) -> Future[None]:
-        """Ask for what `Session.flush` waits for; return its future, for `flush_heard`."""
+        """Ask the daemon to save all that was published; return the future for `finish_flush`."""
         if level not in ("journaled", "checkpointed"):
-            raise UsageError(f"flush({level!r}): `journaled` or `checkpointed` is meant")
+            raise UsageError(f"flush({level!r}): the level must be `journaled` or `checkpointed`")
         self.publication.check()
         number = self.stream.outbox.published
         self.stream.hurry(number)
         if level == "checkpointed":
             self.stream.want_saved(number)
         self.link.wake()
-        return self.stream.when(lambda: self._reached(level) >= number)
+        return self.stream.when(lambda: self._saved(level) >= number)
 
-    def _reached(self, level: str) -> int:
-        return self.stream.journaled if level == "journaled" else self.stream.saved
-
-    def flush_heard(self, asked: Future[None], level: Level, timeout_s: float) -> None:
-        """Raise unless everything was confirmed within `timeout_s`, which are over."""
+    def finish_flush(self, asked: Future[None], level: Level, timeout_s: float) -> None:
+        """Raise `FlushTimeout`, or the stream's error, unless the flush succeeded within the `timeout_s` waited."""
         if asked.cancel():
             self.stream.raise_failure()
-            done = f"{self._reached(level)} of {self.stream.outbox.published} entries {level}"
+            done = f"{self._saved(level)} of {self.stream.outbox.published} entries {level}"
             raise FlushTimeout(f"session {self.stream.session_id}: {done} within {timeout_s:g} s")
         asked.result()
+
+    def _saved(self, level: Level) -> int:
+        """Return the number of the last entry that is saved at `level`."""
+        return self.stream.journaled if level == "journaled" else self.stream.saved

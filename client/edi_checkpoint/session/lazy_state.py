@@ -1,6 +1,6 @@
-"""A loaded state as a dict whose values are read when they are looked at: arrays and all.
+"""A loaded state as a dict that reads each value, arrays included, when it is first accessed.
 
-Whoever resumes a session looks at a few keys first; and one mask that cannot be had must not keep the others away.
+An app that resumes a session needs a few keys first. And one missing mask must not block the other keys.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
 else:
 
     class _Dict(MutableMapping, dict):
-        """A dict whose methods go by those of the class, as `MutableMapping` has them."""
+        """A dict whose methods call `__getitem__` and `__setitem__`, as those of `MutableMapping` do."""
 
 
 class LazyState(_Dict):
-    """A dict of JSON texts, each of which becomes its value, once, when it is asked for; then it is as any dict.
+    """A dict of JSON texts. It replaces a text by its value when the key is first accessed.
 
-    `read` gives the value of a text, under its key; what it raises, the access raises, and the next one tries again.
-    What a dict does in C, past its own methods, is done here by `MutableMapping`, or hands on a plain dict.
+    `read` returns the value of a text, given its key. The access raises what `read` raises, and the next access tries
+    again. A dict's own methods would bypass `__getitem__`, so `MutableMapping` replaces them. The others return a plain
+    dict.
     """
 
     def __init__(self, texts: Mapping[str, JsonText], read: Callable[[str, JsonText], object]) -> None:
-        """Begin with nothing read."""
+        """Start with all values unread."""
         dict.__init__(self, dict.fromkeys(texts))
         self.unread = dict(texts)
         self._read = read
 
     def __getitem__(self, key: str) -> object:
-        """Return the value of `key`, read now if it was not."""
+        """Return the value of `key`; the first access reads it."""
         if key in self.unread:
             dict.__setitem__(self, key, self._read(key, self.unread[key]))
             del self.unread[key]
         return dict.__getitem__(self, key)
 
     def __setitem__(self, key: str, value: object) -> None:
-        """Set `key`; what it was is not read any more."""
+        """Set `key`. Its old value is never read."""
         self.unread.pop(key, None)
         dict.__setitem__(self, key, value)
 
@@ -48,21 +49,15 @@ class LazyState(_Dict):
         dict.__delitem__(self, key)
         self.unread.pop(key, None)
 
-    def __contains__(self, key: object) -> bool:
-        """Return whether there is `key`, without reading it."""
-        return dict.__contains__(self, key)
-
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys. It is ours, so that `dict(state)` and `{**state}` do not look past us."""
+        """Iterate over the keys. Without this method, `dict(state)` and `{**state}` would bypass `__getitem__`."""
         return dict.__iter__(self)
+
+    __contains__, __len__ = dict.__contains__, dict.__len__  # these read no values
 
     def __reversed__(self) -> Iterator[str]:
         """Iterate over the keys from the last one."""
         return dict.__reversed__(self)
-
-    def __len__(self) -> int:
-        """Return the number of keys."""
-        return dict.__len__(self)
 
     def popitem(self) -> tuple[str, object]:
         """Delete the last key, as a dict does, and return it with its value."""
@@ -83,7 +78,7 @@ class LazyState(_Dict):
         return other | self.copy()
 
     def __ior__(self, other: Any) -> LazyState:  # type: ignore[override]
-        """Set what `other` has."""
+        """Set the items of `other`."""
         self.update(other)
         return self
 
@@ -96,5 +91,5 @@ class LazyState(_Dict):
         return repr(self.copy())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Be copied and pickled as a plain dict."""
+        """Copy and pickle as a plain dict."""
         return dict, (self.copy(),)

@@ -1,13 +1,12 @@
 """Session: the state of one editing session as a mutable mapping that publishes every change.
 
-The mapping holds the JSON text of each value. So a key that was just set reads as it will after a restore, and what is
-read is always a copy.
+The mapping holds the JSON text of each value. So reading a key gives the same value before and after a restore, and
+always a copy.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from concurrent.futures import Future
 from datetime import datetime
@@ -32,18 +31,16 @@ from edi_checkpoint.wire import messages
 from edi_checkpoint.wire.entries import JsonText
 from edi_checkpoint.wire.references import Attachment
 
-log = logging.getLogger(__name__)
-
-ENDED = ("completed", "failed")  # the values of EDI's `status` that end a session
+_ENDED = ("completed", "failed")  # the values of EDI's `status` that end a session
 _REQUEST_TIMEOUT_S = 5.0
-_LOOK_S = 0.25  # for files on a mount whose server is gone
+_CHECK_FILES_S = 0.25  # a mount may have lost its server
 
 
 class Session(MutableMapping[str, object]):
     """The state of one editing session: a mapping that publishes every change. `Client.session` makes it.
 
     Each assignment, deletion, `update` and `transition` is one entry. An entry is stored whole or not at all. When the
-    call returns, the entry is in the outbox file and survives the death of this process (P2). The daemon then saves it
+    call returns, the entry is in the outbox file and survives the death of this process. The daemon then saves it
     to its journal; `durable` tells how far it is.
 
     `get`, `setdefault`, `popitem`, `keys`, `values`, `items` and `in` work as in any `MutableMapping`. Those that look
@@ -73,9 +70,9 @@ class Session(MutableMapping[str, object]):
     """
 
     def __init__(self, core: SessionCore, resumed: ResumeReport, fork: Callable[[str, Point, str | None], str]) -> None:
-        """Continue from `state` (key to JSON text); the stream is attached to the link already.
+        """Wrap `core`; `resumed` is the report without files.
 
-        Internal: `Client.session` makes sessions. `fork` begins another session, as `Client.fork`.
+        Internal: `Client.session` makes sessions. `fork` makes another session, as `Client.fork`.
         """
         self.session_id = core.stream.session_id
         self.parent_session = core.stream.parent_session
@@ -84,7 +81,7 @@ class Session(MutableMapping[str, object]):
         self._stream = core.stream
         self._published = core.publication
         self._resumed = resumed
-        self._looked = not resumed.resumed  # at the files that the state names
+        self._files_checked = not resumed.resumed
         self._fork = fork
 
     # -- the mapping -------------------------------------------------------------------------------------------------
@@ -168,7 +165,8 @@ class Session(MutableMapping[str, object]):
         Example:
             print(session.texts()["prompts"])  # b'["a green roof"]'
         """
-        return self.core.texts()
+        with self._stream.outbox.lock:
+            return dict(self._published.texts)
 
     def update(self, *args: Any, **fields: object) -> None:
         """Set several keys as one entry: all of them are stored, or none.
@@ -313,7 +311,7 @@ class Session(MutableMapping[str, object]):
         """
         asked = self.core.ask_flush(level)
         wait(asked, timeout_s)
-        self.core.flush_heard(asked, level, timeout_s)
+        self.core.finish_flush(asked, level, timeout_s)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Return the session's checkpoints, oldest first.
@@ -402,11 +400,11 @@ class Session(MutableMapping[str, object]):
             point = points.last_good(self.session_id, self.checkpoints(), read, self.texts())
         else:
             point = self._point(to, sequence, time)
-        return self._heard(self._published.rollback(point, keys))
+        return self._answer(self._published.rollback(point, keys))
 
     def _point(self, to: CheckpointInfo | str | None, sequence: int | None, time: datetime | None) -> Point:
         self._published.check()
-        if to is None and self._link.connected:  # what this writer has published is part of the past
+        if to is None and self._link.connected:  # an entry or a time may lie after the last acknowledgement
             with contextlib.suppress(FlushTimeout):
                 self.flush(timeout_s=_REQUEST_TIMEOUT_S)
         return points.find(self._link, self.session_id, to, sequence, time)
@@ -465,13 +463,11 @@ class Session(MutableMapping[str, object]):
             made = session.checkpoint("analysis_done")
             print(session.amend(made.name, label="best", pinned=True).label)  # best
         """
-        return self._heard(self._published.pin(name, pinned, label, note))
+        return self._answer(self._published.pin(name, pinned, label, note))
 
-    def _heard(self, asked: Future[CheckpointInfo]) -> CheckpointInfo:
-        """Wait for the daemon's answer, if a daemon is connected."""
-        timeout_s = _REQUEST_TIMEOUT_S if self._link.connected else 0.0
-        wait(asked, timeout_s)
-        return self.core.checkpoint_heard(asked, timeout_s)
+    def _answer(self, asked: Future[CheckpointInfo]) -> CheckpointInfo:
+        """Return the checkpoint's row; without a connected daemon raise `FlushTimeout` at once."""
+        return self.core.wait_checkpoint(asked, _REQUEST_TIMEOUT_S if self._link.connected else 0.0)
 
     def resume_report(self) -> ResumeReport:
         """Return what happened to the session before it was opened here: how it was left, and whether anything is
@@ -487,10 +483,10 @@ class Session(MutableMapping[str, object]):
                 print(again.resume_report().left_as)  # clean
         """
         paths = self._link.paths
-        if not self._looked and paths is not None:
-            self._looked = True
+        if not self._files_checked and paths is not None:
+            self._files_checked = True
             recorded = offline.recorded_files(paths, self._resumed.checkpoint)
-            files = compare(recorded, look_in_time(recorded, _LOOK_S))
+            files = compare(recorded, look_in_time(recorded, _CHECK_FILES_S))
             self._resumed = structs.replace(self._resumed, files=tuple(files))
         return self._resumed
 
@@ -548,7 +544,7 @@ class Session(MutableMapping[str, object]):
             print(rows[session.session_id].condition)  # ended
         """
         if status is None:
-            status = "completed" if self.get("status") not in ENDED else None
+            status = "completed" if self.get("status") not in _ENDED else None
         if status is not None:
             self["status"] = status
         self.close()
@@ -602,9 +598,9 @@ class Session(MutableMapping[str, object]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the session; after an exception other than a successful `sys.exit()` it counts as interrupted."""
-        self.leave(cleanly=ended_well(error), timeout_s=2.0)
+        self.leave(cleanly=is_clean_exit(error), timeout_s=2.0)
 
 
-def ended_well(error: BaseException | None) -> bool:
-    """Return whether a block left by `error` finished well: without an exception, or by a successful `sys.exit()`."""
+def is_clean_exit(error: BaseException | None) -> bool:
+    """Return whether a `with` block ended without an exception, or with a successful `sys.exit()`."""
     return error is None or (isinstance(error, SystemExit) and not error.code)

@@ -612,7 +612,7 @@ PUBLISHING: dict[str, Callable[[Session], object]] = {
     "transition": lambda s: s.transition("next"),
     "checkpoint": lambda s: s.checkpoint(timeout_s=0),
     "flush": lambda s: s.flush(timeout_s=0),
-    "begin anew": lambda s: s._published.begin_anew(),
+    "begin anew": lambda s: s._published.start_empty(),
 }
 
 
