@@ -1,1 +1,1 @@
-"""Paths, settings, locks, processes and the clock: what the package needs of the operating system."""
+"""Paths, settings, locks, processes and the clock: all that the package needs of the operating system."""

@@ -1,4 +1,4 @@
-"""Which daemon serves a sessions folder: the one that holds the folder's lock, never one whose file merely exists."""
+"""Find the daemon that serves a sessions folder: it holds the folder's lock. A lock file alone proves no daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edi_checkpoint.system.safe_open import open_regular, read_regular
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """What the lock file says of the daemon that holds it: process, socket, version, start (ISO 8601, UTC)."""
+    """The content of the lock file: the daemon's process, socket, version and start (ISO 8601, UTC)."""
 
     pid: int
     socket: str
@@ -19,11 +19,11 @@ class Holder(msgspec.Struct, frozen=True):
     started: str
 
 
-_decode_holder = msgspec.json.Decoder(Holder).decode  # built here: see `values.codec._Plain`
+_decode_holder = msgspec.json.Decoder(Holder).decode  # at import: threads that build one together crash
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return what the lock file says, whether or not its daemon still lives; None without a readable one."""
+    """Return the content of the lock file, even of a dead daemon; None if the file is missing or unreadable."""
     try:
         return _decode_holder(read_regular(path))
     except (OSError, msgspec.MsgspecError):

@@ -1,7 +1,7 @@
-"""Where everything lies: folders, files and the socket, from the environment alone.
+"""The paths of all folders, files and the socket, as the environment sets them.
 
-The only module that knows platformdirs, and it loads it at need. Finding places touches no file but to ask who owns a
-runtime folder; `ensure_private` is what makes folders.
+Only this module imports platformdirs, and only when needed. Finding the paths touches no file, except for a check of
+who owns a runtime folder. `ensure_private` makes folders.
 """
 
 from __future__ import annotations
@@ -23,89 +23,52 @@ APP = "edi-checkpoint"
 HOME, CONFIG = "EDI_CHECKPOINT_HOME", "EDI_CHECKPOINT_CONFIG"
 SESSIONS_DIR, STATE_DIR = "EDI_CHECKPOINT_SESSIONS_DIR", "EDI_CHECKPOINT_STATE_DIR"
 RUNTIME_DIR = "EDI_CHECKPOINT_RUNTIME_DIR"
-SOCKET_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107  # the kernel's sun_path, less its closing NUL
+SOCKET_PATH_MAX_BYTES = 103 if sys.platform == "darwin" else 107  # the kernel's sun_path, without its final NUL
+
+
+class _Below:
+    """A property of `Paths`: the path `name` below one of its folders."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def __get__(self, paths: Paths, _: type[Paths]) -> Path:
+        folder: Path = getattr(paths, self._folder)
+        return folder / self._name
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The four places of one user, all absolute; everything else lies at a fixed name below them."""
+    """The paths of one user, all absolute. Four are set by the environment; all others have fixed names below them."""
 
     sessions: Path
     state: Path
     runtime: Path
     config: Path
 
-    @property
-    def socket(self) -> Path:
-        """The daemon's socket; `socket_path` gives it checked."""
-        return self.runtime / "daemon.sock"
-
-    @property
-    def journal(self) -> Path:
-        """The journal's SQLite file."""
-        return self.state / "journal.sqlite"
-
-    @property
-    def outbox(self) -> Path:
-        """The folder of the streams' outboxes."""
-        return self.state / "outbox"
-
-    @property
-    def damaged(self) -> Path:
-        """Where a damaged journal and refused frames are set aside."""
-        return self.state / "damaged"
-
-    @property
-    def log(self) -> Path:
-        """The log of a daemon that a client started."""
-        return self.state / "daemon.log"
-
-    @property
-    def reserve(self) -> Path:
-        """The file given up on a full disk."""
-        return self.state / "reserve"
-
-    @property
-    def forgetting(self) -> Path:
-        """What is being purged, until it is."""
-        return self.state / "forgetting.json"
-
-    @property
-    def damaged_documents(self) -> Path:
-        """Where damaged checkpoints and auto-saves are moved."""
-        return self.sessions / "damaged"
-
-    @property
-    def attachments(self) -> Path:
-        """The folder of binary content, by digest."""
-        return self.sessions / "attachments"
-
-    @property
-    def trash(self) -> Path:
-        """Where sessions wait before they are deleted."""
-        return self.sessions / "trash"
-
-    @property
-    def importing(self) -> Path:
-        """Where sessions that are imported wait to be taken."""
-        return self.sessions / ".importing"
-
-    @property
-    def lock(self) -> Path:
-        """The lock of the one daemon of this sessions folder."""
-        return self.sessions / ".daemon.lock"
-
-    @property
-    def marker(self) -> Path:
-        """The file that tells an emptied sessions folder from a new one."""
-        return self.sessions / ".edi-checkpoint"
+    # in the runtime folder
+    socket = _Below("runtime", "daemon.sock")  # `socket_path` returns it as text, checked
+    # in the state folder
+    journal = _Below("state", "journal.sqlite")
+    outbox = _Below("state", "outbox")  # a folder for each session
+    damaged = _Below("state", "damaged")  # damaged journals and refused frames
+    log = _Below("state", "daemon.log")  # of a daemon that a client started
+    reserve = _Below("state", "reserve")  # a file that the daemon deletes when the disk is full
+    forgetting = _Below("state", "forgetting.json")  # the purges that are not finished
+    # in the sessions folder
+    damaged_documents = _Below("sessions", "damaged")
+    attachments = _Below("sessions", "attachments")
+    trash = _Below("sessions", "trash")
+    importing = _Below("sessions", ".importing")  # sessions that are being imported
+    lock = _Below("sessions", ".daemon.lock")  # held by the folder's daemon
+    marker = _Below("sessions", ".edi-checkpoint")  # tells a folder that the user emptied from a new one
 
 
 def locate(environ: Mapping[str, str] | None = None) -> Paths:
-    """Return the places that `environ` (default: the process's environment) chooses. An empty variable counts as unset.
+    """Return the paths that `environ` sets (default: this process's environment). An empty variable counts as unset.
 
-    `EDI_CHECKPOINT_HOME` moves all four, a single variable overrides one, a leading `~/` means the home folder. Raises
-    `ConfigError` for a relative path in one of these variables and where no home folder is known.
+    `EDI_CHECKPOINT_HOME` sets all four paths, and each has a variable of its own that overrides it. A leading `~/`
+    means the home folder. Raises `ConfigError` if a variable holds a relative path, or if no home folder is known.
     """
     environ = os.environ if environ is None else environ
 
@@ -119,14 +82,14 @@ def locate(environ: Mapping[str, str] | None = None) -> Paths:
             )
         return path
 
-    together = override(HOME)
+    home = override(HOME)
     sessions, state, runtime, config = map(override, (SESSIONS_DIR, STATE_DIR, RUNTIME_DIR, CONFIG))
-    if together is not None:
+    if home is not None:
         return Paths(
-            sessions or together / "sessions",
-            state or together / "state",
-            runtime or together / "run",
-            config or together / "config.toml",
+            sessions or home / "sessions",
+            state or home / "state",
+            runtime or home / "run",
+            config or home / "config.toml",
         )
     state = state or _user_folder("state", environ)
     return Paths(
@@ -138,34 +101,30 @@ def locate(environ: Mapping[str, str] | None = None) -> Paths:
 
 
 def socket_path(paths: Paths) -> str:
-    """Return the socket's path as text that libzmq and the kernel take.
-
-    Raises `FolderError` for a path that is too long for a socket or not UTF-8.
-    """
+    """Return the socket's path as text. Raises `FolderError` if it is too long for a socket, or not UTF-8."""
     text = str(paths.socket)
     size_bytes = len(os.fsencode(text))
     if size_bytes > SOCKET_PATH_MAX_BYTES:
         raise FolderError(
             f"the socket's path has {size_bytes} bytes, {SOCKET_PATH_MAX_BYTES} are possible: {text}",
-            hint=f"set {RUNTIME_DIR} to a shorter folder of yours, for EDI and the daemon alike",
+            hint=f"set {RUNTIME_DIR} to a folder with a shorter path, for EDI and for the daemon",
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise FolderError(
             f"the socket's path is not UTF-8: {text!r}",
-            hint=f"set {RUNTIME_DIR} to a folder with a plain name, for EDI and the daemon alike",
+            hint=f"set {RUNTIME_DIR} to a folder with a plain name, for EDI and for the daemon",
         ) from error
     return text
 
 
 def ensure_private(folder: Path, *, durable: bool = True) -> None:
-    """Make `folder` (absolute) and its parents unless they exist, and keep everybody else out of it (mode 0700).
+    """Make `folder` (absolute) and its missing parents, and forbid other users to enter it (mode 0700).
 
-    What is made is there after a power cut, too, unless it need not be `durable`: what is fsynced in a folder goes with
-    that when its own name is not on disk. A link that its user made himself is followed; the mode of the parents is
-    left alone. Raises `FolderError` if the folder or the link belongs to somebody else, is no folder, or cannot be
-    made, closed or written.
+    If `durable`, new folders survive a power cut: a file that is fsynced in a folder is lost with the folder's name.
+    A symbolic link of this user is followed. The mode of existing parents does not change. Raises `FolderError` if the
+    folder or the link belongs to another user, if it is not a folder, or if it cannot be made, restricted or written.
     """
     try:
         new = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents))) if durable else []
@@ -174,15 +133,15 @@ def ensure_private(folder: Path, *, durable: bool = True) -> None:
             folder.mkdir(mode=0o700)
         except FileExistsError:
             _refuse_foreign(folder, folder.lstat())
-            _refuse_foreign(folder, folder.stat())  # before opening it, which its owner may have forbidden
-        # One descriptor for the look and the change: what is put in the folder's place meanwhile is not touched.
+            _refuse_foreign(folder, folder.stat())  # before `open`, which its owner may have forbidden
+        # The check and the change use one descriptor, so a folder that replaces this one meanwhile is not changed.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _keep_private(folder, descriptor)
         finally:
             os.close(descriptor)
         for place in new:
-            with suppress(PermissionError):  # a parent that may be entered, not read: its owner decides
+            with suppress(PermissionError):  # this user may enter the parent, but not read it
                 sync_folder(place.parent)
     except FolderError:
         raise
@@ -196,12 +155,12 @@ def ensure_private(folder: Path, *, durable: bool = True) -> None:
     except OSError as error:
         raise FolderError(
             f"{folder} cannot be made or opened: {error.strerror or error}",
-            hint=f"mend what the message names, or set {HOME} to a folder of yours elsewhere",
+            hint=f"fix the problem that the message names, or set {HOME} to another folder of yours",
         ) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Raises OSError."""
+    """Bring the names in `folder` onto the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -217,8 +176,8 @@ def _keep_private(folder: Path, descriptor: int) -> None:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & 0o077:
             raise FolderError(
-                f"{folder} stays open to other users (mode {mode:04o}): its file system keeps no modes",
-                hint=f"set {HOME} to a folder on a file system that does",
+                f"{folder} stays open to other users (mode {mode:04o}): its file system has no modes",
+                hint=f"set {HOME} to a folder on a file system that has modes",
             )
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise FolderError(
@@ -240,7 +199,7 @@ def _refuse_foreign(folder: Path, status: os.stat_result) -> None:
 
 
 def what_forbids(folder: Path) -> str:
-    """Return whose place keeps us out, of `folder` and those above it."""
+    """Return the mode and owner of `folder`, or of the first folder above it that this process can see."""
     for place in (folder, *folder.parents):
         with suppress(OSError):
             status = place.stat()
@@ -280,12 +239,12 @@ def _absolute(text: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _user_folder(kind: Literal["state", "config"], environ: Mapping[str, str]) -> Path:
-    # A relative path in an XDG variable is to be ignored, says their specification; ours refuse it.
+    # The XDG specification says to ignore a relative path in its variables; in ours it is an error.
     variable = f"XDG_{kind.upper()}_HOME"
     if path := _absolute(environ.get(variable, ""), environ):
         return path / APP
     home = _home(environ)
-    # platformdirs knows other systems' places, but only ever looks at the process's own environment.
+    # platformdirs knows other systems' folders, but reads only this process's own environment.
     if any(environ.get(name) != os.environ.get(name) for name in ("HOME", variable)):
         return home / (".local/state" if kind == "state" else ".config") / APP
     import platformdirs
@@ -295,7 +254,7 @@ def _user_folder(kind: Literal["state", "config"], environ: Mapping[str, str]) -
 
 
 def _runtime_folder(state: Path, environ: Mapping[str, str]) -> Path:
-    # Not platformdirs' choice: without XDG_RUNTIME_DIR that is a temporary folder shared with everybody.
+    # Without XDG_RUNTIME_DIR, platformdirs would choose a temporary folder that all users share.
     chosen = _absolute(environ.get("XDG_RUNTIME_DIR", ""), environ)
     if chosen is not None and _is_ours(chosen, missing=True):
         return chosen / APP
@@ -304,7 +263,7 @@ def _runtime_folder(state: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _is_ours(folder: Path, *, missing: bool) -> bool:
-    """Whether only we can put something into `folder`; `missing` is the answer where there is none."""
+    """Return whether only this user can make files in `folder`; `missing` if the folder does not exist."""
     try:
         status = folder.stat()
     except OSError:

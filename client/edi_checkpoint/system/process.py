@@ -1,7 +1,7 @@
-"""What the kernel says of a process: which sandbox is in force around it, and how many files it may open.
+"""Read from /proc the sandbox of a process, and how many files it may open.
 
-Read off /proc, so that nobody is asked whether the service manager did what the unit says; None where that is not
-told: another system, another user's process, one that has ended.
+So the kernel itself confirms that systemd applied the unit's settings. Both functions return None where /proc does not
+tell: on another system, for another user's process, or after the process ended.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 import msgspec
 
 _SECCOMP: Final = ("off", "strict", "filter")  # proc_pid_status(5)
-UNLIMITED: Final = 1 << 20  # of descriptors; no process of ours comes near
+_UNLIMITED: Final = 1 << 20  # of descriptors; no process of ours opens so many
 
 
 class Sandbox(msgspec.Struct, frozen=True):
-    """What a process can never do again: gain privileges by a program it starts, make system calls that are filtered.
+    """The sandbox of a process: whether it can gain privileges through a program it starts, and its seccomp filters.
 
-    `seccomp` is off, strict or filter, `filters` how many filters are laid over one another.
+    `seccomp` is off, strict or filter; `filters` is the number of filters.
     """
 
     no_new_privileges: bool
@@ -27,39 +27,35 @@ class Sandbox(msgspec.Struct, frozen=True):
 
 
 class Descriptors(msgspec.Struct, frozen=True):
-    """How many files a process has open, and how many it may: its hard limit, to which a daemon raises its own."""
+    """How many files a process has open, and its hard limit. A daemon raises its own soft limit to that."""
 
     open: int
     limit: int
 
 
 def sandbox(pid: int | None) -> Sandbox | None:
-    """Return the sandbox around a process."""
+    """Return the sandbox of a process."""
     fields = dict.fromkeys(("NoNewPrivs", "Seccomp", "Seccomp_filters"), 0)
     try:
-        for line in _place(pid).joinpath("status").read_text().splitlines():
+        for line in _folder(pid).joinpath("status").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in fields:
                 fields[name] = int(value)
     except (OSError, ValueError):
         return None
-    mode = fields["Seccomp"]
-    return Sandbox(
-        fields["NoNewPrivs"] == 1, _SECCOMP[mode] if mode < len(_SECCOMP) else "filter", fields["Seccomp_filters"]
-    )
+    return Sandbox(fields["NoNewPrivs"] == 1, _SECCOMP[min(fields["Seccomp"], 2)], fields["Seccomp_filters"])
 
 
 def descriptors(pid: int | None) -> Descriptors | None:
     """Return how many files a process has open and may open."""
     try:
-        limits = _place(pid).joinpath("limits").read_text().splitlines()
+        limits = _folder(pid).joinpath("limits").read_text().splitlines()
         hard = next(line.split()[4] for line in limits if line.startswith("Max open files"))
-        return Descriptors(
-            sum(1 for _ in _place(pid).joinpath("fd").iterdir()), int(hard) if hard.isdigit() else UNLIMITED
-        )
+        opened = sum(1 for _ in _folder(pid).joinpath("fd").iterdir())
+        return Descriptors(opened, int(hard) if hard.isdigit() else _UNLIMITED)
     except (OSError, StopIteration, IndexError):
         return None
 
 
-def _place(pid: int | None) -> Path:
+def _folder(pid: int | None) -> Path:
     return Path("/proc", "none" if pid is None else str(pid))

@@ -1,4 +1,4 @@
-"""Opening a file that somebody else may have put in its place: never waited for, never a device, a pipe or a folder."""
+"""Open a file safely, although another program may have replaced it by a pipe, a device, a folder or a link."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _BAD = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EP
 
 
 class NotRegular(OSError):
-    """What stands under the name is no regular file."""
+    """The name leads to something that is not a regular file."""
 
 
 def open_regular(path: str | Path, *, follow: bool = False) -> FileIO:
-    """Open a regular file for reading, a link only with `follow`. Raises OSError, `NotRegular` for all that is none.
+    """Open a regular file for reading; follow a symbolic link only with `follow`. Raises OSError and `NotRegular`.
 
-    What was opened is what is looked at: the name may lead elsewhere by then.
+    The check uses the opened file, because the name may lead to another file by then.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a pipe would wait for its writer
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # without O_NONBLOCK, opening a pipe waits
     fd = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -32,11 +32,11 @@ def open_regular(path: str | Path, *, follow: bool = False) -> FileIO:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """Return what a regular file holds. Raises as `open_regular` does."""
+    """Return the bytes of a regular file. Raises as `open_regular`."""
     with open_regular(path) as file:
         return file.read()
 
 
 def is_bad(error: OSError) -> bool:
-    """Whether the file itself is at fault (a pipe, a link, forbidden, a bad block), and not what we are short of."""
+    """Return whether the file itself is at fault (a pipe, a link, forbidden, a bad block), not a lack of resources."""
     return error.errno in _BAD

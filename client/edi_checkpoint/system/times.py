@@ -1,4 +1,4 @@
-"""Times as numbers: microseconds since 1970, UTC, as entries and journal hold them, and aware datetimes."""
+"""Convert times between aware datetimes and microseconds since 1970 (UTC), the form in entries and in the journal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def to_us(moment: datetime) -> int:
-    """Return microseconds since 1970 of an aware `moment`."""
+    """Return the microseconds since 1970 of an aware `moment`."""
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def from_us(time_us: int) -> datetime:
-    """Return the aware UTC time of microseconds since 1970; a number no calendar holds becomes its nearest end."""
+    """Return microseconds since 1970 as an aware UTC time; a number out of range gives the first or last datetime."""
     try:
         return datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(microsecond=time_us % 1_000_000)
     except (ValueError, OverflowError, OSError):

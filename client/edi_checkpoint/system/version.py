@@ -1,4 +1,4 @@
-"""Which version of edi-checkpoint runs."""
+"""The installed version of edi-checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_version() -> str:
-    """Return the version of this package, `unknown` where it is not installed."""
+    """Return the version of this package, or `unknown` if it is not installed."""
     try:
         return version("edi-checkpoint")
     except PackageNotFoundError:

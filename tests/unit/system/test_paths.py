@@ -71,7 +71,8 @@ def test_a_single_variable_moves_its_place_and_no_other(variable: str, field: st
 
 def test_everything_below_the_four_places_has_its_fixed_name() -> None:
     paths = locate({"EDI_CHECKPOINT_HOME": "/x"})
-    assert {name: str(getattr(paths, name)) for name in dir(Paths) if isinstance(getattr(Paths, name), property)} == {
+    fixed = [name for name, member in vars(Paths).items() if isinstance(member, paths_module._Below)]
+    assert {name: str(getattr(paths, name)) for name in fixed} == {
         "socket": "/x/run/daemon.sock",
         "journal": "/x/state/journal.sqlite",
         "outbox": "/x/state/outbox",

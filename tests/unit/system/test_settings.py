@@ -30,7 +30,7 @@ def test_a_bad_value_is_told_with_key_place_and_line_and_does_not_count(tmp_path
         config.write_text(f"# ours\n{setting.key} = {bad}\n")
         found, (warning,) = limits(config, {})
         assert found == DEFAULTS
-        assert f"{setting.key} = " in warning and f"{config} line 2: has to be {setting.wanted}" in warning
+        assert f"{setting.key} = " in warning and f"{config} line 2: has to be {setting.expected}" in warning
     found, warnings = limits(tmp_path / "none", {setting.variable: "1e3"})
     assert found == DEFAULTS
     assert setting.variable in warnings[0]
