@@ -69,15 +69,11 @@ def header_of(
     session_id: str, fragments: Mapping[str, Fragment], sequence: int, time_us: int, parent_session: str | None
 ) -> Header:
     """Return what the header of a document would say of a state that no document holds yet."""
+    stage, parent = stage_of(fragments), parent_of(fragments) or parent_session
     return Header(
-        session_id=session_id,
-        timestamp=from_us(time_us),
-        kind=AUTOSAVE,
-        sequence=sequence,
-        stage=stage_of(fragments),
-        parent_session=parent_of(fragments) or parent_session,
-        summary=summarise(fragments),
-    )
+        session_id=session_id, timestamp=from_us(time_us), kind=AUTOSAVE, sequence=sequence, stage=stage,
+        parent_session=parent, summary=summarise(fragments),
+    )  # fmt: skip
 
 
 def numbers_held(header: Header | None, journaled: Journaled | None) -> dict[str, int]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from edi_checkpoint.documents import layout, names, reader, trash
+from edi_checkpoint.documents import names, reader, trash
 from edi_checkpoint.documents.catalog import Catalog
 from edi_checkpoint.documents.fragments import Fragment
 from edi_checkpoint.documents.layout import Header
@@ -46,7 +46,7 @@ class FoundState:
 
     state: dict[str, JsonText] = field(default_factory=dict)
     sequence: int = 0
-    header: layout.Header | None = None
+    header: Header | None = None
     name: str | None = None
     source: str = "file"
     found: bool = False
@@ -119,7 +119,7 @@ def _rows(paths: Paths, outboxes: Mapping[str, Sequence[WaitingStream]], catalog
 
 def load_state(paths: Paths, session_id: str) -> FoundState:
     """Return the newest state of `session_id` that can be had from files; `found` is False when there is nothing."""
-    state = newest_document(paths, session_id)
+    state = _newest_document(paths, session_id)
     streams = state.header.streams if state.header else {}
     outboxes = list_streams(paths.outbox / session_id)
     fences: dict[str, int] = {}
@@ -136,7 +136,7 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
     return state
 
 
-def newest_document(paths: Paths, session_id: str) -> FoundState:
+def _newest_document(paths: Paths, session_id: str) -> FoundState:
     """Return the newest valid document of the session: the one of the highest sequence that its digests confirm.
 
     A session in the trash is read from there: the daemon brings it back when a client opens it. A session that the

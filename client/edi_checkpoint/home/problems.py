@@ -45,40 +45,27 @@ def disk_full(folder: Path) -> list[Trouble]:
     if not no_bytes and (disk.f_favail or not disk.f_files):
         return []
     what = "is full" if no_bytes else "has no room for more files"
-    return [
-        Trouble(
-            "disk_full",
-            f"the disk of {folder} {what}; new changes may be in EDI's memory only",
-            "free some space there; saving then resumes by itself",
-        )
-    ]
+    message = f"the disk of {folder} {what}; new changes may be in EDI's memory only"
+    return [Trouble("disk_full", message, "free some space there; saving then resumes by itself")]
 
 
 def daemon_hangs(pid: int | None) -> Trouble:
     """Return the trouble of a daemon that holds its lock but does not answer."""
-    return Trouble(
-        "daemon_hangs",
-        f"the daemon (process {pid}) does not answer; this status comes from the files",
-        f"its disk may be slow; if it does not recover, run `kill -9 {pid}`: nothing is lost, the next daemon resumes",
-    )
+    message = f"the daemon (process {pid}) does not answer; this status comes from the files"
+    remedy = f"if it does not recover, run `kill -9 {pid}`: nothing is lost, the next daemon resumes"
+    return Trouble("daemon_hangs", message, f"its disk may be slow; {remedy}")
 
 
 def no_daemon(what: str) -> Trouble:
     """Return the trouble that `what` waits, but no daemon runs."""
-    return Trouble(
-        "no_daemon",
-        f"no daemon runs, and {what}",
-        "run `edi-checkpointd run`; EDI starts a daemon by itself, unless EDI_CHECKPOINT_AUTOSTART=0",
-    )
+    hint = "run `edi-checkpointd run`; EDI starts a daemon by itself, unless EDI_CHECKPOINT_AUTOSTART=0"
+    return Trouble("no_daemon", f"no daemon runs, and {what}", hint)
 
 
 def outbox_waiting(what: str) -> Trouble:
     """Return the trouble that `what` waits for too long."""
-    return Trouble(
-        "outbox_waiting",
-        f"{what} although a daemon runs",
-        "if no other fault here explains it, see the daemon's log; nothing is lost while the outbox exists",
-    )
+    hint = "if no other fault here explains it, see the daemon's log; nothing is lost while the outbox exists"
+    return Trouble("outbox_waiting", f"{what} although a daemon runs", hint)
 
 
 def clock_stepped(newest: datetime | None, now: datetime) -> list[Trouble]:
@@ -86,24 +73,15 @@ def clock_stepped(newest: datetime | None, now: datetime) -> list[Trouble]:
     behind_s = (newest - now).total_seconds() if newest else 0.0
     if behind_s <= CLOCK_SLACK_S:
         return []
-    return [
-        Trouble(
-            "clock_stepped",
-            f"the clock is {behind_s:.0f} s behind the newest entry: it was set back",
-            "set the clock right; nothing is lost, and the order of changes does not depend on it",
-        )
-    ]
+    hint = "set the clock right; nothing is lost, and the order of changes does not depend on it"
+    return [Trouble("clock_stepped", f"the clock is {behind_s:.0f} s behind the newest entry: it was set back", hint)]
 
 
 _DELETE = "delete the files when you no longer need them"
-_KEPT: Final = (
+_RECOVERED = "the states were recovered from checkpoints and outboxes"
+_SET_ASIDE: Final = (
     # how names begin or end in the folder, the code, what was set aside, how the daemon handled it
-    (
-        "journal.sqlite",
-        "journal_set_aside",
-        "a damaged journal was",
-        "the states were recovered from checkpoints and outboxes",
-    ),
+    ("journal.sqlite", "journal_set_aside", "a damaged journal was", _RECOVERED),
     ("frame-", "entries_refused", "refused entries were", "EDI, which sent them, got an error at its next call"),
     (".seg", "outbox_damaged", "an outbox that could not be read to its end was", "its readable part was recovered"),
 )
@@ -113,10 +91,10 @@ def set_aside(paths: Paths) -> list[Trouble]:
     """Return a trouble for each kind of file that was set aside as damaged."""
     names = _names(paths.damaged)
     troubles = []
-    for mark, code, what, outcome in _KEPT:
-        kept = [name for name in names if name.startswith(mark) or name.endswith(mark)]
-        if kept:
-            troubles.append(Trouble(code, f"{what} set aside: {_listed(kept, paths.damaged)}", f"{outcome}; {_DELETE}"))
+    for mark, code, what, outcome in _SET_ASIDE:
+        if found := [name for name in names if name.startswith(mark) or name.endswith(mark)]:
+            message = f"{what} set aside: {_listed(found, paths.damaged)}"
+            troubles.append(Trouble(code, message, f"{outcome}; {_DELETE}"))
     if moved := _names(paths.damaged_documents):
         message = f"damaged documents were set aside: {_listed(moved, paths.damaged_documents)}"
         troubles.append(Trouble("documents_damaged", message, f"older ones are used instead; {_DELETE}"))

@@ -144,10 +144,10 @@ def _held_up(
         counts = []
         for files, _, last, _ in streams:
             stream = files.owner.stream
-            taken = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
-            counts.append(between(files, taken, last) if last > taken else (0, None))
-        entries = sum(count for count, _ in counts)
-        if entries:  # else trimmed meanwhile: a file covers them
+            done = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
+            if last > done:
+                counts.append(between(files, done, last))
+        if entries := sum(count for count, _ in counts):  # else trimmed meanwhile: a file covers them
             found.append(Waiting(session_id, entries, min((since for _, since in counts if since), default=None)))
     return tuple(found)
 
