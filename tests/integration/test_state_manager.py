@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from harness import Home, Process, Refused, eventually
 
-from edi_checkpoint.documents.layout import Header
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import Header, checkpoint_document
 from edi_checkpoint.documents.names import stamp_time
-from edi_checkpoint.documents.reader import checkpoint_document, fragment
 from edi_checkpoint.model import Kind
 
 SAVE_EXAMPLE = """

@@ -19,8 +19,10 @@ from harness import Home, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import Header, checkpoint_document
 from edi_checkpoint.documents.names import parse_checkpoint_name
-from edi_checkpoint.documents.reader import Header, checkpoint_document, fragment, parse_autosave, parse_checkpoint
+from edi_checkpoint.documents.reader import parse_autosave, parse_checkpoint
 from edi_checkpoint.model import Kind
 from edi_checkpointd.transfer.archive import MANIFEST, Archive, ArchiveRefused
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,15 +29,17 @@ from edi_checkpoint.wire.references import MARK, Attachment, Reference, digests_
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class Attachments:
-    """The attachments of one session, as its writer sees them."""
+    """The attachments of one session, as its writer sees them.
 
-    def __init__(self, paths: Paths, session_id: str, recent: Recent, ask: Callable[[Reference], bytes | None]) -> None:
-        """`ask` gives what the daemon has of a reference, None when there is nothing or no daemon."""
-        self._paths = paths
-        self._session_id = session_id
-        self.recent = recent
-        self._ask = ask
+    `_ask` gives what the daemon has of a reference, None when there is nothing or no daemon.
+    """
+
+    _paths: Paths
+    _session_id: str
+    recent: Recent
+    _ask: Callable[[Reference], bytes | None]
 
     def restore(self, reference: Reference, path: str) -> object:
         """Return the array or bytes that `reference`, found under `path` of the state, stands for; as `restored`."""

@@ -18,15 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
+from edi_checkpoint.documents.layout import Header
 from edi_checkpoint.documents.names import autosave_name, parse_autosave_name, parse_checkpoint_name
-from edi_checkpoint.documents.reader import (
-    UNDATED,
-    Header,
-    parse_autosave,
-    parse_checkpoint,
-    read_autosave_header,
-    read_header,
-)
+from edi_checkpoint.documents.reader import UNDATED, parse_autosave, parse_checkpoint, read_autosave_header, read_header
 from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.system.safe_open import open_regular
@@ -93,18 +87,14 @@ class Catalog:
         """Look at one file; return its session, None for a name that is not one of ours."""
         named = parse_checkpoint_name(name)
         session_id = named.session_id if named else parse_autosave_name(name)
-        if session_id is None:
-            return None
-        with self._lock:
-            identity = self._identity(name)
-            if identity is None:
-                self._remove(name)
-            elif identity != self._seen.get(name):
-                self._forget(name)
-                if named is None:
-                    self._autosaves[session_id] = None
-                else:
-                    self._list(session_id, name, named.stamp)
+        if session_id is not None:
+            with self._lock:
+                identity = self._identity(name)
+                if identity is None:
+                    self._remove(name)
+                elif identity != self._seen.get(name):
+                    self._forget(name)
+                    self._list(name)
         return session_id
 
     def _refresh_all(self) -> set[str]:
@@ -146,12 +136,15 @@ class Catalog:
         if (session_id := parse_autosave_name(name)) in self._autosaves:
             self._autosaves[session_id or ""] = None
 
-    def _list(self, session_id: str, name: str, stamp: str) -> None:
-        """List a checkpoint's name; the lock is held."""
-        names = self._names.get(session_id, ())
-        if name not in names:
-            self._names[session_id] = (*names, name)
-        self._stamps[session_id] = max(self._stamps.get(session_id, ""), stamp)
+    def _list(self, name: str) -> None:
+        """List a checkpoint or an auto-save, its header unread; the lock is held."""
+        if (named := parse_checkpoint_name(name)) is not None:
+            names = self._names.get(named.session_id, ())
+            if name not in names:
+                self._names[named.session_id] = (*names, name)
+            self._stamps[named.session_id] = max(self._stamps.get(named.session_id, ""), named.stamp)
+        elif (session_id := parse_autosave_name(name)) is not None:
+            self._autosaves[session_id] = None
 
     def _told(self, name: str) -> None:
         """Take note of the file that the writer told of; the lock is held."""
@@ -220,24 +213,15 @@ class Catalog:
 
     def add(self, info: CheckpointInfo) -> None:
         """Take note that the file of `info` was written, or written anew."""
-        stamp = parse_checkpoint_name(info.name)
         with self._lock:
-            self._list(info.session_id, info.name, stamp.stamp if stamp else "")
+            self._list(info.name)
             self._infos[info.name] = info
             self._told(info.name)
 
     def found(self, name: str) -> None:
         """Take note that the checkpoint or auto-save `name` lies in the folder; other names are ignored."""
-        named = parse_checkpoint_name(name)
         with self._lock:
-            if named is None:
-                if (session_id := parse_autosave_name(name)) is not None:
-                    self._autosaves[session_id] = None
-                return
-            names = self._names.get(named.session_id, ())
-            if name not in names:
-                self._names[named.session_id] = (*names, name)
-            self._stamps[named.session_id] = max(self._stamps.get(named.session_id, ""), named.stamp)
+            self._list(name)
 
     def note_autosave(self, session_id: str, header: Header, size_bytes: int) -> None:
         """Take note that the session's auto-save was written."""
@@ -319,20 +303,9 @@ def _identity(status: os.stat_result) -> Identity:
 def _checkpoint_info(file: BinaryIO, size_bytes: int, session_id: str, name: str) -> CheckpointInfo:
     header = _checkpoint_header(file, name)
     return CheckpointInfo(
-        name=name,
-        session_id=session_id,
-        sequence=header.sequence,
-        timestamp=header.timestamp,
-        kind=header.kind,
-        reason=header.reason,
-        stage=header.stage,
-        label=header.label,
-        pinned=header.pinned,
-        size_bytes=size_bytes,
-        note=header.note,
-        rule=header.rule,
-        score=header.score,
-    )
+        name, session_id, header.sequence, header.timestamp, header.kind, header.reason, header.stage, header.label,
+        header.pinned, size_bytes, header.note, header.rule, header.score,
+    )  # fmt: skip
 
 
 def _checkpoint_header(file: BinaryIO, name: str) -> Header:

@@ -69,10 +69,10 @@ def fragment(value: bytes) -> Fragment:
 
 def summarise(fragments: Mapping[str, Fragment]) -> dict[str, object]:
     """Return what a session list shows of a state: status, image, prompt, score; None where it has no such thing."""
-    image, prompt = _short_string(fragments, "image_path"), _short_string(fragments, "naive_prompt")
+    status, image, prompt = (string(_short_text(fragments, key)) for key in ("status", "image_path", "naive_prompt"))
     score = _score(fragments, "validation")
     return {
-        "status": _short_string(fragments, "status"),
+        "status": status,
         "image": image and image.replace("\\", "/").rpartition("/")[2],
         "prompt": prompt and prompt[:SHOWN_MAX_CHARS],
         "score": _score(fragments, "validation_results") if score is None else score,
@@ -112,15 +112,13 @@ _decode_scored = msgspec.json.Decoder(_Scored).decode  # built here: see `values
 
 
 def _score(fragments: Mapping[str, Fragment], key: str) -> float | None:
-    value = fragments.get(key)
-    if value is None or len(value.text) > SUMMARY_MAX_BYTES:
-        return None
     try:
-        return _decode_scored(value.text).score
+        return _decode_scored(_short_text(fragments, key)).score
     except msgspec.DecodeError:  # no object, or its score no number that a float can hold
         return None
 
 
-def _short_string(fragments: Mapping[str, Fragment], key: str) -> str | None:
+def _short_text(fragments: Mapping[str, Fragment], key: str) -> bytes:
+    """Return the JSON text of a value, `null` for a value that is missing or larger than `SUMMARY_MAX_BYTES`."""
     value = fragments.get(key)
-    return None if value is None or len(value.text) > SUMMARY_MAX_BYTES else string(value.text)
+    return b"null" if value is None or len(value.text) > SUMMARY_MAX_BYTES else value.text

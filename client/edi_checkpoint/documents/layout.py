@@ -35,7 +35,7 @@ class Header:
     session_id: str
     timestamp: datetime
     kind: Kind | Literal["autosave"]
-    sequence: int
+    sequence: int = 0
     reason: str = ""
     stage: str = "unknown"
     parent_session: str | None = None
@@ -62,30 +62,15 @@ class Header:
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
     """Return the parts of a checkpoint file, in order; the large ones are the fragments' own bytes, not copies."""
-    head = _head(
-        {
-            "session_id": header.session_id,
-            "timestamp": _written(header.timestamp),
-            "reason": header.reason,
-            "stage": header.stage,
-            "parent_session": header.parent_session,
-            "checkpoint": {
-                "format": FORMAT,
-                "kind": header.kind,
-                "sequence": header.sequence,
-                "previous": header.previous,
-                "label": header.label,
-                "pinned": header.pinned,
-                "note": header.note,
-                "client": dict(header.client),
-                "streams": dict(header.streams),
-                "summary": dict(header.summary),
-                **_own_keep(header),
-                **({} if header.rule is None else {"rule": header.rule}),
-                **_files(header),
-            },
-        }
-    )
+    block: dict[str, object] = {"format": FORMAT, "kind": header.kind, "sequence": header.sequence}
+    block |= {"previous": header.previous, "label": header.label, "pinned": header.pinned, "note": header.note}
+    block |= _shared_members(header)
+    if header.rule is not None:
+        block["rule"] = header.rule
+    if header.files:
+        block["files"] = {key: msgspec.structs.asdict(facts) for key, facts in header.files.items()}
+    beginning = {"session_id": header.session_id, "timestamp": _written(header.timestamp), "reason": header.reason}
+    head = _head({**beginning, "stage": header.stage, "parent_session": header.parent_session, "checkpoint": block})
     digests = {key: value.digest for key, value in fragments.items()}
     integrity = _pretty({"integrity": {"header": sha256(head).hexdigest(), "state_info": digests}})
     return [head, *state_info_parts(fragments), b",", integrity.removeprefix(b"{")]
@@ -104,34 +89,19 @@ def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list
     state = sha256()
     for part in parts:
         state.update(part)
-    block = {
-        "format": FORMAT,
-        "kind": AUTOSAVE,
-        "timestamp": _written(header.timestamp),
-        "sequence": header.sequence,
-        "previous": header.previous,
-        "parent_session": header.parent_session,
-        "stage": header.stage,
-        "client": dict(header.client),
-        "streams": dict(header.streams),
-        "summary": dict(header.summary),
-        **_own_keep(header),
-    }
+    block: dict[str, object] = {"format": FORMAT, "kind": AUTOSAVE, "timestamp": _written(header.timestamp)}
+    block |= {"sequence": header.sequence, "previous": header.previous, "parent_session": header.parent_session}
+    block |= {"stage": header.stage, **_shared_members(header)}
     lines = b'  "_edi_checkpoint": ' + _head(block).replace(b"\n ", b"\n   ")
     integrity = {"state": state.hexdigest(), "header": sha256(lines).hexdigest()}
     end = _pretty({RESERVED: {"integrity": integrity}}).removeprefix(b'{\n  "_edi_checkpoint": {\n')
     return [*parts, lines, end]
 
 
-def _own_keep(header: Header) -> dict[str, object]:
-    return {} if header.keep is None else {"keep": header.keep}
-
-
-def _files(header: Header) -> dict[str, object]:
-    """Return the member `files` of a checkpoint whose state names some: each with all that a `FileFacts` says."""
-    return (
-        {"files": {key: msgspec.structs.asdict(facts) for key, facts in header.files.items()}} if header.files else {}
-    )
+def _shared_members(header: Header) -> dict[str, object]:
+    """Return the members that both our block in a checkpoint and the one in an auto-save have, in their order."""
+    members = {"client": dict(header.client), "streams": dict(header.streams), "summary": dict(header.summary)}
+    return members if header.keep is None else {**members, "keep": header.keep}
 
 
 def state_info_parts(fragments: Mapping[str, Fragment]) -> list[bytes]:

@@ -23,7 +23,9 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from hashlib import sha256
 from io import FileIO
+from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, NamedTuple
 
 import msgspec
@@ -104,12 +106,12 @@ def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
 def look_in_time(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
     """Return the result of `look_around`, or an empty dict after `timeout_s`: a mount may have lost its server."""
     found: dict[str, Now] = {}
-    looking = threading.Thread(
+    check = threading.Thread(
         target=lambda: found.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True
     )
-    looking.start()
-    looking.join(timeout_s)
-    return {} if looking.is_alive() else found
+    check.start()
+    check.join(timeout_s)
+    return {} if check.is_alive() else found
 
 
 def _now(recorded: FileFacts) -> Now:
@@ -129,11 +131,9 @@ def _moved_to(recorded: FileFacts) -> str | None:
         return None
     alike: list[str] = []
     with contextlib.suppress(OSError), os.scandir(Path(recorded.path).parent) as entries:
-        for _, entry in zip(range(BESIDE_MAX), entries, strict=False):
-            if (
-                entry.is_file(follow_symlinks=False)
-                and entry.stat(follow_symlinks=False).st_size == recorded.size_bytes
-            ):
+        for entry in islice(entries, BESIDE_MAX):
+            status = entry.stat(follow_symlinks=False)
+            if S_ISREG(status.st_mode) and status.st_size == recorded.size_bytes:
                 alike.append(entry.path)
     return next((path for path in sorted(alike)[:ALIKE_MAX] if look(path).sha256 == recorded.sha256), None)
 

@@ -10,53 +10,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from edi_checkpoint.documents.fragments import Fragment, fragment, parent_of, shown, stage_of, string, summarise
-from edi_checkpoint.documents.layout import (
-    AUTOSAVE,
-    FORMAT,
-    RESERVED,
-    Header,
-    autosave_document,
-    checkpoint_document,
-    state_info_parts,
-)
+from edi_checkpoint.documents.fragments import Fragment, parent_of, shown, stage_of, string, summarise
+from edi_checkpoint.documents.layout import AUTOSAVE, FORMAT, RESERVED, Header, state_info_parts
 from edi_checkpoint.documents.named_files import FileFacts
 from edi_checkpoint.documents.names import check_session_id, parse_autosave_name, parse_checkpoint_name, stamp_time
 from edi_checkpoint.errors import DocumentDamaged, SessionIdError, VersionMismatch
 from edi_checkpoint.model import Kind
 from edi_checkpoint.wire.entries import KEEP_MAX, Number
 
-__all__ = [
-    "AUTOSAVE",
-    "RESERVED",
-    "UNDATED",
-    "Document",
-    "Fragment",
-    "Header",
-    "autosave_document",
-    "checkpoint_document",
-    "fragment",
-    "parent_of",
-    "parse_autosave",
-    "parse_checkpoint",
-    "read_autosave_header",
-    "read_header",
-    "stage_of",
-    "summarise",
-]
-
 UNDATED: Final = datetime.fromtimestamp(0, UTC)  # the time of an auto-save that somebody else wrote: it says none
 
 _STATE_INFO: Final = b'\n  "state_info": '
 _BLOCK: Final = b'\n  "_edi_checkpoint": '
 _BLOCK_INTEGRITY: Final = b'\n    "integrity": '
+_SHARED: Final = ("sequence", "previous", "client", "streams", "summary", "keep")  # from our block into the header
+_OF_CHECKPOINTS: Final = ("label", "pinned", "note", "files", "rule")
 
 T = TypeVar("T")
 
@@ -230,30 +205,14 @@ def _checkpoint_header(members: Mapping[str, msgspec.Raw], block: _Block | None,
         kind = Kind.REFERENCE if block is None else Kind(block.kind)
     except ValueError:
         raise VersionMismatch(f"{name}: kind {block and block.kind!r} is of a newer version") from None
-    header = Header(
+    return Header(
         session_id=_session_id(members, named and named.session_id, name),
         timestamp=_time(_string_of(members, "timestamp"), named and named.stamp, name),
         kind=kind,
-        sequence=0,
         reason=_shown_of(members, "reason", ""),
         stage=_shown_of(members, "stage", "unknown"),
         parent_session=_string_of(members, "parent_session"),
-    )
-    if block is None:
-        return header
-    return replace(
-        header,
-        sequence=block.sequence,
-        previous=block.previous,
-        label=block.label,
-        pinned=block.pinned,
-        note=block.note,
-        client=block.client,
-        streams=block.streams,
-        summary=block.summary,
-        keep=block.keep,
-        files=block.files,
-        rule=block.rule,
+        **_fields(block, *_SHARED, *_OF_CHECKPOINTS),
     )
 
 
@@ -265,7 +224,6 @@ def _autosave_header(members: Mapping[str, msgspec.Raw], block: _Block | None, n
             session_id=session_id,
             timestamp=UNDATED,
             kind=Kind.FOREIGN,
-            sequence=0,
             stage=stage_of(state),
             parent_session=parent_of(state),
             summary=summarise(state),
@@ -274,15 +232,13 @@ def _autosave_header(members: Mapping[str, msgspec.Raw], block: _Block | None, n
         session_id=session_id,
         timestamp=_time(block.timestamp, None, name),
         kind=AUTOSAVE,
-        sequence=block.sequence,
-        stage=block.stage,
-        parent_session=block.parent_session,
-        previous=block.previous,
-        client=block.client,
-        streams=block.streams,
-        summary=block.summary,
-        keep=block.keep,
+        **_fields(block, *_SHARED, "stage", "parent_session"),
     )
+
+
+def _fields(block: _Block | None, *names: str) -> dict[str, Any]:
+    """Return the fields `names` of our block, to be those of a header; none without a block."""
+    return {name: getattr(block, name) for name in names} if block else {}
 
 
 def _session_id(members: Mapping[str, msgspec.Raw], named: str | None, name: str) -> str:

@@ -11,9 +11,8 @@ from typing import Final
 
 import msgspec
 
-from edi_checkpoint.documents.fragments import Fragment
+from edi_checkpoint.documents.fragments import Fragment, stage_of, summarise
 from edi_checkpoint.documents.layout import AUTOSAVE
-from edi_checkpoint.documents.reader import stage_of, summarise
 from edi_checkpoint.home.offline import FoundState
 from edi_checkpoint.model import NOT_OURS, ResumeReport
 from edi_checkpoint.system.times import to_us

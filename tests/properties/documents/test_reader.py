@@ -9,20 +9,9 @@ import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edi_checkpoint.documents.reader import (
-    Fragment,
-    Header,
-    autosave_document,
-    checkpoint_document,
-    fragment,
-    parent_of,
-    parse_autosave,
-    parse_checkpoint,
-    read_autosave_header,
-    read_header,
-    stage_of,
-    summarise,
-)
+from edi_checkpoint.documents.fragments import Fragment, fragment, parent_of, stage_of, summarise
+from edi_checkpoint.documents.layout import Header, autosave_document, checkpoint_document
+from edi_checkpoint.documents.reader import parse_autosave, parse_checkpoint, read_autosave_header, read_header
 from edi_checkpoint.errors import DocumentDamaged, ProtocolError, VersionMismatch
 from edi_checkpoint.model import Kind
 

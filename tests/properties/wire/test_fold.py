@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
 from edi_checkpoint.documents.names import autosave_name, checkpoint_name
-from edi_checkpoint.documents.reader import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.home import offline
+from edi_checkpoint.model import Kind
 from edi_checkpoint.system.paths import Paths
 from edi_checkpoint.wire.entries import Base, Entry, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.wire.fold import apply, texts_of

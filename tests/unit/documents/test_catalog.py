@@ -15,8 +15,9 @@ from msgspec import structs
 
 from edi_checkpoint.documents import catalog as catalog_module
 from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.fragments import Fragment, fragment
+from edi_checkpoint.documents.layout import Header, autosave_document, checkpoint_document
 from edi_checkpoint.documents.names import autosave_name, checkpoint_name
-from edi_checkpoint.documents.reader import Fragment, Header, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.model import CheckpointInfo, Kind
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

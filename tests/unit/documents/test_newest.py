@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from edi_checkpoint.documents.catalog import Catalog
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
 from edi_checkpoint.documents.names import autosave_name
 from edi_checkpoint.documents.newest import OnDamage, ValidDocument, newest_in, newest_listed
-from edi_checkpoint.documents.reader import AUTOSAVE, Header, Kind, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, VersionMismatch
+from edi_checkpoint.model import Kind
 
 SAVED = autosave_name("s")
 

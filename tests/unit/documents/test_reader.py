@@ -10,21 +10,15 @@ from typing import Any
 
 import pytest
 
+from edi_checkpoint.documents.fragments import Fragment, fragment, parent_of, stage_of, summarise
+from edi_checkpoint.documents.layout import Header, autosave_document, checkpoint_document
 from edi_checkpoint.documents.reader import (
     UNDATED,
     Document,
-    Fragment,
-    Header,
-    autosave_document,
-    checkpoint_document,
-    fragment,
-    parent_of,
     parse_autosave,
     parse_checkpoint,
     read_autosave_header,
     read_header,
-    stage_of,
-    summarise,
 )
 from edi_checkpoint.errors import DocumentDamaged, ProtocolError, VersionMismatch
 from edi_checkpoint.model import AUTOMATIC, Kind

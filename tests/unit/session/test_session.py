@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from edi_checkpoint import state_manager
 from edi_checkpoint.client import Client, connect
-from edi_checkpoint.documents.layout import AUTOSAVE
+from edi_checkpoint.documents.fragments import fragment
+from edi_checkpoint.documents.layout import AUTOSAVE, Header, autosave_document, checkpoint_document
 from edi_checkpoint.documents.names import autosave_name, checkpoint_name
-from edi_checkpoint.documents.reader import Header, autosave_document, checkpoint_document, fragment
 from edi_checkpoint.errors import (
     DaemonUnavailable,
     Fenced,
