@@ -32,8 +32,8 @@ _WORD: Final = re.compile(r"\w[\w'-]*")
 
 def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
     """Return in at most `LINE_MAX_CHARS` characters what changed between two states (key to valid JSON text)."""
-    head, told = _head(before, after)
-    pieces = list(dict.fromkeys(_pieces(before, after, told)))
+    head, keys = _head(before, after)
+    pieces = list(dict.fromkeys(_pieces(before, after, keys)))
     if not pieces:
         return _cut(head or "no change")
     line = _cut(f"{head}: {pieces[0]}" if head else pieces[0])
@@ -62,19 +62,20 @@ def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple[str,
     return "", set()
 
 
-def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes], told: set[str]) -> Iterator[str]:
-    """Yield what else there is to say: what EDI's keys mean first, then the others, but for those `told`."""
+def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes], keys: set[str]) -> Iterator[str]:
+    """Yield the pieces of the line after its head: EDI's keys first, then the others, without those in `keys`."""
     was, now = (summarise({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
-    found = [change for change in changes(before, after) if change.path[0] not in told]
+    shown = set(keys)
     if now["status"] and was["status"] != now["status"]:
         yield str(now["status"])
-        found = [change for change in found if change.path[0] != "status"]
-    if worded := _words(_newest_prompt(before), _newest_prompt(after)):
-        yield worded
-        found = [change for change in found if change.path[0] not in _PROMPTS]
+        shown.add("status")
+    if words := _words(_newest_prompt(before), _newest_prompt(after)):
+        yield words
+        shown.update(_PROMPTS)
+    found = [change for change in changes(before, after) if change.path[0] not in shown]
     if now["score"] is not None and was["score"] != now["score"]:
         yield "score " + ("" if was["score"] is None else f"{was['score']:.3g}->") + f"{now['score']:.3g}"
-        found = [change for change in found if not _scores(change.path)]
+        found = [change for change in found if not _is_score(change.path)]
     yield from _counted(found)
     by_name: dict[str, list[Change | Reordered]] = {}
     for change in found:
@@ -100,8 +101,8 @@ def _counted(found: Iterable[Change | Reordered]) -> Iterator[str]:
             yield f"{name}" + (f" +{won[name]}" if won[name] else "") + (f" -{lost[name]}" if lost[name] else "")
 
 
-def _scores(path: Path) -> bool:
-    """Return whether a change is told by the score's own piece."""
+def _is_score(path: Path) -> bool:
+    """Return whether the piece about the score covers a change."""
     return path[0] in _SCORED and path[1:] in ((), ("score",))
 
 

@@ -5,9 +5,9 @@ The table is in `docs/format.md`. Arrays and bytes become references; their cont
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -38,21 +38,19 @@ class Unfit(Exception):
         self.steps: list[str] = []
 
 
+@dataclass(slots=True, eq=False)
 class Walk:
-    """One look at every part of a value, for its JSON form or the first part that has none."""
+    """One pass over every part of a value, to its JSON form or to the first part that has none.
 
-    __slots__ = ("_carried", "_encoder", "_max_depth", "_open", "_recent", "odd_floats")
+    Arrays and bytes go into `_carried`, by digest; `values.codec.encode` explains the other parameters.
+    """
 
-    def __init__(
-        self, max_depth: int, carried: dict[str, Attachment], recent: Recent | None, encoder: Encoder | None
-    ) -> None:
-        """Arrays and bytes that are met go into `carried`, by digest; see `values.codec.encode` for the others."""
-        self._max_depth = max_depth
-        self._carried = carried
-        self._recent = recent
-        self._encoder = encoder
-        self._open: set[int] = set()  # ids of what surrounds the present part
-        self.odd_floats = False  # msgspec spells one otherwise than repr
+    _max_depth: int
+    _carried: dict[str, Attachment]
+    _recent: Recent | None
+    _encoder: Encoder | None
+    _open: set[int] = field(default_factory=set, init=False)  # ids of the containers around the present part
+    odd_floats: bool = field(default=False, init=False)  # msgspec spells one in another way than repr
 
     def plain(self, value: Any, depth: int) -> object:
         """Return the JSON form of `value`, which stands inside `depth` containers, in plain JSON types."""
@@ -110,9 +108,8 @@ class Walk:
 
     def _attached(self, value: Any, depth: int) -> object:
         if depth + DEPTH > self._max_depth:
-            raise Unfit(
-                f"nested in more than {self._max_depth - DEPTH} containers, which leaves no room to refer to it"
-            )
+            deepest = self._max_depth - DEPTH
+            raise Unfit(f"nested in more than {deepest} containers, which leaves no room to refer to it")
         try:
             reference, attachment = arrays.encode(value, self._recent)
         except ValueError as error:
@@ -204,10 +201,10 @@ def _numpy_scalar(value: Any) -> object:
 @lru_cache(maxsize=128)
 def _field_names(kind: Any) -> tuple[str, ...] | None:
     """Return the fields of a dataclass, Struct or attrs class, None for another class."""
-    if dataclasses.is_dataclass(kind):
-        return tuple(field.name for field in dataclasses.fields(kind))
+    if is_dataclass(kind):
+        return tuple(own.name for own in fields(kind))
     if hasattr(kind, "__attrs_attrs__"):
-        return tuple(field.name for field in kind.__attrs_attrs__)
+        return tuple(own.name for own in kind.__attrs_attrs__)
     return getattr(kind, "__struct_fields__", None)
 
 
