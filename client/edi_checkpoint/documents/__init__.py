@@ -1,1 +1,1 @@
-"""Checkpoint and auto-save files: their names, their layout, their reader, and what they refer to."""
+"""Checkpoint and auto-save files: their names, layout and reader, and the attachments and files that they refer to."""

@@ -1,8 +1,9 @@
-"""Where the content of a session's attachments is read from, when somebody looks at it.
+"""Reads the content of a session's attachments.
 
-In this order: what this process encoded lately, the file, the session's outboxes, the daemon's journal. A document
-that names an attachment becomes visible after its file, and an outbox goes after that: so file and outboxes together
-hold whatever a session's newest state names, daemon or not.
+The sources, in this order: the memory of what this process encoded lately, the attachment's file, the session's
+outboxes, the daemon's journal. The daemon stores the file before it publishes a document that names the attachment, and
+deletes the outbox after that. So file and outboxes together hold each attachment of a session's newest state, with or
+without a daemon.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Attachments:
-    """The attachments of one session, as its writer sees them.
+    """Reads the attachments of one session for its writer.
 
-    `_ask` gives what the daemon has of a reference, None when there is nothing or no daemon.
+    `_ask` returns the content that the daemon has for a reference, None without a daemon or when it has none.
     """
 
     _paths: Paths
@@ -42,7 +43,7 @@ class Attachments:
     _ask: Callable[[Reference], bytes | None]
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes that `reference`, found under `path` of the state, stands for; as `restored`."""
+        """Return the array or bytes of `reference`, which stands at `path` of the state. Raises as `restored` does."""
         return restored(reference, path, self._data)
 
     def _data(self, reference: Reference) -> bytes:
@@ -50,47 +51,43 @@ class Attachments:
             return recent.data
         return read(self._paths, self._session_id, reference.sha256, reference.type, ask=lambda: self._ask(reference))
 
-    def remaining_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
-        """Return how many of the `left_bytes` that the daemon takes are left after an entry that carries `carried`.
+    def remaining_after(self, carried: Mapping[str, Attachment], texts: Iterable[JsonText], free_bytes: int) -> int:
+        """Return how many of the daemon's `free_bytes` for attachments remain after an entry that carries `carried`.
 
-        What is in a file, or named by one of the texts `held`, costs nothing. Raises `AttachmentsFull`: what the daemon
-        would refuse later is refused by the call itself.
+        An attachment that has a file, or that one of `texts` names, costs nothing. Raises `AttachmentsFull`, so that
+        the call fails instead of the daemon refusing the entry later.
         """
-        known = set[str]().union(*map(digests_in, held))
-        new_bytes = sum(
-            len(attachment.data)
-            for digest, attachment in carried.items()
-            if digest not in known and not has_file(self._paths.attachments, digest)
-        )
-        if new_bytes > left_bytes:
+        known = set[str]().union(*map(digests_in, texts))
+        new = {digest for digest in carried.keys() - known if not has_file(self._paths.attachments, digest)}
+        new_bytes = sum(len(carried[digest].data) for digest in new)
+        if new_bytes > free_bytes:
             raise AttachmentsFull(
-                f"{new_bytes} bytes of arrays and bytes: {left_bytes} are left of attachments_max_bytes"
+                f"new arrays and bytes: {new_bytes} bytes; {free_bytes} are left of attachments_max_bytes"
             )
-        return left_bytes - new_bytes
+        return free_bytes - new_bytes
 
     def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
-        """Return the attachments that `texts` name and no file holds, as far as `most_bytes` reach.
+        """Return the attachments for a base to carry: those that `texts` name and that have no file.
 
-        It is what a base carries. A file is known by its name: whether it is damaged is found out when it is read.
+        They have at most `most_bytes` together. Only the names of files are checked; reading one finds damage.
         """
         named = set[str]().union(*map(digests_in, texts))
-        lacking = {digest for digest in named if not has_file(self._paths.attachments, digest)}
-        found = {digest: recent for digest in lacking if (recent := self.recent.attachment(digest)) is not None}
+        missing = {digest for digest in named if not has_file(self._paths.attachments, digest)}
+        found = {digest: recent for digest in missing if (recent := self.recent.attachment(digest)) is not None}
         folders = [self._paths.outbox / self._session_id, *_others(self._paths, self._session_id)]
-        found |= read_outboxes(folders, lacking - found.keys())
+        found |= read_outboxes(folders, missing - found.keys())
         for digest, attachment in list(found.items()):
             most_bytes -= len(attachment.data) + 128
             if most_bytes < 0:
-                log.warning("session %s: no room for attachment %s in a base", self._session_id, digest)
+                log.warning("session %s: attachment %s does not fit into a base", self._session_id, digest)
                 del found[digest]
         return found
 
 
 def restored(reference: Reference, path: str, data_of: Callable[[Reference], bytes]) -> object:
-    """Return the array or bytes that `reference` stands for; `data_of` returns its encoded content.
+    """Return the array or bytes of `reference`; `data_of` returns its encoded content.
 
-    Raises `AttachmentMissing` and `AttachmentDamaged`, naming the path in the state and the digest, and
-    `ArraysMissing`.
+    Raises `AttachmentMissing` and `AttachmentDamaged` with the path in the state and the digest, and `ArraysMissing`.
     """
     try:
         return arrays.decode(reference, data_of(reference))
@@ -101,11 +98,12 @@ def restored(reference: Reference, path: str, data_of: Callable[[Reference], byt
 
 
 def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[], bytes | None]) -> bytes:
-    """Return the content of an attachment of a session: from its file, its outboxes, or what `ask` gives.
+    """Return the content of an attachment of a session.
 
-    Else from the outboxes of other sessions: a fork or a branch names what its parent published.
+    The sources are its file, the session's outboxes, `ask`, and last the outboxes of other sessions, since a fork or a
+    branch names attachments that its parent published.
 
-    Raises `AttachmentMissing`, or `AttachmentDamaged` when all that there is of it is a damaged file.
+    Raises `AttachmentMissing`, or `AttachmentDamaged` when only a damaged file is left.
     """
     damage: AttachmentDamaged | None = None
     try:
@@ -118,7 +116,7 @@ def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[]
         return data
     published = published or read_outboxes(_others(paths, session_id), {digest})
     if not published:
-        raise damage or AttachmentMissing(f"attachment {digest}: {attachment_name(digest, kind)} is not there")
+        raise damage or AttachmentMissing(f"attachment {digest}: the file {attachment_name(digest, kind)} is missing")
     return published[digest].data
 
 
@@ -130,47 +128,45 @@ def _others(paths: Paths, session_id: str) -> list[Path]:
 
 
 def has_file(folder: Path, digest: str) -> bool:
-    """Return whether a file below `folder` has the name of the attachment, of whatever type."""
+    """Return whether a file below `folder` has the attachment's digest in its name, with any type."""
     return next(_files_of(folder, digest), None) is not None
 
 
 def _files_of(folder: Path, digest: str) -> Iterator[str]:
-    """Yield the names below `folder` that files of the attachment have."""
+    """Yield the names, below `folder`, of the attachment's files."""
     with suppress(FileNotFoundError, NotADirectoryError):
         for path in (folder / digest[:2]).iterdir():
             if parse_attachment_name(path.name) == digest:
                 yield f"{digest[:2]}/{path.name}"
 
 
-def read_outboxes(folders: Iterable[Path], wanted: Collection[str]) -> dict[str, Attachment]:
-    """Return those of the attachments `wanted` (digests) that entries in the outboxes of `folders` carry."""
+def read_outboxes(folders: Iterable[Path], digests: Collection[str]) -> dict[str, Attachment]:
+    """Return the attachments of `digests` that entries in the outboxes of `folders` carry, by digest."""
     found: dict[str, Attachment] = {}
     for folder in folders:
-        for files in list_streams(folder) if len(found) < len(wanted) else ():
+        for files in list_streams(folder) if len(found) < len(digests) else ():
             for data in read_records(files):
-                found |= _carried(data, wanted)
+                found |= _carried(data, digests)
     return found
 
 
-def _carried(records: bytes, wanted: Collection[str]) -> dict[str, Attachment]:
+def _carried(records: bytes, digests: Collection[str]) -> dict[str, Attachment]:
     found: dict[str, Attachment] = {}
     for record in scan(records):
-        with suppress(ProtocolError):  # of a newer version: whoever reads that finds its own
+        with suppress(ProtocolError):  # an entry of a newer version: only newer software can read it
             if MARK in record.entry:
-                found |= {
-                    digest: attachment
-                    for digest, attachment in getattr(decode_entry(record.entry), "attachments", {}).items()
-                    if digest in wanted and sha256(attachment.data).hexdigest() == digest
-                }
+                for digest, attachment in getattr(decode_entry(record.entry), "attachments", {}).items():
+                    if digest in digests and sha256(attachment.data).hexdigest() == digest:
+                        found[digest] = attachment
     return found
 
 
 def read_file(folder: Path, digest: str, kind: str) -> bytes | None:
     """Return the content of an attachment's file below `folder`, None when there is no file.
 
-    The same content may lie there under another type, if that was published first: an array's file as bytes.
+    The file may have another type than `kind`, if the app published the same bytes as another type first.
 
-    Raises `AttachmentDamaged` for what is no regular file, cannot be read, or has another digest (a larger one has).
+    Raises `AttachmentDamaged` if the file is not regular, cannot be read, is too large, or has another digest.
     """
     name = attachment_name(digest, kind)
     if not (folder / name).exists():

@@ -1,10 +1,10 @@
 """The catalog: which checkpoint and auto-save files the sessions folder holds, and what their headers say.
 
-The folder is listed once, at the start; from then on the one thread that writes files tells of each (`add`, `remove`,
-`note_autosave`), so that a checkpoint costs the same beside any number of other files. Headers are read when first
-asked for, and kept; the digests behind them are not looked at. What somebody else does there is found by `refresh`, in
-the writer's thread: a file is still the one that is known by its inode, time and size. Any thread may read: what it is
-given is immutable, and a header that it reads from a file never replaces what the writer told.
+`load` lists the folder once. After that, the one thread that writes files reports each (`add`, `remove`,
+`note_autosave`), so a checkpoint costs the same beside any number of other files. The catalog reads a header when a
+caller first asks for it, keeps it, and does not verify digests. `refresh`, in the writing thread, finds the changes
+that others made: inode, time and size tell whether a file is still the known one. Any thread may read: results are
+immutable, and a header that a reader loads never replaces one that the writing thread reported.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.system.safe_open import open_regular
 
-HEADER_BYTES: Final = 8 << 10  # read of a file for its header, which has about 1 KiB
-LONG_HEADER_BYTES: Final = 64 << 10  # read besides for a longer one; one beyond that costs the whole file
+HEADER_BYTES: Final = 8 << 10  # the first read of a file; a header has about 1 KiB
+LONG_HEADER_BYTES: Final = 64 << 10  # the second read, for a longer header; a still longer one costs the whole file
 UNREADABLE: Final = "unreadable"
 
 T = TypeVar("T")
 
 
 class AutosaveInfo(NamedTuple):
-    """A session's auto-save: its header (a foreign one's has the file's time) and the file's size."""
+    """A session's auto-save: its header and the file's size. The header of a foreign auto-save has the file's time."""
 
     header: Header
     size_bytes: int
 
 
 class Identity(NamedTuple):
-    """What tells a file from another that takes its name, and from itself when it was edited."""
+    """The facts that change when a file is edited, or replaced by another of the same name."""
 
     inode: int
     modified_ns: int
@@ -48,7 +48,10 @@ class Identity(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A file that is not listed, and why; code `document_damaged`, `version_mismatch` or `unreadable` (tried again)."""
+    """A file that is not listed, and why.
+
+    `code` is `document_damaged`, `version_mismatch` or `unreadable`; the catalog retries an unreadable file.
+    """
 
     name: str
     fault: str
@@ -56,27 +59,27 @@ class Fault(NamedTuple):
 
 
 class Catalog:
-    """The checkpoints and auto-saves in `folder`. Session ids are compared exactly."""
+    """Knows the checkpoints and auto-saves in `folder`. Compares session ids exactly."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()  # held to change or list what follows, never while a file is read
-        self._seen: dict[str, Identity] = {}  # by name, the file that infos, auto-saves and faults below tell of
+        self._lock = threading.Lock()  # for changes and listings of the dicts below; never held while a file is read
+        self._identities: dict[str, Identity] = {}  # by name, the file that infos, auto-saves and faults describe
         self._names: dict[str, tuple[str, ...]] = {}  # by session, the names of its checkpoints
-        self._stamps: dict[str, str] = {}  # by session, the highest stamp that was ever seen
-        self._autosaves: dict[str, AutosaveInfo | None] = {}  # by session; None until the header is asked for
-        self._infos: dict[str, CheckpointInfo] = {}  # by name, what was read or told
+        self._stamps: dict[str, str] = {}  # by session, the highest stamp that a name ever had
+        self._autosaves: dict[str, AutosaveInfo | None] = {}  # by session; None until a caller asks for the header
+        self._infos: dict[str, CheckpointInfo] = {}  # by name, as read or reported
         self._faults: dict[str, Fault] = {}  # by name
 
     def load(self) -> None:
-        """List the folder, anew if it was listed before. Raises `OSError` if it cannot be."""
+        """List the folder, or list it again. Raises `OSError` when the folder cannot be listed."""
         self.refresh()
 
     def refresh(self, names: Collection[str] | None = None) -> set[str]:
-        """Look at files that somebody else may have touched, by name; None: at the whole folder.
+        """Check the files `names`, or the whole folder, for changes; return sessions that have no file left.
 
-        What is known of a file is kept while it is still that file. Returns the sessions of those files that have none
-        any more. For the thread that writes. Raises `OSError` when the folder cannot be listed.
+        The catalog keeps what it knows of an unchanged file. Only the writing thread may call this. Raises `OSError`
+        when the folder cannot be listed.
         """
         if names is None:
             return self._refresh_all()
@@ -84,7 +87,7 @@ class Catalog:
         return {session_id for session_id in touched if not self.has(session_id)}
 
     def _refresh(self, name: str) -> str | None:
-        """Look at one file; return its session, None for a name that is not one of ours."""
+        """Check one file for changes; return its session, None for a name that is not one of ours."""
         named = parse_checkpoint_name(name)
         session_id = named.session_id if named else parse_autosave_name(name)
         if session_id is not None:
@@ -92,7 +95,7 @@ class Catalog:
                 identity = self._identity(name)
                 if identity is None:
                     self._remove(name)
-                elif identity != self._seen.get(name):
+                elif identity != self._identities.get(name):
                     self._forget(name)
                     self._list(name)
         return session_id
@@ -113,7 +116,7 @@ class Catalog:
         with self._lock:
             before = self._names.keys() | self._autosaves.keys()
             for name in [*self._infos, *self._faults, *map(autosave_name, self._autosaves)]:
-                if (seen := self._seen.get(name)) is None or seen != self._identity(name):
+                if (known := self._identities.get(name)) is None or known != self._identity(name):
                     self._forget(name)
             self._names = {session_id: tuple(of_session) for session_id, of_session in names.items()}
             self._autosaves = {session_id: self._autosaves.get(session_id) for session_id in autosaves}
@@ -121,7 +124,7 @@ class Catalog:
             return before - self._names.keys() - self._autosaves.keys()
 
     def _identity(self, name: str) -> Identity | None:
-        """Return which file has the name just now, None when there is none, or something else."""
+        """Return the identity of the regular file that has this name now, None without one."""
         try:
             status = os.lstat(self._folder / name)
         except OSError:
@@ -129,15 +132,15 @@ class Catalog:
         return _identity(status) if stat.S_ISREG(status.st_mode) else None
 
     def _forget(self, name: str) -> None:
-        """Forget what is known of a file but its name; the lock is held."""
-        self._seen.pop(name, None)
+        """Forget everything about a file except its name; the caller holds the lock."""
+        self._identities.pop(name, None)
         self._infos.pop(name, None)
         self._faults.pop(name, None)
         if (session_id := parse_autosave_name(name)) in self._autosaves:
             self._autosaves[session_id or ""] = None
 
     def _list(self, name: str) -> None:
-        """List a checkpoint or an auto-save, its header unread; the lock is held."""
+        """Add the name of a checkpoint or an auto-save, its header unread; the caller holds the lock."""
         if (named := parse_checkpoint_name(name)) is not None:
             names = self._names.get(named.session_id, ())
             if name not in names:
@@ -146,12 +149,12 @@ class Catalog:
         elif (session_id := parse_autosave_name(name)) is not None:
             self._autosaves[session_id] = None
 
-    def _told(self, name: str) -> None:
-        """Take note of the file that the writer told of; the lock is held."""
+    def _written(self, name: str) -> None:
+        """Note the identity of a file that the writing thread has written; the caller holds the lock."""
         self._faults.pop(name, None)
-        self._seen.pop(name, None)
+        self._identities.pop(name, None)
         if (identity := self._identity(name)) is not None:
-            self._seen[name] = identity
+            self._identities[name] = identity
 
     def has(self, session_id: str) -> bool:
         """Return whether the session has a file."""
@@ -163,7 +166,7 @@ class Catalog:
             return sorted(self._names.keys() | self._autosaves.keys())
 
     def names(self, session_id: str) -> tuple[str, ...]:
-        """Return the names of all files of a session, whether or not they can be read."""
+        """Return the names of all files of a session, readable or not."""
         with self._lock:
             own = (autosave_name(session_id),) if session_id in self._autosaves else ()
             return (*self._names.get(session_id, ()), *own)
@@ -174,12 +177,15 @@ class Catalog:
         return tuple(sorted(infos, key=lambda info: (info.sequence, info.name)))
 
     def newest(self, session_id: str) -> CheckpointInfo | None:
-        """Return the last of the session's checkpoints, or None if it has none."""
+        """Return the newest of the session's checkpoints, None if it has none."""
         infos = self.checkpoints(session_id)
         return infos[-1] if infos else None
 
     def newest_header(self, session_id: str) -> Header | None:
-        """Return the header of the session's newest document: of the auto-save, unless a checkpoint goes further."""
+        """Return the header of the session's newest document: the auto-save, unless a checkpoint has a higher sequence.
+
+        None without a document that can be read.
+        """
         autosave, newest = self.autosave(session_id), self.newest(session_id)
         if autosave and (newest is None or autosave.header.sequence >= newest.sequence):
             return autosave.header
@@ -187,11 +193,11 @@ class Catalog:
         return None if name is None else self._read(name, lambda file, _: _checkpoint_header(file, name))[0]
 
     def last_stamp(self, session_id: str) -> str | None:
-        """Return the highest stamp in a name that the session ever had here, so that its names always increase."""
+        """Return the highest stamp of all checkpoints that the session ever had, so that the next name is higher."""
         return self._stamps.get(session_id)
 
     def autosave(self, session_id: str) -> AutosaveInfo | None:
-        """Return the session's auto-save, or None if it has none that can be read."""
+        """Return the session's auto-save, None if it has none that can be read."""
         known = self._autosaves.get(session_id)
         if known is not None or session_id not in self._autosaves:
             return known
@@ -202,35 +208,35 @@ class Catalog:
                 return None
             known = self._autosaves[session_id]
             if known is None and info is not None and identity is not None and identity == self._identity(name):
-                self._autosaves[session_id], self._seen[name] = info, identity
+                self._autosaves[session_id], self._identities[name] = info, identity
             return known or info
 
     @property
     def damaged(self) -> list[Fault]:
-        """The files met so far that are not listed because their headers cannot be used, by name."""
+        """The files found so far whose headers cannot be used, sorted by name; the lists leave them out."""
         with self._lock:
             return sorted(self._faults.values())
 
     def add(self, info: CheckpointInfo) -> None:
-        """Take note that the file of `info` was written, or written anew."""
+        """Note that the writing thread wrote the checkpoint `info`, or wrote it again."""
         with self._lock:
             self._list(info.name)
             self._infos[info.name] = info
-            self._told(info.name)
+            self._written(info.name)
 
     def found(self, name: str) -> None:
-        """Take note that the checkpoint or auto-save `name` lies in the folder; other names are ignored."""
+        """Note that the checkpoint or auto-save `name` is in the folder; ignore other names."""
         with self._lock:
             self._list(name)
 
     def note_autosave(self, session_id: str, header: Header, size_bytes: int) -> None:
-        """Take note that the session's auto-save was written."""
+        """Note that the writing thread wrote the session's auto-save."""
         with self._lock:
             self._autosaves[session_id] = AutosaveInfo(header, size_bytes)
-            self._told(autosave_name(session_id))
+            self._written(autosave_name(session_id))
 
     def remove(self, name: str) -> None:
-        """Take note that the checkpoint or auto-save `name` is gone; other names are ignored."""
+        """Note that the checkpoint or auto-save `name` is gone; ignore other names."""
         with self._lock:
             self._remove(name)
 
@@ -246,7 +252,7 @@ class Catalog:
             self._names.pop(named.session_id, None)
 
     def discard(self, session_ids: Collection[str]) -> None:
-        """Take note that nothing is left of sessions."""
+        """Forget sessions and all their files."""
         with self._lock:
             for session_id in session_ids:
                 for name in (*self._names.pop(session_id, ()), autosave_name(session_id)):
@@ -262,13 +268,13 @@ class Catalog:
         with self._lock:
             known = self._infos.get(name)
             if known is None and info is not None and identity is not None and identity == self._identity(name):
-                self._infos[name], self._seen[name] = info, identity  # else it is read again
+                self._infos[name], self._identities[name] = info, identity  # a changed file is read again
             return known or info
 
     def _read(self, name: str, read: Callable[[BinaryIO, int], T]) -> tuple[T, Identity] | tuple[None, None]:
-        """Return what `read` makes of the file `name` and its size, and which file it was.
+        """Return what `read` makes of the file `name` and its size, and the file's identity.
 
-        None for one that is gone, or among the faults.
+        Returns two times None for a file that is gone or has a fault.
         """
         fault = self._faults.get(name)
         if fault is not None and fault.code != UNREADABLE:
@@ -292,7 +298,7 @@ class Catalog:
         with self._lock:
             self._faults[name] = fault
             if identity is not None:
-                self._seen[name] = identity
+                self._identities[name] = identity
         return None, None
 
 

@@ -1,6 +1,6 @@
-"""Fragments: a state's values kept as the very bytes that stand in a checkpoint file, and what is read off them.
+"""Fragments: the values of a state as the exact bytes of a checkpoint file, and the facts that lists show of them.
 
-A checkpoint is a splice of fragments, so a value is laid out and digested when it arrives, not at each checkpoint.
+A checkpoint is made of fragments, so each value is formatted and digested once, not at each checkpoint.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from edi_checkpoint.errors import ProtocolError
 
 DEPTH_MAX: Final = 100
 SHOWN_MAX_CHARS: Final = 200
-SUMMARY_MAX_BYTES: Final = 64 << 10  # a larger value is no status, path, prompt or score
+SUMMARY_MAX_BYTES: Final = 64 << 10  # a larger value is not a status, path, prompt or score
 
 _TOO_DEEP: Final = b"\n" + b" " * (2 * (DEPTH_MAX + 1))
 
 
 class Fragment:
-    """A state's value as it stands under `state_info` in a checkpoint: indented by two, nested four deeper.
+    """A value as it stands under `state_info` in a checkpoint: indented by two spaces, nested lines by four more.
 
-    Never changed after it was made, but for the digest, which is computed when it is first asked for.
+    Immutable. The digest is computed at its first use.
     """
 
     __slots__ = ("_digest", "text")
@@ -37,7 +37,7 @@ class Fragment:
     def digest(self) -> str:
         """The sha256 of the text, in hex."""
         if self._digest is None:
-            self._digest = sha256(self.text).hexdigest()  # two threads may both do this, with the same result
+            self._digest = sha256(self.text).hexdigest()  # no lock: two threads compute the same digest
         return self._digest
 
     def __eq__(self, other: object) -> bool:
@@ -50,12 +50,12 @@ class Fragment:
 def fragment(value: bytes) -> Fragment:
     """Return the fragment of one JSON value, compact or not; numbers and strings keep their text.
 
-    Raises `ProtocolError` naming the fault: no JSON, no UTF-8, or something nested in more than `DEPTH_MAX` others.
+    Raises `ProtocolError` for text that is not JSON or not UTF-8, and for more than `DEPTH_MAX` nested containers.
     """
     try:
         text = msgspec.json.format(value, indent=2)
         if not text.isascii():
-            text.decode()  # msgspec checks the syntax, not what stands inside a string
+            text.decode()  # msgspec checks the syntax, not the encoding of strings
     except RecursionError:
         raise ProtocolError(f"value: nested deeper than {DEPTH_MAX}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -68,7 +68,7 @@ def fragment(value: bytes) -> Fragment:
 
 
 def summarise(fragments: Mapping[str, Fragment]) -> dict[str, object]:
-    """Return what a session list shows of a state: status, image, prompt, score; None where it has no such thing."""
+    """Return what a session list shows of a state: status, image, prompt and score, each None if it is missing."""
     status, image, prompt = (string(_short_text(fragments, key)) for key in ("status", "image_path", "naive_prompt"))
     score = _score(fragments, "validation")
     return {
@@ -80,24 +80,24 @@ def summarise(fragments: Mapping[str, Fragment]) -> dict[str, object]:
 
 
 def stage_of(fragments: Mapping[str, Fragment]) -> str:
-    """Return a state's `current_stage`: a string as it is, other values as short JSON text, `unknown` without one."""
+    """Return a state's `current_stage`: a string unchanged, another value as short JSON text, else `unknown`."""
     value = fragments.get("current_stage")
     return "unknown" if value is None else shown(value.text)
 
 
 def parent_of(fragments: Mapping[str, Fragment]) -> str | None:
-    """Return a state's `parent_session` if it is a string."""
+    """Return a state's `parent_session`, None unless it is a string."""
     value = fragments.get("parent_session")
     return None if value is None else string(value.text)
 
 
 def string(text: bytes) -> str | None:
-    """Return the string that the valid JSON `text` is, or None if it is something else."""
+    """Return the string in a valid JSON text, None for a text of another type."""
     return msgspec.json.decode(text, type=str) if text.startswith(b'"') else None
 
 
 def shown(text: bytes) -> str:
-    """Return the string that the valid JSON `text` is; for something else the text on one line, cut short."""
+    """Return the string in a valid JSON text; for another type the text itself on one line, cut short."""
     value = string(text)
     if value is None:
         value = re.sub("\n *", "", text[:SUMMARY_MAX_BYTES].decode(errors="ignore"))[:SHOWN_MAX_CHARS]
@@ -114,7 +114,7 @@ _decode_scored = msgspec.json.Decoder(_Scored).decode  # built here: see `values
 def _score(fragments: Mapping[str, Fragment], key: str) -> float | None:
     try:
         return _decode_scored(_short_text(fragments, key)).score
-    except msgspec.DecodeError:  # no object, or its score no number that a float can hold
+    except msgspec.DecodeError:  # not an object, or a score that is not a float
         return None
 
 

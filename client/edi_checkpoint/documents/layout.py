@@ -1,7 +1,7 @@
-"""The layout of checkpoint and auto-save documents: their header and the parts of their files.
+"""Writes checkpoint and auto-save documents: their header and the parts of their files.
 
 Both are the text of `json.dump(document, indent=2, ensure_ascii=False)` (`docs/format.md`). No I/O, no clock.
-`reader.py` reads what is written here, in this version and all earlier ones.
+`reader` reads the documents of this version and of all earlier ones.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from edi_checkpoint.documents.fragments import Fragment
 from edi_checkpoint.documents.named_files import FileFacts
 from edi_checkpoint.model import Kind
 
-FORMAT: Final = 1  # rises when a reader of the older format would go wrong; extra header keys do not
+FORMAT: Final = 1  # rises when older readers would misread a document; extra header keys do not raise it
 AUTOSAVE: Final = "autosave"
 RESERVED: Final = "_edi_checkpoint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a document says besides the state. `timestamp` is aware; `previous` names the checkpoint before this one.
+    """The facts of a document besides the state. `timestamp` is aware; `previous` names the checkpoint before this one.
 
-    `streams` holds the highest entry contained of each stream, `summary` what a session list shows (`summarise`),
-    `keep` the session's own number of checkpoints kept, if it has one, `files` what was known of the files that the
-    state only names, `rule` the key whose change was the transition that the checkpoint is of.
+    `streams` has the number of each stream's newest entry in the document, `summary` what a session list shows
+    (`summarise`). `keep` is how many checkpoints this session keeps, if it has a number of its own. `files` has the
+    facts of the files that the state names. `rule` is the key whose change was the checkpoint's transition.
     """
 
     session_id: str
@@ -56,12 +56,12 @@ class Header:
         score = self.summary.get("score")
         try:
             return float(score) if isinstance(score, int | float) else None
-        except OverflowError:  # not as it is written here
+        except OverflowError:  # an integer too large for a float, in an edited file
             return None
 
 
 def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
-    """Return the parts of a checkpoint file, in order; the large ones are the fragments' own bytes, not copies."""
+    """Return the parts of a checkpoint file, in order. Values are not copied."""
     block: dict[str, object] = {"format": FORMAT, "kind": header.kind, "sequence": header.sequence}
     block |= {"previous": header.previous, "label": header.label, "pinned": header.pinned, "note": header.note}
     block |= _shared_members(header)
@@ -77,9 +77,9 @@ def checkpoint_document(header: Header, fragments: Mapping[str, Fragment]) -> li
 
 
 def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list[bytes]:
-    """Return the parts of an auto-save, in order: the flat state with the header's id first and our block last.
+    """Return the parts of an auto-save, in order: the session id, the state's values, and our block last.
 
-    State keys `session_id` and `_edi_checkpoint` are left out; so are the header's kind, reason, label, pin and note.
+    Leaves out the state's keys `session_id` and `_edi_checkpoint`, and the header's kind, reason, label, pin and note.
     """
     parts = [b'{\n  "session_id": ', msgspec.json.encode(header.session_id)]
     for key, value in fragments.items():
@@ -99,13 +99,13 @@ def autosave_document(header: Header, fragments: Mapping[str, Fragment]) -> list
 
 
 def _shared_members(header: Header) -> dict[str, object]:
-    """Return the members that both our block in a checkpoint and the one in an auto-save have, in their order."""
+    """Return the last members of our block that checkpoints and auto-saves share, in their order."""
     members = {"client": dict(header.client), "streams": dict(header.streams), "summary": dict(header.summary)}
     return members if header.keep is None else {**members, "keep": header.keep}
 
 
 def state_info_parts(fragments: Mapping[str, Fragment]) -> list[bytes]:
-    """Return the member `state_info` of a checkpoint as it stands in the file, from its indentation to its brace."""
+    """Return the parts of a checkpoint's member `state_info`, from its indentation to its closing brace."""
     if not fragments:
         return [b'  "state_info": {}']
     parts: list[bytes] = []
@@ -125,5 +125,5 @@ def _pretty(value: object) -> bytes:
 
 
 def _head(value: Mapping[str, object]) -> bytes:
-    """Return an object's text without its end, so that more members can follow."""
+    """Return the text of an object without its closing brace, so that more members can follow."""
     return _pretty(value).removesuffix(b"\n}") + b",\n"

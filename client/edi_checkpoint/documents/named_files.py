@@ -1,7 +1,7 @@
-"""The files that a state only names: what a checkpoint records of them, and what happened to them since.
+"""The files that a state only names: which facts a checkpoint records, and whether the files have changed since.
 
 `look` and `look_around` read the disk, `compare` decides. The owner of a file may change it at any time, so no
-function here relies on a name between two looks.
+function here assumes that a name stands for the same file twice.
 
 Example:
     from pathlib import Path
@@ -36,18 +36,19 @@ from edi_checkpoint.system.safe_open import open_regular
 
 KEYS: Final = ("image_path", "edited_image_path", "mask_path")
 DIGESTED_MAX_BYTES: Final = 256 << 20  # a second of reading; a larger file is known by size and time
-PATH_MAX_BYTES: Final = 4096  # as Linux takes it
-BESIDE_MAX: Final = 2000  # names looked at for a file that was moved
-ALIKE_MAX: Final = 8  # files of its size that are digested for it
+PATH_MAX_BYTES: Final = 4096  # Linux's limit
+BESIDE_MAX: Final = 2000  # names in the folder that are checked for a moved file
+ALIKE_MAX: Final = 8  # files of the same size that are digested for a moved file
 _READ_BYTES = 1 << 20
 
-Identity = tuple[str, int, int, int]  # path, inode, size and time: who changes a file changes one of them
+Identity = tuple[str, int, int, int]  # path, inode, size and time: each change of a file changes one of them
 
 
 class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The size, time and digest of a named file; None where the file was missing, unreadable, or not checked in time.
+    """The size, time and digest of a named file.
 
-    `sha256` is None for a file larger than `DIGESTED_MAX_BYTES` too.
+    They are None if the file was missing or unreadable, or the check took too long. `sha256` is also None for a file
+    larger than `DIGESTED_MAX_BYTES`.
     """
 
     path: str
@@ -57,14 +58,14 @@ class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Now(NamedTuple):
-    """A named file as it is now; `moved_to` is a file beside it with the recorded content, looked for if it is gone."""
+    """The present facts of a named file. If it is gone, `moved_to` is a file beside it with the recorded content."""
 
     facts: FileFacts
     moved_to: str | None = None
 
 
 def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
-    """Return the files that a state names, by key."""
+    """Return the paths of the files that a state names, by key."""
     found = {}
     for key in KEYS:
         value = fragments.get(key)
@@ -74,7 +75,7 @@ def paths_in(fragments: Mapping[str, Fragment]) -> dict[str, str]:
 
 
 def compare(recorded: Mapping[str, FileFacts], now: Mapping[str, Now]) -> list[NamedFile]:
-    """Return what happened to each file of `recorded`; `now` is the result of `look_around`, which may lack a file."""
+    """Return a verdict on each file of `recorded`; `now` is the result of `look_around`, which may lack a file."""
     return [
         NamedFile(key, facts.path, _verdict(facts, now.get(key)), now[key].moved_to if key in now else None)
         for key, facts in recorded.items()
@@ -95,38 +96,34 @@ def _verdict(before: FileFacts, now: Now | None) -> Verdict:
     return Verdict.SAME if alike else Verdict.EDITED
 
 
-# -- looking ---------------------------------------------------------------------------------------------------------
+# -- reading the disk --------------------------------------------------------------------------------------------------
 
 
 def look_around(recorded: Mapping[str, FileFacts]) -> dict[str, Now]:
-    """Return the files of `recorded` as they are now. A file of the recorded size and another time is read."""
+    """Return the present facts of the files of `recorded`. Reads a file only if its time changed but not its size."""
     return {key: _now(facts) for key, facts in recorded.items()}
 
 
 def look_in_time(recorded: Mapping[str, FileFacts], timeout_s: float) -> dict[str, Now]:
-    """Return the result of `look_around`, or an empty dict after `timeout_s`: a mount may have lost its server."""
-    found: dict[str, Now] = {}
-    check = threading.Thread(
-        target=lambda: found.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True
-    )
+    """Return the result of `look_around`, or an empty dict after `timeout_s`, since a network mount can block."""
+    now: dict[str, Now] = {}
+    check = threading.Thread(target=lambda: now.update(look_around(recorded)), name="edi-checkpoint-look", daemon=True)
     check.start()
     check.join(timeout_s)
-    return {} if check.is_alive() else found
+    return {} if check.is_alive() else now
 
 
 def _now(recorded: FileFacts) -> Now:
-    seen = look(recorded.path, digest=False)
-    if seen.size_bytes is None:
-        return Now(seen, _moved_to(recorded))
-    if (seen.size_bytes, seen.mtime_ns) == (recorded.size_bytes, recorded.mtime_ns):
+    present = look(recorded.path, digest=False)
+    if present.size_bytes is None:
+        return Now(present, _moved_to(recorded))
+    if (present.size_bytes, present.mtime_ns) == (recorded.size_bytes, recorded.mtime_ns):
         return Now(recorded)
-    if seen.size_bytes != recorded.size_bytes:
-        return Now(seen)  # edited, whatever is in it
-    return Now(look(recorded.path))
+    return Now(present if present.size_bytes != recorded.size_bytes else look(recorded.path))
 
 
 def _moved_to(recorded: FileFacts) -> str | None:
-    """Return the path of a file with the recorded content in the same folder, among the first that are looked at."""
+    """Return the path of a file in the same folder with the recorded content, None if the first names have none."""
     if recorded.sha256 is None or not Path(recorded.path).is_absolute():
         return None
     alike: list[str] = []
@@ -139,10 +136,10 @@ def _moved_to(recorded: FileFacts) -> str | None:
 
 
 def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str] | None = None) -> FileFacts:
-    """Return the size, time and digest of the file `path` now. All are None for a relative path and for no regular
-    file.
+    """Return the present size, time and digest of the file `path`.
 
-    `known` holds digests of files that did not change since; this call adds its own.
+    All are None for a relative path and for anything but a regular file. `known` has digests by identity: a call uses
+    them instead of reading a file, and adds its own.
     """
     facts = FileFacts(path)
     if not path.startswith("/") or "\0" in path:
@@ -153,7 +150,7 @@ def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str]
         identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
             found = _digest(file, status.st_size)
-            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else somebody writes to it just now
+            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else a program writes to it just now
                 known[identity] = found
         facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
     return facts

@@ -20,9 +20,9 @@ from edi_checkpoint.model import NOT_OURS
 from edi_checkpoint.system.safe_open import read_regular
 
 OnDamage: TypeAlias = Callable[[str, OSError | EdiCheckpointError], None]
-"""What to do about a document that cannot be used, given its file name and the error; the search continues after it.
+"""Handles a document that cannot be used, given its file name and the error; the search then continues.
 
-The error is a `FileNotFoundError` where the file is gone, or the session has no auto-save.
+The error is a `FileNotFoundError` if the file is gone or the session has no auto-save.
 """
 
 
@@ -36,9 +36,10 @@ class ValidDocument(NamedTuple):
 def newest_listed(
     folder: Path, catalog: Catalog, session_id: str, on_damage: OnDamage, *, above: int = -1
 ) -> ValidDocument | None:
-    """Return the newest valid document that `catalog`, which lists `folder`, has of a session; None if there is none.
+    """Return a session's newest valid document in `folder`, which `catalog` lists; None if there is none.
 
-    Only documents of a sequence higher than `above` count. The catalog knows the sequences, so one document is read.
+    Only documents with a sequence higher than `above` count. The catalog knows the sequences, so this reads one
+    document unless it is damaged.
     """
     listed = [(info.sequence, info.name) for info in catalog.checkpoints(session_id)]
     if autosave := catalog.autosave(session_id):
@@ -48,9 +49,9 @@ def newest_listed(
 
 
 def newest_in(folder: Path, session_id: str, on_damage: OnDamage) -> ValidDocument | None:
-    """Return the newest valid document that `folder` has of a session, None if there is none; needs no catalog.
+    """Return a session's newest valid document in `folder`, without a catalog; None if there is none.
 
-    The auto-save and the newest checkpoint are read, since their names do not tell which of the two is newer.
+    Reads the auto-save and the newest checkpoint, since their names do not tell which of the two is newer.
     """
     return _newest(folder, session_id, _names(folder, session_id), on_damage, _is_our_checkpoint)
 
@@ -58,7 +59,7 @@ def newest_in(folder: Path, session_id: str, on_damage: OnDamage) -> ValidDocume
 def _newest(
     folder: Path, session_id: str, names: Iterable[str], on_damage: OnDamage, is_last: Callable[[Document], bool]
 ) -> ValidDocument | None:
-    """Return the first of the valid documents with the highest sequence; read none after one that `is_last`."""
+    """Return the valid document with the highest sequence, the first of equals; stop after one that `is_last`."""
     newest = None
     for name in names:
         parse = parse_autosave if name == autosave_name(session_id) else parse_checkpoint

@@ -1,8 +1,7 @@
-"""Checkpoint and auto-save documents: this module reads them, and is where all that belongs to them is imported from.
+"""Reads checkpoint and auto-save documents, or only their headers, from bytes. No I/O, no clock.
 
-A newline is never raw inside a JSON string, so the line of a top-level key is found by its first bytes: that is how a
-header is read without the rest of its file. Any bytes end in a document or in `DocumentDamaged` or `VersionMismatch`.
-Bytes in, values out; no I/O, no clock.
+A JSON string holds no raw newline, so the first bytes of its line find a top-level key. That is how a header is read
+without the rest of its file. Any bytes give a document, `DocumentDamaged` or `VersionMismatch`.
 """
 
 from __future__ import annotations
@@ -25,33 +24,40 @@ from edi_checkpoint.errors import DocumentDamaged, SessionIdError, VersionMismat
 from edi_checkpoint.model import Kind
 from edi_checkpoint.wire.entries import KEEP_MAX, Number
 
-UNDATED: Final = datetime.fromtimestamp(0, UTC)  # the time of an auto-save that somebody else wrote: it says none
+UNDATED: Final = datetime.fromtimestamp(0, UTC)  # the time of a foreign auto-save, which has none
 
 _STATE_INFO: Final = b'\n  "state_info": '
 _BLOCK: Final = b'\n  "_edi_checkpoint": '
 _BLOCK_INTEGRITY: Final = b'\n    "integrity": '
-_SHARED: Final = ("sequence", "previous", "client", "streams", "summary", "keep")  # from our block into the header
+_SHARED: Final = (
+    "sequence",
+    "previous",
+    "client",
+    "streams",
+    "summary",
+    "keep",
+)  # fields of our block in every document
 _OF_CHECKPOINTS: Final = ("label", "pinned", "note", "files", "rule")
 
 T = TypeVar("T")
 
-SEQUENCE_MAX: Final = 1 << 62  # of a document: what follows it still fits into the journal
+SEQUENCE_MAX: Final = 1 << 62  # of a document, so that the sequences after it fit into the journal
 _Sequence: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 _Keep: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed document: its header and, by key, the JSON text of each of the state's values as the file has it."""
+    """A parsed document: its header, and the JSON text of each value of the state as the file has it, by key."""
 
     header: Header
     values: Mapping[str, bytes]
 
 
 def read_header(head: bytes, name: str) -> Header | None:
-    """Return the header of the checkpoint file `name` from the file's first bytes; its digests stay unread.
+    """Return the header of the checkpoint file `name` from the file's first bytes, without verifying digests.
 
-    None says that `state_info` does not begin within `head`: `parse_checkpoint` the whole. Raises as that does.
+    None if `head` ends before `state_info` begins: then call `parse_checkpoint` with the whole file. Raises as that.
     """
     end = head.find(_STATE_INFO)
     if end < 0:
@@ -61,9 +67,9 @@ def read_header(head: bytes, name: str) -> Header | None:
 
 
 def read_autosave_header(tail: bytes, name: str) -> Header | None:
-    """Return the header of our auto-save `name` from the file's last bytes; its digests stay unread.
+    """Return the header of our auto-save `name` from the file's last bytes, without verifying digests.
 
-    None says that our block does not begin within `tail`: `parse_autosave` the whole. Raises as that does.
+    None if our block does not begin within `tail`: then call `parse_autosave` with the whole file. Raises as that.
     """
     start = tail.rfind(_BLOCK)
     if start < 0:
@@ -73,9 +79,9 @@ def read_autosave_header(tail: bytes, name: str) -> Header | None:
 
 
 def parse_checkpoint(data: bytes, name: str) -> Document:
-    """Return the document of the checkpoint file `name`, with all its digests verified; EDI's old files have none.
+    """Return the document in the checkpoint file `name`, with all its digests verified; EDI's old files have none.
 
-    Raises `DocumentDamaged` naming file and fault, `VersionMismatch` if a newer version wrote it.
+    Raises `DocumentDamaged` with file and fault, and `VersionMismatch` for a file of a newer version.
     """
     members = _members(data, name)
     block = _block(members, "checkpoint", name)
@@ -89,9 +95,9 @@ def parse_checkpoint(data: bytes, name: str) -> Document:
 
 
 def parse_autosave(data: bytes, name: str) -> Document:
-    """Return the document of the auto-save `name`, with its digests verified; kind `FOREIGN` if it is not one of ours.
+    """Return the document in the auto-save `name`, with its digests verified; kind `FOREIGN` if it is not one of ours.
 
-    The values of ours leave out `session_id`, which is in the header; those of a foreign one are as they are.
+    The values of ours lack `session_id`, which is in the header. The values of a foreign auto-save are unchanged.
     Raises as `parse_checkpoint` does.
     """
     members = _members(data, name)
@@ -113,7 +119,7 @@ class _Format(msgspec.Struct):
 
 
 class _Block(msgspec.Struct):
-    """Our block in a checkpoint or an auto-save; what only one of the two has is optional."""
+    """Our block in a checkpoint or an auto-save. A field that only one of the two has is optional."""
 
     format: int
     kind: str
@@ -139,15 +145,15 @@ class _Integrity(msgspec.Struct):
     state_info: dict[str, str]
 
 
-for _wanted in (_Format, _Block, _Integrity):
-    msgspec.json.Decoder(_wanted)  # built here: see `values.codec._Plain`
+for _type in (_Format, _Block, _Integrity):
+    msgspec.json.Decoder(_type)  # built here: see `values.codec._Plain`
 
 
 def _members(data: bytes, name: str) -> dict[str, msgspec.Raw]:
-    """Return the values of a JSON object by key, each still text that is valid in syntax and encoding."""
+    """Return the texts of a JSON object's values, by key, checked for syntax and encoding."""
     if not data.isascii():
         try:
-            data.decode()  # msgspec does not look inside strings
+            data.decode()  # msgspec does not check the encoding of strings
         except UnicodeDecodeError as error:
             raise DocumentDamaged(f"{name}: byte {error.start} is not UTF-8") from error
     try:
@@ -161,22 +167,22 @@ def _members(data: bytes, name: str) -> dict[str, msgspec.Raw]:
         raise
 
 
-def _decode(text: bytes | msgspec.Raw, wanted: type[T], what: str) -> T:
+def _decode(text: bytes | msgspec.Raw, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(text, type=wanted)
+        return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         fault = f"truncated at byte {len(bytes(text))}" if str(error) == "Input data was truncated" else str(error)
         raise DocumentDamaged(f"{what}: {fault}") from error
 
 
-def _member(members: Mapping[str, msgspec.Raw], key: str, wanted: type[T], name: str) -> T:
+def _member(members: Mapping[str, msgspec.Raw], key: str, kind: type[T], name: str) -> T:
     if key not in members:
         raise DocumentDamaged(f"{name}: {key}: missing")
-    return _decode(members[key], wanted, f"{name}: {key}")
+    return _decode(members[key], kind, f"{name}: {key}")
 
 
 def _block(members: Mapping[str, msgspec.Raw], key: str, name: str) -> _Block | None:
-    """Return the block of ours in a document, or None if it has none; never one of a newer format."""
+    """Return our block in a document, None if it has none. Raises `VersionMismatch` for one of a newer format."""
     if key not in members:
         return None
     if (version := _member(members, key, _Format, name).format) > FORMAT:
@@ -196,7 +202,7 @@ def _verify_checkpoint(data: bytes, members: Mapping[str, msgspec.Raw], values: 
         if integrity.state_info.get(key) != fragments[key].digest:
             raise DocumentDamaged(f"{name}: state_info.{key}: digest differs")
     if not data.startswith(b"".join(state_info_parts(fragments)), start):  # a key given twice, or other spaces
-        raise DocumentDamaged(f"{name}: state_info: not laid out as it was written")
+        raise DocumentDamaged(f"{name}: state_info: its layout was changed")
 
 
 def _checkpoint_header(members: Mapping[str, msgspec.Raw], block: _Block | None, name: str) -> Header:
@@ -237,20 +243,20 @@ def _autosave_header(members: Mapping[str, msgspec.Raw], block: _Block | None, n
 
 
 def _fields(block: _Block | None, *names: str) -> dict[str, Any]:
-    """Return the fields `names` of our block, to be those of a header; none without a block."""
+    """Return the fields `names` of our block as those of a header; none without a block."""
     return {name: getattr(block, name) for name in names} if block else {}
 
 
 def _session_id(members: Mapping[str, msgspec.Raw], named: str | None, name: str) -> str:
-    """Return the id a document gives, or else the one its name gives: always one that may become a file name."""
+    """Return the valid session id in a document, or else in its name. Raises `DocumentDamaged` if neither has one."""
     for session_id in (_string_of(members, "session_id"), named):
         with suppress(SessionIdError):
             return check_session_id(session_id)
-    raise DocumentDamaged(f"{name}: session_id: missing, or not to be used in a file name")
+    raise DocumentDamaged(f"{name}: session_id: missing or invalid")
 
 
 def _time(text: str | None, stamp: str | None, name: str) -> datetime:
-    """Return the time a document gives (EDI's own: naive, so local), or else the one its name gives."""
+    """Return the time in a document, or else the one in its name. EDI's own times are naive, and so local."""
     with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text or "").astimezone(UTC)
     if stamp is None:

@@ -1,8 +1,8 @@
-"""The trash, for those who look: sessions that a rule has cleaned up, each whole, until they are deleted for good.
+"""Reads the trash: the sessions that a clean-up removed, each whole, until the daemon deletes them for good.
 
-`trash/<session id>/` holds a session's documents under their own names. `.trashed` says since when and by which rule; a
-folder without it is on its way in or out, and no session lies there. `.condemned` in its place says that the session is
-being deleted.
+`trash/<session id>/` holds a session's documents under their own names. Its file `.trashed` has the time and the rule.
+A folder without it is being moved in or out, and counts as no session. `.condemned` in its place means that the daemon
+is deleting the session.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NOTE_MAX_BYTES = 4096
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What `.trashed` says: since when (aware), and by which rule."""
+    """The content of `.trashed`: when the session came into the trash (aware), and by which rule."""
 
     trashed: datetime
     rule: str
 
 
 class Trashed(msgspec.Struct, frozen=True):
-    """A session in the trash: since when, by which rule, and how many bytes its documents have."""
+    """A session in the trash: when it came there, by which rule, and how many bytes its documents have."""
 
     session_id: str
     trashed: datetime
@@ -44,7 +44,7 @@ _decode_note = msgspec.json.Decoder(Note).decode  # built here: see `edi_checkpo
 
 
 def listed(trash: Path) -> list[Trashed]:
-    """Return the sessions in the folder `trash`, oldest first; what is no session is left out."""
+    """Return the sessions in the folder `trash`, the longest there first; leave out other folders."""
     found = []
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(trash) as entries:
         for entry in entries:
@@ -55,12 +55,12 @@ def listed(trash: Path) -> list[Trashed]:
 
 
 def holds(trash: Path, session_id: str) -> bool:
-    """Whether the session lies in the trash, or is just being deleted from it."""
+    """Return whether the session is in the trash, or is being deleted from it."""
     return any((trash / session_id / name).exists() for name in (NOTE, CONDEMNED))
 
 
 def find(trash: Path, session_id: str) -> Trashed | None:
-    """Return what is in the trash of the session, None when it is not there."""
+    """Return a session in the trash, None when it is not there."""
     folder = trash / session_id
     try:
         with open_regular(folder / NOTE) as file:
