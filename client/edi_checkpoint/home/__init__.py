@@ -1,1 +1,1 @@
-"""What the files of a home tell without a daemon: sessions, states, sizes, and what is wrong."""
+"""Answers from the files of a home, without a daemon: its sessions, their states, sizes on disk, and faults."""

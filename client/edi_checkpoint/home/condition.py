@@ -1,9 +1,9 @@
-"""A session's condition: the one place that decides it. Pure: facts in, a word out.
+"""Decides a session's condition, for the daemon, the command and clients. Pure: facts in, a word out.
 
 live         a writer is attached
-interrupted  its last writer died, or left by an unhandled exception
-unfinished   it was left cleanly, and EDI's own status is neither completed nor failed
-ended        it was left cleanly, completed or failed
+interrupted  its last writer died, or ended with an unhandled exception
+unfinished   its last writer closed it cleanly, and EDI's own status is neither completed nor failed
+ended        its last writer closed it cleanly, and EDI's own status is completed or failed
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ CONDITIONS: Final[tuple[Condition, ...]] = get_args(Condition)
 _ENDED = frozenset({"completed", "failed"})
 
 
-def decide(*, held: bool, left_cleanly: bool | None, newest: str | None, status: str | None) -> Condition:
+def decide(*, live: bool, clean_end: bool | None, newest: str | None, status: str | None) -> Condition:
     """Return the condition of a session.
 
-    `held`: a living process holds the lock of its newest stream. `left_cleanly`: how the last writer left, as its
-    outbox's last entry or the journal says; None where neither tells. Only then the files do, by `newest`, the kind of
-    the newest checkpoint unless the auto-save has gone further: the one that a death led to is `interrupted`. `status`
-    is EDI's own.
+    `live`: a living process holds the lock of its newest stream. `clean_end`: whether the last writer closed the
+    session cleanly, by its outbox's last entry or by the journal; None if neither tells. Then `newest` decides, the
+    kind of the newest checkpoint unless the auto-save is newer: after a death it is `interrupted`. `status` is EDI's
+    own.
     """
-    if held:
+    if live:
         return "live"
-    if left_cleanly is None:
-        left_cleanly = newest != Kind.INTERRUPTED
-    if not left_cleanly:
+    if not (newest != Kind.INTERRUPTED if clean_end is None else clean_end):
         return "interrupted"
     return "ended" if status in _ENDED else "unfinished"

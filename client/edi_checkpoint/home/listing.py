@@ -1,6 +1,6 @@
-"""A session's row as lists show it, from what files tell and, where there is one, what the journal notes.
+"""Makes the rows of session lists from files and, if there is one, from the journal's notes.
 
-The daemon, the command without one and a client without one all make their lists here, so that they are the same list.
+The daemon, the command without a daemon and a client without a daemon all make their lists here, so all lists agree.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from edi_checkpoint.system.times import EPOCH, from_us
 
 
 class Journaled(NamedTuple):
-    """What a journal notes of a session: when it began, how its last writer left (live, clean, interrupted), its epoch,
-    and the epoch and highest committed number of each stream.
+    """The journal's notes about a session.
+
+    `left_as` is how the last writer ended: live (not yet), clean or interrupted. `streams` has, by stream, its epoch
+    and its highest committed number.
     """
 
     started: datetime
@@ -38,10 +40,10 @@ def session_info(
     journaled: Journaled | None,
     latest: Callable[[Header | None], Header | None],
 ) -> SessionInfo:
-    """Return the row of a session whose outboxes are `streams`; `journaled` is None without a journal that knows it.
+    """Return the row of a session whose outboxes are `streams`; `journaled` is None if no journal knows the session.
 
-    `latest` is given the header of the newest document and returns that of the newest state, which journal or outboxes
-    may have; it reads the state itself only then.
+    `latest` gets the header of the newest document and returns the header of the newest state. It reads the state only
+    if the journal or an outbox has a newer one.
     """
     checkpoints = catalog.checkpoints(session_id)
     header = catalog.newest_header(session_id)
@@ -57,7 +59,7 @@ def session_info(
         image=_text(summary.get("image")),
         prompt=_text(summary.get("prompt")),
         score=shown.score if shown else None,
-        started=min(_beginnings(checkpoints, header, journaled), default=_attached(streams)),
+        started=min(_start_times(checkpoints, header, journaled), default=_attach_time(streams)),
         updated=updated,
         sequence=shown.sequence if shown else 0,
         checkpoints=len(checkpoints),
@@ -68,7 +70,7 @@ def session_info(
 def header_of(
     session_id: str, fragments: Mapping[str, Fragment], sequence: int, time_us: int, parent_session: str | None
 ) -> Header:
-    """Return what the header of a document would say of a state that no document holds yet."""
+    """Return the header that a document of this state would have."""
     stage, parent = stage_of(fragments), parent_of(fragments) or parent_session
     return Header(
         session_id=session_id, timestamp=from_us(time_us), kind=AUTOSAVE, sequence=sequence, stage=stage,
@@ -78,10 +80,10 @@ def header_of(
 
 def numbers_held(header: Header | None, journaled: Journaled | None) -> dict[str, int]:
     """Return, by stream, the highest number that a document or the journal has."""
-    taken = dict(header.streams) if header else {}
+    numbers = dict(header.streams) if header else {}
     for stream, (_, number) in journaled.streams.items() if journaled else ():
-        taken[stream] = max(number, taken.get(stream, 0))
-    return taken
+        numbers[stream] = max(number, numbers.get(stream, 0))
+    return numbers
 
 
 def condition_of(
@@ -91,53 +93,57 @@ def condition_of(
     journaled: Journaled | None,
     status: str | None,
 ) -> Condition:
-    """Return a session's condition from its outboxes, the journal's notes and its documents, in this order.
+    """Return a session's condition, decided by its outboxes, the journal's notes and its documents, in this order.
 
     `checkpoints` are oldest first, `header` is that of the newest document.
     """
-    fenced = {stream for seen in streams for stream in seen.files.owner.fenced}
-    current = [seen for seen in streams if seen.files.owner.stream not in fenced and not _followed(seen, journaled)]
+    fenced = {stream for waiting in streams for stream in waiting.files.owner.fenced}
+    current = [one for one in streams if one.files.owner.stream not in fenced and not _superseded(one, journaled)]
     newest = checkpoints[-1] if checkpoints else None
-    gone_on = newest is not None and header is not None and header.sequence > newest.sequence
+    if newest and header and header.sequence > newest.sequence:
+        newest = None  # the auto-save has passed it
     return condition.decide(
-        held=any(seen.held for seen in current),
-        left_cleanly=_left_cleanly(current, journaled),
-        newest=newest.kind if newest and not gone_on else None,
+        live=any(waiting.held for waiting in current),
+        clean_end=_clean_end(current, journaled),
+        newest=newest.kind if newest else None,
         status=status,
     )
 
 
-def newest_first(rows: Iterable[SessionInfo], wanted: str | None = None) -> list[SessionInfo]:
-    """Return the rows of the condition `wanted`, or all, newest first."""
-    found = [info for info in rows if wanted in (None, info.condition)]
+def newest_first(rows: Iterable[SessionInfo], condition: str | None = None) -> list[SessionInfo]:
+    """Return the rows of one condition, or all, newest first."""
+    found = [info for info in rows if condition in (None, info.condition)]
     return sorted(found, key=lambda info: info.updated or info.started or EPOCH, reverse=True)
 
 
-def _followed(seen: WaitingStream, journaled: Journaled | None) -> bool:
-    """Return whether another stream has followed this one: its writer, should it live, is in the session no more."""
+def _superseded(stream: WaitingStream, journaled: Journaled | None) -> bool:
+    """Return whether a newer stream has replaced this one; its writer, even a living one, lost the session."""
     if journaled is None:
         return False
-    epoch, _ = journaled.streams.get(seen.files.owner.stream, (0, 0))
+    epoch, _ = journaled.streams.get(stream.files.owner.stream, (0, 0))
     return 0 < epoch < journaled.epoch
 
 
-def _left_cleanly(streams: Sequence[WaitingStream], journaled: Journaled | None) -> bool | None:
-    """Return how the last writer left: as the journal notes, unless its outbox tells what the journal has not taken."""
+def _clean_end(streams: Sequence[WaitingStream], journaled: Journaled | None) -> bool | None:
+    """Return whether the last writer closed the session cleanly, None if nothing tells.
+
+    The journal's note counts, unless the outbox has entries that the journal lacks.
+    """
     as_journaled = None if journaled is None or journaled.left_as == "live" else journaled.left_as == "clean"
     if streams:
         newest = streams[-1]
-        _, taken = journaled.streams.get(newest.files.owner.stream, (0, -1)) if journaled else (0, -1)
-        if as_journaled is None or taken < newest.last:
+        _, number = journaled.streams.get(newest.files.owner.stream, (0, -1)) if journaled else (0, -1)
+        if as_journaled is None or number < newest.last:
             return newest.cleanly
     elif journaled and journaled.left_as == "live":
-        return False  # it is gone, with its outbox
+        return False  # a live writer has an outbox, so this one died
     return as_journaled
 
 
-def _beginnings(
+def _start_times(
     checkpoints: Sequence[CheckpointInfo], header: Header | None, journaled: Journaled | None
 ) -> Iterator[datetime]:
-    """Yield when the session is known to have been there: a journal begun anew knows less of that than documents."""
+    """Yield times at which the session existed; a journal made after the loss of one knows less than documents."""
     yield from (info.timestamp for info in checkpoints)
     if journaled:
         yield journaled.started
@@ -145,11 +151,11 @@ def _beginnings(
         yield datetime.fromisoformat(_text(header.summary.get("started")) or "" if header else "").astimezone(UTC)
 
 
-def _attached(streams: Sequence[WaitingStream]) -> datetime | None:
-    """Return when the oldest of the writers attached, to the second."""
-    for seen in streams:
+def _attach_time(streams: Sequence[WaitingStream]) -> datetime | None:
+    """Return when the first of the writers attached, to the second."""
+    for stream in streams:
         with suppress(ValueError):
-            return datetime.fromisoformat(seen.files.owner.since)
+            return datetime.fromisoformat(stream.files.owner.since)
     return None
 
 

@@ -1,6 +1,6 @@
-"""Sessions from their files alone: the newest valid document and the outboxes on top. No daemon, no journal.
+"""Reads sessions from their files alone: the newest valid document and, on top, the outboxes. No daemon, no journal.
 
-The daemon trims an outbox only when an auto-save covers it, so these two are whole without the journal (P6).
+The daemon trims an outbox only when an auto-save covers it, so document and outboxes are complete without the journal.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from edi_checkpoint.wire.records import NUMBER_MAX, scan
 
 log = logging.getLogger(__name__)
 
-_HEAD_BYTES = 64 << 10  # of a checkpoint; a longer header names no files that anybody asks after
+_HEAD_BYTES = 64 << 10  # of a checkpoint; the files in a longer header are left out
 
 
 @dataclass(slots=True)
 class FoundState:
-    """What was found: the state (key to JSON text), the sequence it would have, and where it came from.
+    """A session's newest state as its files have it: key to JSON text, its sequence, and its source.
 
-    `source` is `file` or `outbox` (entries that no file holds yet were added: `from_outbox` of them, the newest one's
-    time being `time_us`), `name` the document's file name.
+    `source` is `file`, or `outbox` if outboxes added entries: `from_outbox` counts them, `time_us` is the time of the
+    newest. `header` and `name` (the file name) are those of the document.
     """
 
     state: dict[str, JsonText] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class FoundState:
 
 
 def sessions(paths: Paths, condition: str | None = None) -> list[SessionInfo]:
-    """Return all sessions, or those of one condition, newest first: from documents' heads, outboxes and locks."""
+    """Return all sessions, or those of one condition, newest first. Reads headers of documents, outboxes and locks."""
     return newest_first(_rows(paths, survey_all(paths.outbox), _catalog(paths)), condition)
 
 
@@ -65,7 +65,7 @@ def checkpoints(paths: Paths, session_id: str) -> list[CheckpointInfo]:
 
 
 def recorded_files(paths: Paths, name: str | None) -> Mapping[str, FileFacts]:
-    """Return what the checkpoint `name` recorded of the files that its state names; nothing where it cannot be read."""
+    """Return the facts that the checkpoint `name` recorded of named files; nothing if the checkpoint cannot be read."""
     if name is None or names.parse_checkpoint_name(name) is None:
         return {}
     try:
@@ -77,16 +77,16 @@ def recorded_files(paths: Paths, name: str | None) -> Mapping[str, FileFacts]:
 
 
 def status(paths: Paths, acknowledged: Mapping[str, int]) -> Status:
-    """Return the status of the home as its files tell it.
+    """Return the status of the home from its files.
 
-    Without the journal, what has been taken is known from documents, and of the asking process's own streams from
-    `acknowledged`, their numbers: what else the journal may have counts as not acknowledged.
+    `acknowledged` has the acknowledged numbers of the calling process's own streams. Of other streams only documents
+    tell, so entries that only the journal has count as not acknowledged.
     """
     now = datetime.now(UTC)
     outboxes = survey_all(paths.outbox)
     catalog = _catalog(paths)
-    told = DaemonReport(served(running(paths.lock), now), answered=False)
-    return status_of(paths, catalog, _rows(paths, outboxes, catalog), outboxes, acknowledged, None, told, now)
+    report = DaemonReport(served(running(paths.lock), now), answered=False)
+    return status_of(paths, catalog, _rows(paths, outboxes, catalog), outboxes, acknowledged, None, report, now)
 
 
 def _catalog(paths: Paths) -> Catalog:
@@ -105,8 +105,8 @@ def _rows(paths: Paths, outboxes: Mapping[str, Sequence[WaitingStream]], catalog
                 return header
             try:
                 found = load_state(paths, session_id)
-            except ProtocolError as error:  # of a newer version: the row shows what the files have
-                log.warning("outbox of session %s passed over: %s", session_id, error)
+            except ProtocolError as error:  # an entry of a newer version: the row shows the document's state
+                log.warning("skipped the outbox of session %s: %s", session_id, error)
                 return header
             fragments = {key: Fragment(text) for key, text in found.state.items()}
             written_us, parent = (to_us(header.timestamp), header.parent_session) if header else (0, None)
@@ -118,7 +118,7 @@ def _rows(paths: Paths, outboxes: Mapping[str, Sequence[WaitingStream]], catalog
 
 
 def load_state(paths: Paths, session_id: str) -> FoundState:
-    """Return the newest state of `session_id` that can be had from files; `found` is False when there is nothing."""
+    """Return the newest state of `session_id` that its files have; `found` is False when there is none."""
     state = _newest_document(paths, session_id)
     streams = state.header.streams if state.header else {}
     outboxes = list_streams(paths.outbox / session_id)
@@ -126,21 +126,21 @@ def load_state(paths: Paths, session_id: str) -> FoundState:
     for files in reversed(outboxes):
         fences |= files.owner.fenced
     for files in outboxes:
-        had = streams.get(files.owner.stream, 0)
-        upto = fences.get(files.owner.stream, NUMBER_MAX)
+        last = streams.get(files.owner.stream, 0)
+        limit = fences.get(files.owner.stream, NUMBER_MAX)
         for data in read_records(files):
             for record in scan(data):
-                if had < record.number <= upto:  # a file has the others, or a compaction that a crash cut short
-                    had = record.number
+                if last < record.number <= limit:  # lower: in the document, or twice after an interrupted compaction
+                    last = record.number
                     _add(state, decode_entry(record.entry))
     return state
 
 
 def _newest_document(paths: Paths, session_id: str) -> FoundState:
-    """Return the newest valid document of the session: the one of the highest sequence that its digests confirm.
+    """Return the newest valid document of the session.
 
-    A session in the trash is read from there: the daemon brings it back when a client opens it. A session that the
-    daemon is deleting just now stays deleted: nothing is found.
+    A session in the trash is read there, since the daemon brings it back when a client opens it. A session that the
+    daemon is deleting stays deleted: nothing is found.
     """
     found = newest_in(paths.sessions, session_id, _skip)
     if found is None and trash.find(paths.trash, session_id) is not None:
@@ -153,13 +153,13 @@ def _newest_document(paths: Paths, session_id: str) -> FoundState:
 
 def _skip(name: str, error: OSError | EdiCheckpointError) -> None:
     if not isinstance(error, FileNotFoundError):
-        log.warning("%s passed over: %s", name, error)
+        log.warning("skipped %s: %s", name, error)
 
 
 def _add(found: FoundState, entry: Entry) -> None:
     found.from_outbox += 1
     found.sequence += 1
     found.time_us = max(found.time_us, entry.time_us)
-    if apply(found.state, entry, texts_of(entry)):  # marks alone are no state: a client that only reads leaves one
+    if apply(found.state, entry, texts_of(entry)):  # a client that only reads publishes a mark, which is not a state
         found.source = "outbox"
         found.found = True

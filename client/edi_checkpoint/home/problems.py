@@ -1,7 +1,4 @@
-"""Faults of a home that are visible from outside: each with a stable code, a message, and a remedy.
-
-The functions only look at folders and disks; they change nothing.
-"""
+"""Finds the faults of a home in its files: each with a stable code, a message and a remedy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from edi_checkpoint.system.paths import Paths
 
 FREE_MIN_BYTES: Final = 1 << 20
 CLOCK_SLACK_S: Final = 5.0
-_NAMED = 3  # files that a message names
+_NAMED_MAX = 3  # files that a message names
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -31,7 +28,7 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 def met(error: EdiCheckpointError) -> Trouble:
-    """Return an error as a trouble."""
+    """Return the trouble that reports an error."""
     return Trouble(error.code, error.message, error.hint)
 
 
@@ -39,7 +36,7 @@ def disk_full(folder: Path) -> list[Trouble]:
     """Return a trouble if the disk of `folder` is full."""
     try:
         disk = os.statvfs(folder)
-    except OSError:  # nothing was ever written there
+    except OSError:  # the folder does not exist yet
         return []
     no_bytes = disk.f_bavail * disk.f_frsize < FREE_MIN_BYTES
     if not no_bytes and (disk.f_favail or not disk.f_files):
@@ -57,13 +54,13 @@ def daemon_hangs(pid: int | None) -> Trouble:
 
 
 def no_daemon(what: str) -> Trouble:
-    """Return the trouble that `what` waits, but no daemon runs."""
+    """Return the trouble that no daemon runs although `what`, such as `3 changes of 1 session wait in an outbox`."""
     hint = "run `edi-checkpointd run`; EDI starts a daemon by itself, unless EDI_CHECKPOINT_AUTOSTART=0"
     return Trouble("no_daemon", f"no daemon runs, and {what}", hint)
 
 
 def outbox_waiting(what: str) -> Trouble:
-    """Return the trouble that `what` waits for too long."""
+    """Return the trouble that changes wait for too long although a daemon runs; `what` as for `no_daemon`."""
     hint = "if no other fault here explains it, see the daemon's log; nothing is lost while the outbox exists"
     return Trouble("outbox_waiting", f"{what} although a daemon runs", hint)
 
@@ -111,9 +108,9 @@ def unusable(faults: Sequence[Fault]) -> list[Trouble]:
 
 
 def _listed(names: Sequence[str], folder: Path | None = None) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
     where = f" in {folder}" if folder else ""
-    return ", ".join(names[:_NAMED]) + more + where
+    return ", ".join(names[:_NAMED_MAX]) + more + where
 
 
 def _names(folder: Path) -> list[str]:

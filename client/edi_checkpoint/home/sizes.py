@@ -1,4 +1,4 @@
-"""How much lies on disk, by kind. What bounds each is a setting of the daemon, which it or its command tells."""
+"""Measures how many bytes a home has on disk, by kind."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from edi_checkpoint.system.paths import Paths
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How many bytes there are, and how many there may be (None: not known)."""
+    """The bytes on disk, and the limit that the daemon's settings give (None: not known)."""
 
     bytes: int
     cap_bytes: int | None
 
 
 def sizes_of(paths: Paths, catalog: Catalog, caps: Mapping[str, int]) -> dict[str, Size]:
-    """Return the sizes of all that is written, by kind, with those of `caps`.
+    """Return the sizes of all files of the home, by kind, with their limits from `caps`.
 
-    `documents` are checkpoints and auto-saves, `outboxes` all outboxes together, of which each has the cap.
+    `documents` are checkpoints and auto-saves. `outboxes` are all outboxes together, but the limit is that of each.
     """
     found = {
         "documents": sum(documents_bytes(catalog, session_id) for session_id in catalog.sessions()),
-        "trash": sum(one.size_bytes for one in listed(paths.trash)),
+        "trash": sum(trashed.size_bytes for trashed in listed(paths.trash)),
         "attachments": tree_bytes(paths.attachments),
         "journal": files_bytes(paths.journal.parent, paths.journal.name),
         "outboxes": tree_bytes(paths.outbox),
@@ -39,20 +39,20 @@ def sizes_of(paths: Paths, catalog: Catalog, caps: Mapping[str, int]) -> dict[st
 
 
 def documents_bytes(catalog: Catalog, session_id: str) -> int:
-    """Return how many bytes a session's documents have."""
+    """Return the total size of a session's documents."""
     autosave = catalog.autosave(session_id)
     return sum(info.size_bytes for info in catalog.checkpoints(session_id)) + (autosave.size_bytes if autosave else 0)
 
 
 def files_bytes(folder: Path, beginning: str) -> int:
-    """Return how many bytes the files in `folder` have whose names begin so."""
+    """Return the total size of the files in `folder` whose names start with `beginning`."""
     with suppress(OSError), os.scandir(folder) as entries:
         return sum(_size(entry) for entry in entries if entry.name.startswith(beginning))
     return 0
 
 
 def tree_bytes(folder: Path) -> int:
-    """Return how many bytes the files below `folder` have; no link is followed."""
+    """Return the total size of all files below `folder`. Follows no links."""
     count = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -63,5 +63,5 @@ def tree_bytes(folder: Path) -> int:
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_size
-    except OSError:  # gone meanwhile
+    except OSError:  # deleted meanwhile
         return 0

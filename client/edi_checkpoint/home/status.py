@@ -1,7 +1,7 @@
-"""Whether all work is safe, and what is wrong: told from outside, by outboxes, journal, documents and disk.
+"""Decides whether all work is safe, and which faults a home has, from outboxes, journal, documents and disk.
 
-What only a daemon knows of itself it tells (`DaemonReport`); everything else is looked for here, in the same way by the
-daemon, by the command without one, and by a client without one. So nobody is asked whether they did what they promised.
+The daemon, the command without a daemon and a client without a daemon all call these functions, so a daemon does not
+judge itself. It only reports what files cannot show (`DaemonReport`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from edi_checkpoint.system.daemon_lock import Holder
 from edi_checkpoint.system.paths import Paths
 from edi_checkpoint.system.process import Descriptors, Sandbox, descriptors, sandbox
 
-PATIENCE_S: Final = 2.0  # entries on their way for longer wait
+PATIENCE_S: Final = 2.0  # entries that wait for longer are a trouble
 
 
 class Served(msgspec.Struct, frozen=True):
-    """The daemon; what is not known is None. `connections` counts clients that write to a session."""
+    """The facts about the daemon, None if not known. `connections` counts the clients that write to a session."""
 
     running: bool
     pid: int | None = None
@@ -43,8 +43,9 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class DaemonReport(NamedTuple):
-    """What a daemon says of itself; `answered` is False for one that is asked in vain, or not there. `caps` are the
-    bounds of what lies on disk, by kind.
+    """The daemon's report about itself. `answered` is False if it did not answer or does not run.
+
+    `caps` has the limits of sizes on disk, by kind.
     """
 
     daemon: Served
@@ -55,7 +56,7 @@ class DaemonReport(NamedTuple):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """Entries of a session that lie in outboxes and are not acknowledged, and when the first was published."""
+    """The count of a session's entries that are not acknowledged, and when the writer published the first of them."""
 
     session_id: str
     entries: int
@@ -65,10 +66,10 @@ class Waiting(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The document of `edi-checkpoint status --json`, without its format.
 
-    `safe`: all that is published is on disk, and the disk takes more. `last_durable` is when the newest acknowledged
-    entry was journaled; without a journal, when the newest document was written. `unacknowledged` counts entries that
-    lie in outboxes and not in the journal: safe from EDI's death, not from a power cut. `sessions` counts by condition,
-    `errors` what the daemon refused, by code. `sizes` is what lies on disk, by kind, with its bound.
+    `safe`: all published entries are on disk, and the disk takes more. `last_durable` is when the newest acknowledged
+    entry was journaled; without a journal, when the newest document was written. `unacknowledged` counts entries in
+    outboxes that the journal lacks: they survive EDI's death, but not a power cut. `sessions` counts by condition,
+    `errors` counts refused messages by code. `sizes` has the sizes on disk by kind, with their limits.
     """
 
     safe: bool
@@ -90,43 +91,44 @@ def status_of(
     outboxes: Mapping[str, Sequence[WaitingStream]],
     journaled: Mapping[str, int],
     last_received: datetime | None,
-    told: DaemonReport,
+    report: DaemonReport,
     now: datetime,
 ) -> Status:
     """Return the status of the home at `paths`.
 
-    `outboxes` is what `outbox.survey.survey_all` found before anything else was read: what is committed in between then
-    counts as acknowledged, which it is. `journaled` holds the journal's highest number by stream, `last_received` is
-    when its newest row came; where no journal tells, documents do.
+    `outboxes` is the result of `outbox.survey.survey_all`, called before anything else is read: an entry committed
+    afterwards then counts as acknowledged. `journaled` has the journal's highest number by stream, `last_received` the
+    time of its newest row. Without a journal, documents tell both.
     """
-    held_up = _held_up(catalog, outboxes, journaled)
+    waiting = _waiting(catalog, outboxes, journaled)
     last_durable = last_received or _newest_document(catalog)
     full = problems.disk_full(paths.state)
-    refused = [trouble for trouble in told.troubles if trouble.code == "disk_refused"]
+    refused = [trouble for trouble in report.troubles if trouble.code == "disk_refused"]
     conditions = Counter(info.condition for info in rows)
+    pid = report.daemon.pid
     return Status(
-        safe=not held_up and not full and not refused,
-        daemon=structs.replace(told.daemon, sandbox=sandbox(told.daemon.pid), descriptors=descriptors(told.daemon.pid)),
+        safe=not waiting and not full and not refused,
+        daemon=structs.replace(report.daemon, sandbox=sandbox(pid), descriptors=descriptors(pid)),
         last_durable=last_durable,
-        unacknowledged=sum(one.entries for one in held_up),
-        waiting=held_up,
+        unacknowledged=sum(one.entries for one in waiting),
+        waiting=waiting,
         degraded=(
             *full,
-            *told.troubles,
-            *_wait(held_up, told, now),
+            *report.troubles,
+            *_late(waiting, report, now),
             *problems.clock_stepped(last_durable, now),
             *problems.set_aside(paths),
             *problems.unusable(catalog.damaged),
         ),
         sessions={condition: conditions[condition] for condition in CONDITIONS},
         journal_bytes=sum(_size(f"{paths.journal}{suffix}") for suffix in ("", "-wal")),
-        errors=dict(told.errors),
-        sizes=sizes_of(paths, catalog, told.caps),
+        errors=dict(report.errors),
+        sizes=sizes_of(paths, catalog, report.caps),
     )
 
 
 def served(holder: Holder | None, now: datetime) -> Served:
-    """Return what the lock file says of the daemon that holds it, None when none does."""
+    """Return the facts about the daemon that holds the lock file; `holder` is None when no daemon does."""
     if holder is None:
         return Served(running=False)
     uptime_s = None
@@ -135,7 +137,7 @@ def served(holder: Holder | None, now: datetime) -> Served:
     return Served(True, holder.pid, holder.version, uptime_s)
 
 
-def _held_up(
+def _waiting(
     catalog: Catalog, outboxes: Mapping[str, Sequence[WaitingStream]], journaled: Mapping[str, int]
 ) -> tuple[Waiting, ...]:
     found = []
@@ -147,7 +149,7 @@ def _held_up(
             done = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
             if last > done:
                 counts.append(between(files, done, last))
-        if entries := sum(count for count, _ in counts):  # else trimmed meanwhile: a file covers them
+        if entries := sum(count for count, _ in counts):  # none: trimmed meanwhile, since a document covers them
             found.append(Waiting(session_id, entries, min((since for _, since in counts if since), default=None)))
     return tuple(found)
 
@@ -157,15 +159,13 @@ def _newest_document(catalog: Catalog) -> datetime | None:
     return max((header.timestamp for header in headers if header and header.kind not in NOT_OURS), default=None)
 
 
-def _wait(held_up: Sequence[Waiting], told: DaemonReport, now: datetime) -> list[Trouble]:
-    if told.daemon.running and not told.answered:
-        return [problems.daemon_hangs(told.daemon.pid)]
-    if not held_up:
-        return []
-    if not told.daemon.running:
-        return [problems.no_daemon(amount(held_up))]
-    late = any(one.since and (now - one.since).total_seconds() > PATIENCE_S for one in held_up)
-    return [problems.outbox_waiting(amount(held_up))] if late else []
+def _late(waiting: Sequence[Waiting], report: DaemonReport, now: datetime) -> list[Trouble]:
+    if report.daemon.running and not report.answered:
+        return [problems.daemon_hangs(report.daemon.pid)]
+    if waiting and not report.daemon.running:
+        return [problems.no_daemon(amount(waiting))]
+    late = any(one.since and (now - one.since).total_seconds() > PATIENCE_S for one in waiting)
+    return [problems.outbox_waiting(amount(waiting))] if late else []
 
 
 def _size(path: str) -> int:
@@ -175,9 +175,9 @@ def _size(path: str) -> int:
         return 0
 
 
-def amount(held_up: Sequence[Waiting]) -> str:
-    """Return how much waits, as the part of a sentence: `3 changes of 1 session wait in an outbox`."""
-    entries, count = sum(one.entries for one in held_up), len(held_up)
+def amount(waiting: Sequence[Waiting]) -> str:
+    """Return how much waits, as a part of a sentence: `3 changes of 1 session wait in an outbox`."""
+    entries, count = sum(one.entries for one in waiting), len(waiting)
     return (
         f"{entries} change{'s' * (entries != 1)} of {count} session{'s' * (count != 1)}"
         f" wait{'s' * (entries == 1)} in {'an outbox' if count == 1 else 'outboxes'}"

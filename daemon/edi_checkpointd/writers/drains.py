@@ -240,4 +240,4 @@ class OutboxDrains:
 
 def _condition(session: OpenSession, *, cleanly: bool) -> Condition:
     status = summarise(session.state.fragments).get("status")
-    return decide(held=False, left_cleanly=cleanly, newest=None, status=status if isinstance(status, str) else None)
+    return decide(live=False, clean_end=cleanly, newest=None, status=status if isinstance(status, str) else None)

@@ -10,8 +10,8 @@ NEWEST = (None, *Kind)
 EVERY = list(itertools.product((True, False), (True, False, None), NEWEST, STATUSES))
 
 
-def of(held: bool, left_cleanly: bool | None, newest: str | None, status: str | None) -> str:
-    return decide(held=held, left_cleanly=left_cleanly, newest=newest, status=status)
+def of(live: bool, clean_end: bool | None, newest: str | None, status: str | None) -> str:
+    return decide(live=live, clean_end=clean_end, newest=newest, status=status)
 
 
 def test_any_facts_give_one_of_the_four_conditions() -> None:
