@@ -1,8 +1,7 @@
-"""The messages between client and daemon as types. No I/O and no clock.
+"""The messages between a client and a daemon, as typed structs. `wire.codec` turns them into frames and back.
 
-`docs/protocol.md` is normative. A change of a session is always an entry of a stream (`edi_checkpoint.wire.entries`).
-All other messages ask, answer or report progress. `edi_checkpoint.wire.codec` turns a message into the bytes of a
-frame.
+`docs/protocol.md` is normative. The client's entries travel in `Entries`, as records (`wire.records`). All other
+messages ask, answer, or report how far the entries have come. A reader ignores unknown fields.
 """
 
 from __future__ import annotations
@@ -15,33 +14,50 @@ from edi_checkpoint.model import CheckpointInfo, Event, Gap, HistoryEntry, Sessi
 from edi_checkpoint.wire.entries import JsonText, Number, Text
 from edi_checkpoint.wire.references import Digest, Type
 
-FRAME_BYTES = 1 << 20  # a frame of entries is at most this, unless one entry alone is larger
+FRAME_BYTES = 1 << 20  # the limit of a frame of entries; a larger entry is a frame by itself
 WINDOW_BYTES = 4 << 20  # unacknowledged bytes of one stream in flight
-MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # one entry of the greatest size with its envelope
+MESSAGE_MAX_BYTES = (64 << 20) + (1 << 16)  # the largest entry with its envelope
 SESSIONS_MAX = 100_000  # in one answer
 
 StreamId: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class _Numbered(Struct, frozen=True):
+    """A question or its answer: both carry the number `request`, which the client chooses."""
+
+    request: Number
+
+
+class _Json(_Numbered, frozen=True):
+    """An answer whose `body` is the JSON text of a command's output, without its `format`."""
+
+    body: JsonText
+
+
+class _OfStream(Struct, frozen=True):
+    """A message about one stream."""
+
+    stream: StreamId
 
 
 # -- from the client -------------------------------------------------------------------------------------------------
 
 
 class Hello(Struct, tag="hello", frozen=True):
-    """The first message of a connection: who speaks, and which sessions folder is meant."""
+    """The first message of a connection: it names the app and the sessions folder that the client wants."""
 
     app: Text
     version: Text
     sessions_dir: Annotated[str, Meta(max_length=4096)]
 
 
-class Attach(Struct, tag="attach", frozen=True):
-    """Wish to write to a session by a stream; sent anew on every connection.
+class Attach(_Numbered, tag="attach", frozen=True):
+    """Asks the daemon to accept entries of a stream; the client repeats it on every connection.
 
-    `journal` is the id of the journal that acknowledged the stream so far (None: none has), `first` and `last` are the
-    numbers its outbox holds (`first > last`: none).
+    `journal` is the id of the journal that acknowledged the stream so far, None without one. `first` and `last` are
+    the numbers in the stream's outbox; `first > last` for an empty one.
     """
 
-    request: Number
     session_id: Text
     stream: StreamId
     parent_session: Text | None = None
@@ -51,65 +67,55 @@ class Attach(Struct, tag="attach", frozen=True):
     want_state: bool = False
 
 
-class Entries(Struct, tag="entries", frozen=True):
+class Entries(_OfStream, tag="entries", frozen=True):
     """Records of one stream, back to back (`edi_checkpoint.wire.records`)."""
 
-    stream: StreamId
     records: memoryview
 
 
-class Probe(Struct, tag="probe", frozen=True):
+class Probe(_OfStream, tag="probe", frozen=True):
     """Asks for the stream's acknowledgement again, after a silence.
 
-    The answer carries `probe` back, and comes after the answers to all that was sent before: if its number is lower
-    than what was sent by then, that was lost on the way and is sent again.
+    The daemon answers in order, with the same `probe`. If the answer's number is lower than the last number sent
+    before the probe, entries were lost, and the client sends them again.
     """
 
-    stream: StreamId
     probe: Number
 
 
-class Save(Struct, tag="save", frozen=True):
-    """Asks that what is acknowledged of the stream be brought into a file now; an `Ack` follows when it is."""
-
-    stream: StreamId
+class Save(_OfStream, tag="save", frozen=True):
+    """Asks the daemon to save the acknowledged entries of the stream to a file now; an `Ack` reports it."""
 
 
-class AskMark(Struct, tag="ask_mark", frozen=True):
-    """Asks what became of the mark under `number`; sent after a reconnection while somebody waits for it."""
+class AskMark(_OfStream, tag="ask_mark", frozen=True):
+    """Asks for the checkpoint of the mark `number`; sent after a reconnection while a caller waits for it."""
 
-    stream: StreamId
     number: Number
 
 
-class Close(Struct, tag="close", frozen=True):
-    """The stream's writer has left and given up its lock."""
-
-    stream: StreamId
+class Close(_OfStream, tag="close", frozen=True):
+    """Reports that the stream's writer has left and released its lock."""
 
 
-class ListSessions(Struct, tag="list_sessions", frozen=True):
-    """Asks for the newest sessions, of one condition or of all."""
+class ListSessions(_Numbered, tag="list_sessions", frozen=True):
+    """Asks for the newest sessions, of one condition or of any."""
 
-    request: Number
     condition: Text | None = None
     limit: Annotated[int, Meta(ge=1, le=SESSIONS_MAX)] = 100
 
 
-class ListCheckpoints(Struct, tag="list_checkpoints", frozen=True):
+class ListCheckpoints(_Numbered, tag="list_checkpoints", frozen=True):
     """Asks for the checkpoints of a session, oldest first."""
 
-    request: Number
     session_id: Text
 
 
-class GetState(Struct, tag="get_state", frozen=True):
-    """Asks for a state: of a checkpoint by name, at a sequence, at a time, or (none of them) the current one.
+class GetState(_Numbered, tag="get_state", frozen=True):
+    """Asks for a state: of a checkpoint by name, at a sequence, at a time, or without any of these the current one.
 
-    `hold`: something is about to be made of the checkpoint; no rule deletes it for a minute.
+    `hold`: no rule deletes the checkpoint for a minute, because the client is about to use it.
     """
 
-    request: Number
     session_id: Text
     checkpoint: Text | None = None
     sequence: Number | None = None
@@ -117,109 +123,87 @@ class GetState(Struct, tag="get_state", frozen=True):
     hold: bool = False
 
 
-class GetHistory(Struct, tag="get_history", frozen=True):
-    """Asks for the entries of a session that the journal holds, from sequence `since` on, at most `limit`."""
+class GetHistory(_Numbered, tag="get_history", frozen=True):
+    """Asks for the entries of a session in the journal, from sequence `since` on, at most `limit`."""
 
-    request: Number
     session_id: Text
     since: Number = 1
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
-class GetAttachment(Struct, tag="get_attachment", frozen=True):
+class GetAttachment(_Numbered, tag="get_attachment", frozen=True):
     """Asks for the content of an attachment, of type `kind`, that a state of the session names."""
 
-    request: Number
     session_id: Text
     sha256: Digest
     kind: Type
 
 
-class GetStatus(Struct, tag="get_status", frozen=True):
-    """Asks how the daemon is."""
-
-    request: Number
+class GetStatus(_Numbered, tag="get_status", frozen=True):
+    """Asks for the daemon's status."""
 
 
-class GetSettings(Struct, tag="get_settings", frozen=True):
-    """Asks for the settings that the daemon goes by."""
-
-    request: Number
+class GetSettings(_Numbered, tag="get_settings", frozen=True):
+    """Asks for the settings that the daemon uses."""
 
 
-class Subscribe(Struct, tag="subscribe", frozen=True):
-    """Asks for the events after the number `after` of the feed `feed`; none is named by who begins to watch.
+class Subscribe(_Numbered, tag="subscribe", frozen=True):
+    """Asks for the events after the number `after` of the feed `feed`; `feed` is empty in the first request.
 
-    Answered when there are some, at once when the feed is another. A later one of the same connection replaces it.
+    The daemon answers when there are events, and at once if it has another feed. A later request of the same
+    connection replaces an earlier one.
     """
 
-    request: Number
     feed: Text = ""
     after: Number = 0
 
 
-class GetCleanup(Struct, tag="get_cleanup", frozen=True):
-    """Asks what the rules would keep and delete just now."""
-
-    request: Number
+class GetCleanup(_Numbered, tag="get_cleanup", frozen=True):
+    """Asks what the rules would keep and delete now."""
 
 
-class GetWhy(Struct, tag="get_why", frozen=True):
+class GetWhy(_Numbered, tag="get_why", frozen=True):
     """Asks why a checkpoint was made, what keeps it, and what will delete it."""
 
-    request: Number
     session_id: Text
     checkpoint: Text
 
 
-class Prune(Struct, tag="prune", frozen=True):
-    """Asks that what the rules delete be deleted now; asked again, it finds nothing to do."""
-
-    request: Number
+class Prune(_Numbered, tag="prune", frozen=True):
+    """Asks the daemon to delete now what the rules delete; a repeated request finds nothing to do."""
 
 
-class Restore(Struct, tag="restore", frozen=True):
-    """Asks that a session be brought back from the trash."""
+class Restore(_Numbered, tag="restore", frozen=True):
+    """Asks the daemon to bring a session back from the trash."""
 
-    request: Number
     session_id: Text
 
 
-class Import(Struct, tag="import", frozen=True):
-    """Asks that a session be taken that the process `pid` has verified and staged in the sessions folder."""
+class Import(_Numbered, tag="import", frozen=True):
+    """Asks the daemon to import a session that the process `pid` has verified and staged in the sessions folder."""
 
-    request: Number
     session_id: Text
     pid: Number
 
 
-class Purge(Struct, tag="purge", frozen=True):
-    """Asks that sessions leave no trace: these, or (`everything`) all there are, with all that was kept of any.
+class Purge(_Numbered, tag="purge", frozen=True):
+    """Asks the daemon to remove every trace of `sessions`, or with `everything` of all sessions.
 
-    May be asked again: what is purged already is passed over. `takeover`: living writers are shut out, and what they
-    publish is kept nowhere.
+    A repeated request skips what is purged already. `takeover`: the daemon shuts out living writers, and keeps
+    nothing of what they publish from then on.
     """
 
-    request: Number
     sessions: Annotated[tuple[Text, ...], Meta(max_length=SESSIONS_MAX)] = ()
     everything: bool = False
     takeover: bool = False
 
 
 Query: TypeAlias = (
-    ListSessions
-    | ListCheckpoints
-    | GetState
-    | GetHistory
-    | GetAttachment
-    | GetStatus
-    | GetSettings
-    | Subscribe
-    | GetCleanup
-    | GetWhy
-)
+    ListSessions | ListCheckpoints | GetState | GetHistory | GetAttachment | GetStatus | GetSettings | Subscribe
+    | GetCleanup | GetWhy
+)  # fmt: skip
 Explained: TypeAlias = GetCleanup | GetWhy
-Order: TypeAlias = Prune | Restore | Import | Purge  # about the files of whole sessions; it may be sent twice
+Order: TypeAlias = Prune | Restore | Import | Purge  # concern the files of whole sessions; each may be repeated
 Question: TypeAlias = Query | Order
 ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | Close | Question
 
@@ -228,7 +212,7 @@ ClientMessage: TypeAlias = Hello | Attach | Entries | Probe | Save | AskMark | C
 
 
 class Welcome(Struct, tag="welcome", frozen=True):
-    """The answer to `Hello`: which daemon, which journal."""
+    """The answer to `Hello`: the daemon's version and process, and the id of its journal."""
 
     version: Text
     pid: int
@@ -236,14 +220,14 @@ class Welcome(Struct, tag="welcome", frozen=True):
 
 
 class Resumed(Struct, frozen=True):
-    """What a writer that is let in continues; see `model.ResumeReport`.
+    """What a writer resumes; the client makes its `model.ResumeReport` from it.
 
-    `left_as` tells how the writer before left: `clean`, `interrupted`, `live` (it was taken over from), or nothing when
-    there was none. `time_us` is the newest entry's time, `first` and `last` are the sequences that the journal still
-    holds, `drained` counts entries taken from outboxes of the dead since a writer was last shown the state, `document`
-    names the file that the state was taken from because the journal did not have it. `short_lives` counts writers in a
-    row that died soon after they were shown the state, and `before` is the newest checkpoint from before that. `newest`
-    names the newest checkpoint of all.
+    `left_as` tells how the previous writer left: `clean`, `interrupted`, `live` (it was fenced), or empty without one.
+    `time_us` is the newest entry's time. `first` and `last` are the sequences in the journal. `drained` counts the
+    entries drained from outboxes of dead writers since a writer last received the state. `document` names the file
+    that the state was read from, if the journal did not have it. `short_lives` counts writers in a row that died soon
+    after they received the state, and `before` is the newest checkpoint from before that. `newest` names the newest
+    checkpoint.
     """
 
     left_as: Text
@@ -258,15 +242,14 @@ class Resumed(Struct, frozen=True):
     newest: Text | None = None
 
 
-class Attached(Struct, tag="attached", frozen=True):
-    """The stream may write.
+class Attached(_Numbered, tag="attached", frozen=True):
+    """The answer to `Attach`: the daemon accepts the stream's entries.
 
-    `number` is its highest committed number, `checkpointed` the highest that a file covers, `epoch` its fencing epoch.
-    `state` is given when wanted, with what is known of it. `base_wanted`: entries are missing on this side, the client
-    publishes a `Base`.
+    `number` is the stream's highest committed number, `checkpointed` the highest that a file covers, `epoch` its
+    fencing epoch. `state`, `sequence` and `resumed` describe the session if the client wanted its state.
+    `base_wanted`: the daemon lacks entries, so the client publishes a `Base`.
     """
 
-    request: Number
     stream: StreamId
     epoch: Number
     number: Number
@@ -279,14 +262,13 @@ class Attached(Struct, tag="attached", frozen=True):
     attachments_left: Number | None = None
 
 
-class Ack(Struct, tag="ack", frozen=True):
-    """All entries of the stream up to `number` are durable, those up to `checkpointed` are in a file too.
+class Ack(_OfStream, tag="ack", frozen=True):
+    """Acknowledges the stream's entries: up to `number` they are durable, up to `checkpointed` also in a file.
 
-    `probe` is that of the `Probe` it answers, else 0; those up to `saved` are in the auto-save. `attachments_left` is
-    how many bytes of attachments are still taken, None when that is not known.
+    Entries up to `saved` are in the auto-save. `probe` repeats that of the `Probe` it answers, else 0.
+    `attachments_left` is how many bytes of new attachments the daemon still accepts, None if it does not know.
     """
 
-    stream: StreamId
     number: Number
     checkpointed: Number
     probe: Number = 0
@@ -294,41 +276,36 @@ class Ack(Struct, tag="ack", frozen=True):
     attachments_left: Number | None = None
 
 
-class MarkDone(Struct, tag="mark_done", frozen=True):
-    """The checkpoint that the mark under `number` asked for is there, durable, under its name."""
+class MarkDone(_OfStream, tag="mark_done", frozen=True):
+    """Reports that the checkpoint for the mark `number` is durable."""
 
-    stream: StreamId
     number: Number
     checkpoint: CheckpointInfo
 
 
-class MarkFailed(Struct, tag="mark_failed", frozen=True):
-    """The checkpoint that the mark under `number` asked for could not be written."""
+class MarkFailed(_OfStream, tag="mark_failed", frozen=True):
+    """Reports that the daemon could not write the checkpoint for the mark `number`."""
 
-    stream: StreamId
     number: Number
     message: str
     hint: str
 
 
-class Sessions(Struct, tag="sessions", frozen=True):
+class Sessions(_Numbered, tag="sessions", frozen=True):
     """The answer to `ListSessions`, newest first."""
 
-    request: Number
     sessions: list[SessionInfo]
 
 
-class Checkpoints(Struct, tag="checkpoints", frozen=True):
+class Checkpoints(_Numbered, tag="checkpoints", frozen=True):
     """The answer to `ListCheckpoints`, oldest first."""
 
-    request: Number
     checkpoints: list[CheckpointInfo]
 
 
-class StateAt(Struct, tag="state_at", frozen=True):
+class StateAt(_Numbered, tag="state_at", frozen=True):
     """The answer to `GetState`; `source` is `daemon`, `journal`, `file` or `outbox`, as `edi-checkpoint show` says."""
 
-    request: Number
     session_id: str
     sequence: Number
     time_us: int
@@ -340,91 +317,71 @@ class StateAt(Struct, tag="state_at", frozen=True):
     state: dict[str, JsonText]
 
 
-class History(Struct, tag="history", frozen=True):
-    """The answer to `GetHistory`: the first and last sequence held, and the entries asked for."""
+class History(_Numbered, tag="history", frozen=True):
+    """The answer to `GetHistory`: the first and last sequence in the journal, and the requested entries."""
 
-    request: Number
     first: Number
     last: Number
     entries: list[HistoryEntry]
 
 
-class AttachmentFound(Struct, tag="attachment_found", frozen=True):
-    """The answer to `GetAttachment`: bytes of that digest."""
+class AttachmentFound(_Numbered, tag="attachment_found", frozen=True):
+    """The answer to `GetAttachment`: the bytes of its file."""
 
-    request: Number
     data: bytes
 
 
-class StatusReply(Struct, tag="status", frozen=True):
-    """The answer to `GetStatus`; `body` is the JSON text of `edi-checkpoint status --json`, without its format."""
-
-    request: Number
-    body: JsonText
+class StatusReply(_Json, tag="status", frozen=True):
+    """The answer to `GetStatus`: the output of `edi-checkpoint status --json`."""
 
 
-class Settings(Struct, tag="settings", frozen=True):
-    """The answer to `GetSettings`; `body` is the JSON text of the rows of `edi-checkpoint config --json`."""
-
-    request: Number
-    body: JsonText
+class Settings(_Json, tag="settings", frozen=True):
+    """The answer to `GetSettings`: the rows of `edi-checkpoint config --json`."""
 
 
-class Events(Struct, tag="events", frozen=True):
-    """The answer to `Subscribe`: the feed's id, the number up to which it tells, and what happened, oldest first.
+class Events(_Numbered, tag="events", frozen=True):
+    """The answer to `Subscribe`: the feed's id, the number of the newest event covered, and the events, oldest first.
 
-    `missed` counts events after the number asked for that are held no more.
+    `missed` counts the requested events that the daemon no longer holds.
     """
 
-    request: Number
     feed: str
     number: Number
     events: list[Event] = []
     missed: Number = 0
 
 
-class CleanupReply(Struct, tag="cleanup", frozen=True):
-    """The answer to `GetCleanup` and `Prune`; `body` is the JSON text of `edi-checkpoint prune --json`, without its
-    format.
-    """
-
-    request: Number
-    body: JsonText
+class CleanupReply(_Json, tag="cleanup", frozen=True):
+    """The answer to `GetCleanup` and `Prune`: the output of `edi-checkpoint prune --json`."""
 
 
-class WhyReply(Struct, tag="why", frozen=True):
-    """The answer to `GetWhy`; `body` is the JSON text of `edi-checkpoint why --json`, without its format."""
-
-    request: Number
-    body: JsonText
+class WhyReply(_Json, tag="why", frozen=True):
+    """The answer to `GetWhy`: the output of `edi-checkpoint why --json`."""
 
 
-class Restored(Struct, tag="restored", frozen=True):
-    """The answer to `Restore`: the session is back."""
+class Restored(_Numbered, tag="restored", frozen=True):
+    """The answer to `Restore`: the session is back from the trash."""
 
-    request: Number
     session_id: str
 
 
-class Imported(Struct, tag="imported", frozen=True):
-    """The answer to `Import`: the session is there."""
+class Imported(_Numbered, tag="imported", frozen=True):
+    """The answer to `Import`: the session is imported."""
 
-    request: Number
     session_id: str
 
 
-class Purged(Struct, tag="purged", frozen=True):
-    """The answer to `Purge`, when it has ended; `kept` says, a sentence each, what could not be removed and why."""
+class Purged(_Numbered, tag="purged", frozen=True):
+    """The answer to `Purge`, after its end; each sentence of `kept` says what could not be removed and why."""
 
-    request: Number
     kept: tuple[str, ...] = ()
 
 
 class Error(Struct, tag="error", frozen=True):
-    """Something was refused: the request, the entries of a stream up to `number`, or (neither) the message as a whole.
+    """Refuses a request, the entries of a stream up to `number`, or without `request` and `stream` a whole message.
 
-    `code` is the code of an error in `edi_checkpoint.errors`; `pid` and `since` go with `session_busy`, `branch` with
-    `fenced`: the session that keeps what the stream published after the entry `number`.
+    `code` is the code of an error in `edi_checkpoint.errors`. `pid` and `since` belong to `session_busy`, `branch` to
+    `fenced`: it is the session that keeps what the stream published after the entry `number`.
     """
 
     code: str
@@ -439,19 +396,7 @@ class Error(Struct, tag="error", frozen=True):
 
 
 Answer: TypeAlias = (
-    Attached
-    | Sessions
-    | Checkpoints
-    | StateAt
-    | History
-    | AttachmentFound
-    | StatusReply
-    | Settings
-    | Events
-    | CleanupReply
-    | WhyReply
-    | Restored
-    | Imported
-    | Purged
-)
+    Attached | Sessions | Checkpoints | StateAt | History | AttachmentFound | StatusReply | Settings | Events
+    | CleanupReply | WhyReply | Restored | Imported | Purged
+)  # fmt: skip
 DaemonMessage: TypeAlias = Welcome | Ack | MarkDone | MarkFailed | Answer | Error

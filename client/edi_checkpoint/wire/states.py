@@ -1,9 +1,9 @@
-"""The states of a connection and of a stream, and the events that lead from one to the next.
+"""The states of a connection and of a stream, and the events that lead from one state to the next.
 
-Both sides use these tables, which `docs/protocol.md` prints: a client for its own connection and streams, the daemon
-for those of its clients. An event that has no place in a state is a `ProtocolError`.
+Client and daemon use the same tables, which `docs/protocol.md` prints. Where a table has None for an event in a state,
+the event raises `ProtocolError`.
 
-States and events are `StrEnum`s because Python hashes a str in C: a table is asked for every frame of entries.
+States and events are `StrEnum`s because Python hashes a str in C: both sides look into a table for every frame.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from edi_checkpoint.errors import ProtocolError
 
 
 class ConnectionState(StrEnum):
-    """How far a connection of a client to a daemon has come."""
+    """How far the greeting between a client and a daemon has come."""
 
-    NEW = "new"  # nothing is said, or there is no connection
-    GREETED = "greeted"  # the client has said which folder it means, and waits for the answer
-    OPEN = "open"  # the daemon serves that folder: anything may be sent
+    NEW = "new"  # the client is not connected, or has not sent `hello`
+    GREETED = "greeted"  # the client has sent `hello` and waits for the answer
+    OPEN = "open"  # the daemon serves the client's folder: both may send any message
 
 
 class ConnectionEvent(StrEnum):
-    """What happens to a connection: a message of the client or of the daemon, or its loss."""
+    """A message of the client or the daemon, or the loss of the connection."""
 
     HELLO = "hello"
     WELCOME = "welcome"
-    ERROR = "error"  # of the connection itself: it names no request and no stream
+    ERROR = "error"  # about the connection itself: it names no request and no stream
     REQUEST = "request"  # any other message of the client
     NEWS = "news"  # any other message of the daemon
     LOST = "lost"
 
 
 class StreamState(StrEnum):
-    """Whether the daemon that is connected takes the entries of a stream."""
+    """Whether the connected daemon accepts the entries of a stream."""
 
-    DETACHED = "detached"  # it was not asked yet
-    ATTACHING = "attaching"  # it was asked, and has not let the stream in
-    ATTACHED = "attached"  # it takes entries
-    SHUT_OUT = "shut out"  # it takes no more of them: the session was taken over or purged, or is busy
-    CLOSED = "closed"  # the client has given up the stream's lock
+    DETACHED = "detached"  # the client has not asked yet
+    ATTACHING = "attaching"  # the client has asked, and the daemon has not accepted yet
+    ATTACHED = "attached"  # the daemon accepts entries
+    SHUT_OUT = "shut out"  # the daemon accepts no more: the session is fenced, purged or busy
+    CLOSED = "closed"  # the client has released the stream's lock
 
 
 class StreamEvent(StrEnum):
-    """What happens to a stream: a message of the client or of the daemon, or the loss of the connection."""
+    """A message about a stream, or the loss of the connection."""
 
     ATTACH = "attach"
     ATTACHED = "attached"
     ENTRIES = "entries"  # and `probe`, `save`, `ask_mark`
     NEWS = "news"  # `ack`, `mark_done`, `mark_failed`
-    REFUSED = "refused"  # `error` of one message: the client may go on, or ask again
+    REFUSED = "refused"  # `error` about one message: the client may continue or ask again
     SHUT_OUT = "shut out"  # `error` for ever: `fenced`, `session_purged`, `session_busy`
     CLOSE = "close"
     LOST = "lost"
@@ -63,82 +63,36 @@ _Event = TypeVar("_Event", bound=Enum)
 Table: TypeAlias = Mapping[_State, Mapping[_Event, _State]]
 
 
-def _connection_table() -> Table[ConnectionState, ConnectionEvent]:
-    state, event = ConnectionState, ConnectionEvent
-    return {
-        state.NEW: {
-            event.HELLO: state.GREETED,
-            event.NEWS: state.NEW,  # sent before the connection was lost
-            event.LOST: state.NEW,
-        },
-        state.GREETED: {
-            event.HELLO: state.GREETED,
-            event.WELCOME: state.OPEN,
-            event.ERROR: state.NEW,
-            event.NEWS: state.GREETED,
-            event.LOST: state.NEW,
-        },
-        state.OPEN: {
-            event.HELLO: state.GREETED,
-            event.ERROR: state.OPEN,
-            event.REQUEST: state.OPEN,
-            event.NEWS: state.OPEN,
-            event.LOST: state.NEW,
-        },
-    }
+def _table(events: type[_Event], rows: Mapping[_State, tuple[_State | None, ...]]) -> Table[_State, _Event]:
+    """Return the next state by state and event; a row has one column for each event, in the enum's order."""
+    return MappingProxyType({
+        state: {event: following for event, following in zip(events, row, strict=True) if following is not None}
+        for state, row in rows.items()
+    })  # fmt: skip
 
 
-def _stream_table() -> Table[StreamState, StreamEvent]:
-    state, event = StreamState, StreamEvent
-    return {
-        state.DETACHED: {
-            event.ATTACH: state.ATTACHING,
-            event.NEWS: state.DETACHED,
-            event.REFUSED: state.DETACHED,
-            event.SHUT_OUT: state.SHUT_OUT,
-            event.CLOSE: state.CLOSED,
-            event.LOST: state.DETACHED,
-        },
-        state.ATTACHING: {
-            event.ATTACH: state.ATTACHING,  # asked again: the answer may be lost
-            event.ATTACHED: state.ATTACHED,
-            event.NEWS: state.ATTACHING,
-            event.REFUSED: state.ATTACHING,
-            event.SHUT_OUT: state.SHUT_OUT,
-            event.CLOSE: state.CLOSED,
-            event.LOST: state.DETACHED,
-        },
-        state.ATTACHED: {
-            event.ATTACH: state.ATTACHING,  # asked again while the first answer was on its way
-            event.ATTACHED: state.ATTACHED,
-            event.ENTRIES: state.ATTACHED,
-            event.NEWS: state.ATTACHED,
-            event.REFUSED: state.ATTACHED,
-            event.SHUT_OUT: state.SHUT_OUT,
-            event.CLOSE: state.CLOSED,
-            event.LOST: state.DETACHED,
-        },
-        state.SHUT_OUT: {
-            event.ATTACH: state.SHUT_OUT,  # refused again
-            event.NEWS: state.SHUT_OUT,
-            event.REFUSED: state.SHUT_OUT,
-            event.SHUT_OUT: state.SHUT_OUT,
-            event.CLOSE: state.CLOSED,
-            event.LOST: state.SHUT_OUT,
-        },
-        state.CLOSED: {
-            event.CLOSE: state.CLOSED,
-            event.LOST: state.CLOSED,
-        },
-    }
+_NEW, _GREETED, _OPEN = ConnectionState
+CONNECTION: Final = _table(ConnectionEvent, {
+    #          hello     welcome  error  request  news      lost
+    _NEW:     (_GREETED, None,    None,  None,    _NEW,     _NEW),  # news from before the loss may still arrive
+    _GREETED: (_GREETED, _OPEN,   _NEW,  None,    _GREETED, _NEW),
+    _OPEN:    (_GREETED, None,    _OPEN, _OPEN,   _OPEN,    _NEW),
+})  # fmt: skip
 
-
-CONNECTION: Final = MappingProxyType(_connection_table())
-STREAM: Final = MappingProxyType(_stream_table())
+_DETACHED, _ATTACHING, _ATTACHED, _SHUT_OUT, _CLOSED = StreamState
+# The client repeats `attach` when an answer may be lost.
+STREAM: Final = _table(StreamEvent, {
+    #            attach      attached   entries    news        refused     shut out   close    lost
+    _DETACHED:  (_ATTACHING, None,      None,      _DETACHED,  _DETACHED,  _SHUT_OUT, _CLOSED, _DETACHED),
+    _ATTACHING: (_ATTACHING, _ATTACHED, None,      _ATTACHING, _ATTACHING, _SHUT_OUT, _CLOSED, _DETACHED),
+    _ATTACHED:  (_ATTACHING, _ATTACHED, _ATTACHED, _ATTACHED,  _ATTACHED,  _SHUT_OUT, _CLOSED, _DETACHED),
+    _SHUT_OUT:  (_SHUT_OUT,  None,      None,      _SHUT_OUT,  _SHUT_OUT,  _SHUT_OUT, _CLOSED, _SHUT_OUT),
+    _CLOSED:    (None,       None,      None,      None,       None,       None,      _CLOSED, _CLOSED),
+})  # fmt: skip
 
 
 def advance(table: Table[_State, _Event], state: _State, event: _Event) -> _State:
-    """Return the state that follows `state` by `event`. Raises `ProtocolError`, naming both, when none does."""
+    """Return the state that follows `state` after `event`. Raises `ProtocolError`, naming both, without one."""
     try:
         return table[state][event]
     except KeyError:
