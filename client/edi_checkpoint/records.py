@@ -1,15 +1,13 @@
-"""The documented path of `edi_checkpoint.wire.records`."""
+"""Records: one entry's bytes with number and checksum, the same in an outbox, a wire frame and a journal row.
 
-from edi_checkpoint.wire import records as _records
-from edi_checkpoint.wire.records import ENTRY_MAX_BYTES as ENTRY_MAX_BYTES
-from edi_checkpoint.wire.records import HEADER as HEADER
-from edi_checkpoint.wire.records import NUMBER_MAX as NUMBER_MAX
-from edi_checkpoint.wire.records import Record as Record
-from edi_checkpoint.wire.records import entries as entries
-from edi_checkpoint.wire.records import head as head
-from edi_checkpoint.wire.records import pack as pack
-from edi_checkpoint.wire.records import scan as scan
-from edi_checkpoint.wire.records import scan_all as scan_all
-from edi_checkpoint.wire.records import whole as whole
+`docs/format.md`, Records, shows the layout. Numbers rise within a stream; they are consecutive unless a compaction
+shortened the outbox. No function here interprets the entry bytes.
 
-__doc__ = _records.__doc__
+Example:
+    from edi_checkpoint.records import pack, scan
+
+    torn = pack(1, b"first") + pack(2, b"second")[:-1]
+    print([(record.number, record.entry) for record in scan(torn)])  # [(1, b'first')]
+"""
+
+from edi_checkpoint.wire.records import *  # noqa: F403

@@ -1,7 +1,8 @@
-"""Messages to frames and back: mark, wire version, msgpack. No I/O and no clock.
+"""Turns messages into frames and back. No I/O and no clock.
 
-`docs/protocol.md` is normative. A frame is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. Unknown
-fields are ignored. An unknown version raises `VersionMismatch`. All other bytes give a message or one `ProtocolError`.
+`docs/protocol.md` is normative. A frame is the mark `EDIC`, one byte of wire version, and a tagged msgpack map. A
+reader ignores unknown fields. It raises `VersionMismatch` for another wire version, and `ProtocolError` for all other
+bytes that are no message.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edi_checkpoint.wire.messages import ClientMessage, DaemonMessage
 WIRE_VERSION = 1
 _MARK = b"EDIC"
 _PREFIX = _MARK + bytes([WIRE_VERSION])
-
+_INVALID = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
@@ -29,34 +30,35 @@ def encode(message: ClientMessage | DaemonMessage) -> bytes:
 
 
 def decode_from_client(data: bytes | memoryview) -> ClientMessage:
-    """Return what a client sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
+    """Return a client's message. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
     try:
         return _client_decoder.decode(_body(data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _INVALID as error:
         raise ProtocolError(f"message to the daemon: {error}") from error
 
 
-class _Asked(Struct):
+class _Request(Struct):
     request: Number = 0
 
 
 def request_of(data: bytes | memoryview) -> int:
-    """Return the request that a client's message carries, also one that is none otherwise; 0 when it carries none."""
+    """Return the request number in a client's frame, also if the rest is invalid; 0 without one."""
     try:
-        return msgspec.msgpack.decode(_body(data), type=_Asked).request
-    except (ProtocolError, msgspec.MsgspecError, ValueError, RecursionError):
+        return msgspec.msgpack.decode(_body(data), type=_Request).request
+    except (ProtocolError, *_INVALID):
         return 0
 
 
 def decode_from_daemon(data: bytes | memoryview) -> DaemonMessage:
-    """Return what a daemon sent. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
+    """Return a daemon's message. Raises `VersionMismatch` for another wire version, else `ProtocolError`."""
     try:
         return _daemon_decoder.decode(_body(data))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _INVALID as error:
         raise ProtocolError(f"message from the daemon: {error}") from error
 
 
 def _body(data: bytes | memoryview) -> memoryview:
+    """Return the msgpack map of a frame. Raises as the decoders do."""
     view = memoryview(data)
     if view[:5] == _PREFIX:
         return view[5:]
