@@ -1,1 +1,1 @@
-"""What goes over the wire and into records: entries, messages and their bytes. No I/O and no clock."""
+"""The messages between client and daemon, the entries in them, and their bytes. No I/O and no clock."""

@@ -1,9 +1,7 @@
-"""The entries of a stream: typed values, encode and decode. No I/O and no clock.
+"""The entries of a stream, as typed structs, and the functions that encode and decode them. No I/O and no clock.
 
-`docs/protocol.md` is normative. An entry is what changes a session (`Update`, `Base`, `Mark`, `Rollback`, `Pin`). The
-client numbers each entry and stores it in a record (`edi_checkpoint.wire.records`).
-
-Unknown fields are ignored. Any other bytes raise `ProtocolError`.
+`docs/protocol.md` is normative. An entry is one change of a session (`Update`, `Base`, `Mark`, `Rollback`, `Pin`). The
+client numbers each entry and stores it in a record (`wire.records`).
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.wire.references import Attachment, Digest
 
 TEXT_MAX = 1024
-KEEP_MAX = 1000  # checkpoints of one session that may be asked to be kept
+KEEP_MAX = 1000  # the most checkpoints of one session that a mark may ask to keep
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
@@ -27,11 +25,11 @@ JsonText: TypeAlias = bytes
 
 
 class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
-    """Keys set to JSON texts and keys removed, as one change.
+    """Sets and removes keys as one change.
 
-    `time_us` is the publisher's clock (UTC, microseconds): it is shown and spaces transitions, it never orders.
-    `covers` counts the earlier entries this one stands for (compaction); 0 for an entry as it was published.
-    `attachments` is what the values refer to, by digest; the journal keeps it apart from the entry.
+    `time_us` is the publisher's clock (UTC, microseconds). It is shown and measures the time between transitions; it
+    never orders entries. `covers` counts the earlier entries that a compaction merged into this one, else 0.
+    `attachments` are those that the values refer to, by digest; the journal stores them apart from the entry.
     """
 
     time_us: int
@@ -43,9 +41,9 @@ class Update(Struct, tag="update", array_like=True, frozen=True, gc=False):
 
 
 class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
-    """The whole state; whatever stood before is replaced. It may follow a gap in the numbers.
+    """Replaces the whole state. It may follow a gap in the numbers.
 
-    `attachments` is what the values refer to and no file holds yet.
+    `attachments` are those that the values refer to and no file holds yet.
     """
 
     time_us: int
@@ -55,11 +53,11 @@ class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
 
 
 class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
-    """A wish for a checkpoint of the state at this number.
+    """Asks for a checkpoint of the state at this number.
 
-    `kind` is `manual`; `shutdown` for a writer's last entry when it leaves cleanly; `interrupted` to have what an
-    earlier writer left kept, before its session is begun anew. `keep` says how many checkpoints of the session are to
-    be kept from now on; None leaves that as it is.
+    `kind` is `manual`, or `shutdown` for the last entry of a writer that leaves cleanly, or `interrupted` to save an
+    earlier writer's state before the session restarts empty. `keep` limits the checkpoints of the session from now
+    on; None changes nothing.
     """
 
     time_us: int
@@ -72,20 +70,20 @@ class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
 
 
 class Rollback(Struct, tag="rollback", array_like=True, frozen=True, gc=False):
-    """The return to an earlier state, which is given whole; what stood before is photographed first, then this.
+    """Replaces the state by an earlier one. The daemon checkpoints the state before it, then this one.
 
-    `to` is the sequence that was gone back to (0: of a file that says none), `reason` says it in words.
+    `to` is the sequence of the earlier state, 0 for a file that names none. `reason` describes it for people.
     """
 
     time_us: int
     state: dict[str, JsonText]
     to: Number
     reason: Text
-    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})  # whatever was there before is kept
+    attachments: ClassVar[Mapping[str, Attachment]] = MappingProxyType({})  # those of an earlier state are stored
 
 
 class Pin(Struct, tag="pin", array_like=True, frozen=True, gc=False):
-    """What a person notes at a checkpoint, by its file's name; None leaves as it is, an empty text removes."""
+    """Changes what a person noted on a checkpoint, named by its file; None changes nothing, an empty text removes."""
 
     time_us: int
     checkpoint: Text
@@ -102,12 +100,12 @@ _entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """Return the bytes of an entry, as a record holds them."""
+    """Return the bytes of an entry for its record."""
     return _encoder.encode(entry)
 
 
 def decode_entry(data: bytes) -> Entry:
-    """Return the entry of `data`; raises `ProtocolError`. The JSON texts inside are not looked at."""
+    """Return the entry of `data`. Raises `ProtocolError`; it does not check the JSON texts inside."""
     try:
         return _entry_decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -115,7 +113,7 @@ def decode_entry(data: bytes) -> Entry:
 
 
 def decode_entries(data: Iterable[bytes]) -> list[Entry]:
-    """Return the entries of several records; raises as `decode_entry` does."""
+    """Return the entries of several records. Raises `ProtocolError`, as `decode_entry`."""
     decode = _entry_decoder.decode
     try:
         return [decode(one) for one in data]

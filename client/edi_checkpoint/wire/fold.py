@@ -1,6 +1,7 @@
-"""The fold: how an entry changes the values of a session. This is the one definition, for client and daemon.
+"""Applies an entry to the values of a session. Client and daemon share this one definition.
 
-A client without a daemon folds the JSON texts of the entries. The daemon folds fragments: the same texts, laid out.
+A client without a daemon folds the entries' JSON texts. The daemon folds fragments: the same texts with the layout of
+a document.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ V = TypeVar("V")
 
 
 def texts_of(entry: Entry) -> Mapping[str, JsonText]:
-    """Return the JSON texts that `entry` sets, by key; marks and pins set none."""
+    """Return the JSON texts that `entry` sets, by key; none for a mark or a pin."""
     match entry:
         case Update():
             return entry.changed
@@ -24,13 +25,13 @@ def texts_of(entry: Entry) -> Mapping[str, JsonText]:
 
 
 def apply(values: dict[str, V], entry: Entry, new: Mapping[str, V]) -> bool:
-    """Change `values` as `entry` says; return False for marks and pins, which change nothing.
+    """Apply `entry` to `values`; return False for a mark or a pin, which changes nothing.
 
-    `new` holds the values of `texts_of(entry)`, as they are or in another form. Keys that stay keep their place; only
-    a rollback sets the order of all keys.
+    `new` holds the values of `texts_of(entry)`, as texts or in another form. Remaining keys keep their order; only a
+    rollback sets the order of all keys.
     """
     match entry:
-        case Update():  # the first, since it is by far the most frequent
+        case Update():  # first, because it is by far the most frequent
             for key in entry.removed:
                 values.pop(key, None)
         case Base():

@@ -2,14 +2,8 @@
 
     length u32 | crc32 u32 | number u64 | entry bytes          (little endian; `docs/format.md`, Records)
 
-`length` counts the entry bytes; the checksum covers number and entry bytes. Records stand back to back. Numbers rise
-within a stream; they are consecutive unless compaction thinned the outbox. Nothing here interprets the entry bytes.
-
-Example:
-    from edi_checkpoint.records import pack, scan
-
-    torn = pack(1, b"first") + pack(2, b"second")[:-1]
-    print([(record.number, record.entry) for record in scan(torn)])  # [(1, b'first')]
+`length` counts the entry bytes; the checksum covers number and entry bytes. Records follow each other without gaps.
+Numbers rise within a stream; they are consecutive unless a compaction shortened the outbox.
 """
 
 from __future__ import annotations
@@ -29,7 +23,7 @@ NUMBER_MAX = (1 << 63) - 1  # SQLite's largest integer
 
 
 class Record(NamedTuple):
-    """One record: its number in the stream, the entry's bytes, and where the record ends in what was scanned."""
+    """One record: its number in the stream, the entry's bytes, and the offset of its end in the scanned data."""
 
     number: int
     entry: bytes
@@ -37,20 +31,20 @@ class Record(NamedTuple):
 
 
 def head(number: int, entry: bytes) -> bytes:
-    """Return what stands before `entry` (at most 64 MiB) in its record under `number` (1 to 2**63 - 1)."""
+    """Return the header of the record of `entry` (at most 64 MiB) with `number` (1 to 2**63 - 1)."""
     return HEADER.pack(len(entry), crc32(entry, crc32(_NUMBER.pack(number))), number)
 
 
 def pack(number: int, entry: bytes) -> bytes:
-    """Return the record of `entry` (at most 64 MiB) under `number` (1 to 2**63 - 1)."""
-    return head(number, entry) + entry  # the one copy: of 1 MB, another costs as much again
+    """Return the record of `entry` (at most 64 MiB) with `number` (1 to 2**63 - 1)."""
+    return head(number, entry) + entry
 
 
 def scan(data: bytes | memoryview) -> list[Record]:
     """Return the records at the start of `data`, up to the first that is torn, damaged or out of order.
 
-    The good part ends at the last record's `end`. A reader of a file stops there: the writer never reported what
-    follows a torn append as written.
+    The valid part ends at the last record's `end`. A reader of a file stops there, because the writer never reported
+    a record after a torn one as written.
     """
     records: list[Record] = []
     offset, last = 0, 0
@@ -71,25 +65,25 @@ def scan(data: bytes | memoryview) -> list[Record]:
 
 
 def scan_all(data: bytes | memoryview) -> list[Record]:
-    """Return all records of `data`: at least one, and nothing before, between or behind them.
+    """Return the records of `data`, which consists of one or more whole records.
 
-    Raises `ProtocolError` if bytes are left over: a frame or a row is whole or it is refused.
+    Raises `ProtocolError` otherwise: a frame or a row with other bytes is refused as a whole.
     """
     records = scan(data)
-    good = records[-1].end if records else 0
-    if not records or good != len(data):
-        raise ProtocolError(f"records: byte {good} of {len(data)} begins no whole record")
+    end = records[-1].end if records else 0
+    if not records or end != len(data):
+        raise ProtocolError(f"records: byte {end} of {len(data)} begins no whole record")
     return records
 
 
 def entries(data: bytes) -> tuple[list[bytes], int]:
-    """Return the entries of all records of `data` and the last one's number, in a third of the time of `scan_all`.
+    """Return the entries of all records of `data`, and the last number.
 
-    Raises as that does.
+    It raises as `scan_all` does and takes a third of its time, because it makes no `Record`s.
     """
     found: list[bytes] = []
     offset, last, total = 0, 0, len(data)
-    header, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from  # a million times each, in a start
+    header, lead, unpack = HEADER.size, _LEAD.size, HEADER.unpack_from  # a start uses each a million times
     while total - offset >= header:
         length, checksum, number = unpack(data, offset)
         end = offset + header + length
@@ -106,9 +100,9 @@ def entries(data: bytes) -> tuple[list[bytes], int]:
 
 
 def whole(data: bytes | memoryview, most: int = sys.maxsize) -> tuple[int, int]:
-    """Return where the last whole record of `data` ends, and its number, by the lengths alone: nothing is verified.
+    """Return the offset after the last whole record of `data`, at most the record `most`, and its number.
 
-    It looks at `most` records at most.
+    It reads the lengths alone and verifies no checksum.
     """
     offset = number = 0
     while len(data) - offset >= HEADER.size and most > 0:

@@ -1,9 +1,8 @@
-"""References: what stands in a state's JSON text for an array or bytes, whose content is kept apart under its digest.
+"""References: the JSON form of an array or bytes, whose content is stored apart under its digest.
 
     {"$attachment": {"sha256": "…", "type": "png", "dtype": "bool", "shape": [1024, 1024], "bytes": 2210, "area": 9}}
 
-The key is reserved: `values.codec.encode` refuses it in a user's own dict, so nothing else is ever mistaken for a
-reference. Text in, values out; the content itself is never looked at here.
+The key is reserved: `values.codec.encode` refuses it in a user's own dict, so no other value can look like a reference.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ import msgspec
 from msgspec import Meta
 
 KEY: Final = "$attachment"
-MARK: Final = b'"$attachment":'  # in a JSON text it can be nothing but this key: inside a string its quotes are escaped
-DEPTH: Final = 3  # containers of a reference: itself, what the key holds, the shape
+MARK: Final = b'"$attachment":'  # in a JSON text this can only be the key: inside a string its quotes are escaped
+DEPTH: Final = 3  # nested containers of a reference: itself, the value of the key, the shape
 
 _PLAIN_STEP = re.compile(r"[\w-]{1,64}")
 _DIGEST = re.compile(rb'"([0-9a-f]{64})"')
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Type = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}\Z")]  # of the file; also its name's ending
+Type = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}\Z")]  # of the stored file; also the ending of its name
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One array or bytes: `sha256` is of the stored file, `type` its ending, `bytes` its size.
+    """Refers to one array or bytes by the digest, type and size of the stored file.
 
-    `dtype` is None for bytes, whose `shape` is their length; `area` counts the ones of an array of 0 and 1.
+    `dtype` is None for bytes, and their `shape` is the length. `area` counts the ones of an array of 0 and 1.
     """
 
     sha256: Digest
@@ -42,21 +41,21 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Attachment(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The content that a digest stands for: what the file holds, byte for byte, and its type."""
+    """The bytes of a stored file, and its type."""
 
     type: Type
     data: bytes
 
 
 class Encoded(NamedTuple):
-    """What refers to an attachment, and the attachment."""
+    """An attachment, and the reference to it."""
 
     reference: Reference
     attachment: Attachment
 
 
 def step(key: str) -> str:
-    """Return the step of a path that leads to `key` of a dict: `.key`, or `['a key']`."""
+    """Return the part of a path that names `key` of a dict: `.key`, or `['a key']`."""
     return f".{key}" if _PLAIN_STEP.fullmatch(key) else f"[{key[:64]!a}]"
 
 
@@ -66,7 +65,7 @@ def form_of(reference: Reference) -> dict[str, object]:
 
 
 def reference_of(form: object) -> Reference | None:
-    """Return the reference that a part of a decoded value is, None when it is something else."""
+    """Return the reference whose JSON form is `form`, None for any other value."""
     if not isinstance(form, dict) or form.keys() != {KEY}:
         return None
     try:
@@ -76,9 +75,9 @@ def reference_of(form: object) -> Reference | None:
 
 
 def replaced(form: object, put: Callable[[Reference, str], object], path: str = "") -> object:
-    """Return a decoded value with each reference in it replaced by what `put` returns for it and its path.
+    """Return a decoded value with each reference replaced by what `put` returns for it and its path.
 
-    Paths are those of the errors of `values.codec.encode`: `scene.entities[3].mask`. Containers are changed in place.
+    Paths look like those in the errors of `values.codec.encode`: `scene.entities[3].mask`. Containers change in place.
     """
     if isinstance(form, list):
         for at, part in enumerate(form):
@@ -94,7 +93,7 @@ def replaced(form: object, put: Callable[[Reference, str], object], path: str = 
 
 
 def references(form: object, pointer: str = "") -> Iterator[tuple[str, Reference]]:
-    """Yield the references of a decoded value, each with its JSON pointer (RFC 6901) below `pointer`."""
+    """Yield the references in a decoded value, each with its JSON pointer (RFC 6901) below `pointer`."""
     if isinstance(form, list):
         for at, part in enumerate(form):
             if isinstance(part, list | dict):
@@ -108,9 +107,9 @@ def references(form: object, pointer: str = "") -> Iterator[tuple[str, Reference
 
 
 def digests_in(text: bytes, *, marked: bool = False) -> set[str]:
-    """Return the digests that `text` may name: JSON in any layout, or anything that holds such texts.
+    """Return the digests that `text` may name; it is JSON in any layout, or other bytes that contain such texts.
 
-    All 64 hex digits in quotes count, so none that is named is missed and some that are none may be among them: for
-    whoever must not lose what is named. `marked`: the mark stands before this part of a longer text.
+    Every 64 hex digits in quotes count. The result holds all named digests and perhaps others, which is safe for
+    callers that must not lose an attachment. `marked`: the mark stands before this part of a longer text.
     """
     return {found.decode() for found in _DIGEST.findall(text)} if marked or MARK in text else set()
