@@ -1,7 +1,7 @@
-"""What a session needs of its link, of its outbox and of its attachments.
+"""What a session needs of its link, its outbox and its attachments.
 
-Two sets of classes satisfy these protocols: `Link`, `Outbox` and `Attachments`, which save what is published, and
-those in `disabled`, which keep nothing. mypy compares each class with its protocol where it is made.
+`Link`, `Outbox` and `Attachments` save what is published; the classes in `disabled` save nothing. mypy compares each
+class with its protocol.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class SessionLink(Protocol):
-    """Connects the sessions of one process to a daemon. Its methods are safe to call from several threads."""
+    """Connects the sessions of one process to a daemon. Any thread may call its methods."""
 
     @property
     def paths(self) -> Paths | None:
-        """The folders that sessions are saved in; None when nothing is saved."""
+        """The folders of the sessions; None if nothing is saved."""
 
     @property
     def connected(self) -> bool:
@@ -35,60 +35,43 @@ class SessionLink(Protocol):
         """Wait until a daemon answers, at most `timeout_s`; return whether one does."""
 
     def wake(self) -> None:
-        """Tell the link that entries were published."""
+        """Send what was published."""
 
     def ask(self, question: Callable[[int], Question], timeout_s: float) -> Answer:
-        """Return the answer to a question. Raises the daemon's error, and `DaemonUnavailable`."""
+        """Return the daemon's answer. Raises its error, or `DaemonUnavailable`."""
 
     def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
-        """Take the session's lock and return a new stream. Raises what `Outbox` raises."""
+        """Lock the session and return a new stream. Raises the errors of `Outbox`."""
 
     def attach(self, stream: Stream, *, timeout_s: float) -> Attached | None:
-        """Attach a new stream; return the daemon's answer with the session's state, None without one."""
+        """Attach a new stream; return the daemon's answer with the session's state, None without a daemon."""
 
     def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
-        """Call `publish_base` whenever the daemon lacks entries of `stream`.
-
-        It publishes the whole state as one entry and returns its number.
-        """
+        """Have `publish_base` called when the daemon lacks entries; it publishes a base and returns its number."""
 
     def detach(self, stream: Stream, *, unused: bool = False) -> None:
-        """Close a stream; `unused`: remove its files, because nothing was published."""
+        """Close a stream. `unused`: nothing was published, so its files are removed."""
 
     def close(self) -> None:
-        """Disconnect. All streams must be detached before."""
+        """Disconnect, after all streams were detached."""
 
 
 class SessionOutbox(Protocol):
-    """Numbers the entries of one stream and holds them until a file contains them."""
+    """Numbers the entries of one stream, and stores them until a document contains them."""
 
-    @property
-    def stream(self) -> str:
-        """The id of the stream."""
-
-    @property
-    def lock(self) -> Lock:
-        """Held by a publisher while it calls `append`."""
-
-    @property
-    def published(self) -> int:
-        """The number of the newest entry."""
-
-    @property
-    def spooled(self) -> int:
-        """The number of the newest entry in a file."""
-
-    @property
-    def fenced(self) -> Mapping[str, int]:
-        """The streams of living writers that this one takes over from, with the last number of each."""
+    stream: str  # its id
+    lock: Lock  # a publisher holds it while it calls `append`
+    published: int  # the number of the newest entry
+    spooled: int  # the number of the newest entry in a segment
+    fenced: Mapping[str, int]  # the living streams that this one takes over from, with their last numbers
 
     @property
     def full(self) -> bool:
-        """Whether the link has work to do before more is published."""
+        """Whether the link has to begin a segment or write the backlog."""
 
     @property
     def unsent_bytes(self) -> int:
-        """About how many bytes are not sent yet."""
+        """The size of the entries that are not sent yet, roughly."""
 
     def append(self, entry: bytes) -> int:
         """Store an entry; return its number. Raises `OutboxFull`."""
@@ -97,27 +80,25 @@ class SessionOutbox(Protocol):
         """Free the memory of entries up to `number`."""
 
     def trim(self, covered: int) -> None:
-        """Delete the files whose entries up to `covered` are in a checkpoint or in the auto-save."""
+        """Delete the segments whose entries up to `covered` are in a document."""
 
     def sync(self) -> None:
-        """Bring all entries onto the disk. Raises OSError."""
+        """Make all entries durable. Raises OSError."""
 
 
 class SessionAttachments(Protocol):
     """The arrays and bytes of one session."""
 
-    @property
-    def recent(self) -> Recent:
-        """What was encoded lately."""
+    recent: Recent  # encoded or read lately
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes of `reference`, which stands under `path` of the state.
+        """Return the array or bytes of `reference`, which stands at `path` in the state.
 
         Raises `AttachmentMissing`, `AttachmentDamaged` and `ArraysMissing`.
         """
 
     def remaining_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
-        """Return how many of `left_bytes` are left after an entry with the attachments `carried`.
+        """Return how many of `left_bytes` remain after an entry with the attachments `carried`.
 
         Attachments that the texts `held` name cost nothing. Raises `AttachmentsFull`.
         """

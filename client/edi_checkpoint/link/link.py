@@ -1,10 +1,10 @@
-"""The link: the thread that moves a client's records to the daemon and acknowledgements back.
+"""The link: the thread that sends a client's records to the daemon and receives the acknowledgements.
 
-A connection goes through: handshake (told by the socket's monitor) -> `Hello` -> `Welcome` -> `Attach` for every
-stream -> entries. All of it starts anew when the daemon was restarted: what is not acknowledged is sent again from the
-outbox, and the daemon drops what it has.
+The steps of a connection: the socket's monitor reports it -> `Hello` -> `Welcome` -> `Attach` for every stream ->
+entries. After a restart of the daemon the link repeats them all. It sends unacknowledged records again from the
+outbox, and the daemon drops those that it has.
 
-Nothing here is ever waited for by a publishing call.
+A publishing call never waits for this thread.
 """
 
 from __future__ import annotations
@@ -17,61 +17,40 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from edi_checkpoint import errors
 from edi_checkpoint.documents.names import branch_id
-from edi_checkpoint.errors import (
-    CheckpointFailed,
-    DaemonUnavailable,
-    EdiCheckpointError,
-    Fenced,
-    FolderError,
-    NotFound,
-    ProtocolError,
-    SessionBusy,
-    SessionClosed,
-    SessionPurged,
-    UsageError,
-    from_wire,
-)
 from edi_checkpoint.link.connection import Connection, MonitorEvent
 from edi_checkpoint.link.sending import acknowledged, keep_small, push
-from edi_checkpoint.link.stream import Stream
+from edi_checkpoint.link.stream import Stream, settle
 from edi_checkpoint.link.wakeup import Wakeup
 from edi_checkpoint.link.window import FRAMES_IN_FLIGHT
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.outbox.outbox import COMPACT_BYTES, Outbox
 from edi_checkpoint.outbox.segments import list_streams
 from edi_checkpoint.system.paths import Paths
-from edi_checkpoint.wire import codec
-from edi_checkpoint.wire import messages as wire_messages
-from edi_checkpoint.wire.states import (
-    CONNECTION,
-    STREAM,
-    ConnectionEvent,
-    ConnectionState,
-    StreamEvent,
-    StreamState,
-    advance,
-)
+from edi_checkpoint.wire import codec, messages
+from edi_checkpoint.wire.states import CONNECTION, ConnectionEvent, ConnectionState, StreamEvent, StreamState, advance
 
 log = logging.getLogger(__name__)
 
-_ATTACH_AGAIN_S = 2.0  # the daemon's disk may have refused, or its answer got lost
-_STOPPED_S = 0.2  # how soon the end of the link's thread is noticed by who waits for it
-_RESTART_S = 0.5
-_RETRY_REFUSED_S = 5.0  # a daemon that serves another folder or version may be replaced
+_ATTACH_AGAIN_S = 2.0  # the daemon's disk may refuse writes, or its answer may be lost
+_STOPPED_S = 0.2  # how often `detach` checks that the link thread is alive
+_RESTART_S = 0.5  # a daemon that restarts is back within this time
+_RETRY_REFUSED_S = 5.0  # the daemon may be replaced by one that serves our folder or speaks our version
 _BACKLOG_RETRY_S = 0.5
 _TO_ATTACH = (StreamState.DETACHED, StreamState.ATTACHING)
-_FOR_EVER = Fenced | SessionBusy | SessionPurged  # refusals that no asking again will change
+_FOR_EVER = errors.Fenced | errors.SessionBusy | errors.SessionPurged  # asking again does not change these refusals
+_Request: TypeAlias = messages.Attach | messages.Question
 
 
 class _Source(NamedTuple):
-    """A stream, the outbox that its records are read from, and what publishes its whole state as one entry."""
+    """A stream, its outbox, and a function that publishes the whole state as one entry."""
 
     stream: Stream
     outbox: Outbox
-    publish_base: Callable[[], int] | None = None  # None: its session is not open yet
+    publish_base: Callable[[], int] | None = None  # None until its session is open
 
 
 class Link:
@@ -86,25 +65,25 @@ class Link:
         outbox_max_bytes: int = COMPACT_BYTES,
         absent: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start the thread; the daemon need not be there. The thread calls `absent` each time it finds no daemon."""
+        """Start the thread, also without a daemon. The thread calls `absent` each time it finds no daemon."""
         self.paths = paths
         self._app = app
         self._outbox_max_bytes = outbox_max_bytes
-        self._hello = wire_messages.Hello(app=app, version=version, sessions_dir=str(paths.sessions))
+        self._hello = messages.Hello(app=app, version=version, sessions_dir=str(paths.sessions))
         self._absent = absent
-        self._outboxes: dict[str, Outbox] = {}  # that are open, by their streams
-        self._sources: dict[str, _Source] = {}  # by stream; the link thread's own
+        self._outboxes: dict[str, Outbox] = {}  # the open ones, by stream
+        self._sources: dict[str, _Source] = {}  # by stream; only the link thread uses it
         self._calls: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
         self._asleep = False
         self._wanted = False
         self._requests = count(1)
-        self._asked: dict[int, tuple[wire_messages.Attach | wire_messages.Question, Future[wire_messages.Answer]]] = {}
+        self._asked: dict[int, tuple[_Request, Future[messages.Answer]]] = {}
         self._state = ConnectionState.NEW
-        self._journal: str | None = None  # of the daemon that welcomed us last
+        self._journal: str | None = None  # of the last daemon that sent `Welcome`
         self._retry_at_s: float | None = None
         self._closing = False
-        self.changed = threading.Condition()  # connected or lost
+        self._changed = threading.Condition()  # notified when a connection is made or lost
         self._connection = Connection(paths, self._wakeup.fd, queue_frames=2 * FRAMES_IN_FLIGHT)
         self._thread = threading.Thread(target=self._run, name="edi-checkpoint-link", daemon=True)
         self._thread.start()
@@ -117,34 +96,34 @@ class Link:
         return self._state is ConnectionState.OPEN
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Wait until a daemon has welcomed this client, at most `timeout_s`."""
-        with self.changed:
-            return self.changed.wait_for(lambda: self.connected, timeout_s)
+        """Wait until a daemon has welcomed this client, at most `timeout_s`; return whether one has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.connected, timeout_s)
 
     def wake(self) -> None:
-        """Let the link look for what was published; costs a flag while it is busy, one write when it sleeps."""
+        """Have the link send what was published. Sets a flag, and writes to a descriptor if the link sleeps."""
         self._wanted = True
         if self._asleep:
             self._wakeup.set()
 
-    def ask(self, question: Callable[[int], wire_messages.Question], timeout_s: float) -> wire_messages.Answer:
-        """Send a query and wait for its answer, at most `timeout_s`.
+    def ask(self, question: Callable[[int], messages.Question], timeout_s: float) -> messages.Answer:
+        """Send a question and return its answer, after at most `timeout_s`.
 
-        Raises the daemon's error, and `DaemonUnavailable`: without a connection after half a second, in which one that
-        is being started anew is back.
+        Raises the daemon's error, or `DaemonUnavailable`: without a connection after half a second, because a daemon
+        that restarts is back by then.
         """
         if not self.wait_connected(min(timeout_s, _RESTART_S)):
-            raise DaemonUnavailable("no daemon is connected")
+            raise errors.DaemonUnavailable("no daemon is connected")
         request = next(self._requests)
         return self._await(request, question(request), timeout_s)
 
-    def put(self, question: Callable[[int], wire_messages.Question]) -> Future[wire_messages.Answer]:
-        """Send a query, and anew to each daemon that follows, until the answer is there that is returned."""
+    def put(self, question: Callable[[int], messages.Question]) -> Future[messages.Answer]:
+        """Send a question, and again to each later daemon, until one answers; return the future of the answer."""
         request = next(self._requests)
         return self._put(request, question(request))
 
     def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
-        """Take the session's lock and return a new stream; raises what `Outbox` raises."""
+        """Lock the session and return a new stream. Raises the errors of `Outbox`."""
         outbox = Outbox(
             self.paths.outbox, session_id, app=self._app, parent_session=parent_session, seen=seen, takeover=takeover,
             max_bytes=self._outbox_max_bytes,
@@ -152,35 +131,29 @@ class Link:
         self._outboxes[outbox.stream] = outbox
         return Stream(session_id, parent_session, outbox)
 
-    def attach(self, stream: Stream, *, timeout_s: float) -> wire_messages.Attached | None:
-        """Take `stream`, which `open` returned, into the link and wait for the daemon's answer, at most `timeout_s`.
+    def attach(self, stream: Stream, *, timeout_s: float) -> messages.Attached | None:
+        """Attach the stream of `open`; return the daemon's answer, after at most `timeout_s`.
 
-        None when no daemon answered, or it was lost: the stream stays and is attached when one comes. Raises the
-        daemon's refusal.
+        None if no daemon answers or the connection is lost: the link attaches the stream to the next daemon. Raises
+        the daemon's refusal.
         """
         request = next(self._requests)
-        message = wire_messages.Attach(
-            request=request,
-            session_id=stream.session_id,
-            stream=stream.id,
-            parent_session=stream.parent_session,
-            want_state=True,
-        )
+        message = messages.Attach(request, stream.session_id, stream.id, stream.parent_session, want_state=True)
 
         def add() -> None:
-            if outbox := self._outboxes.get(stream.id):  # else it was shut out meanwhile
+            if outbox := self._outboxes.get(stream.id):  # without one, the stream was shut out meanwhile
                 self._sources.setdefault(stream.id, _Source(stream, outbox))
 
         self._call(add)
         try:
             answer = self._await(request, message, timeout_s)
-        except DaemonUnavailable:
+        except errors.DaemonUnavailable:
             self._call(lambda: self._reattach(stream.id))
             return None
-        return answer if isinstance(answer, wire_messages.Attached) else None
+        return answer if isinstance(answer, messages.Attached) else None
 
     def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
-        """Call `publish_base` whenever the daemon lacks entries of `stream` (`docs/protocol.md`, Gaps)."""
+        """Have `publish_base` called when the daemon lacks entries of `stream` (`docs/protocol.md`, Gaps)."""
 
         def replace() -> None:
             if source := self._sources.get(stream.id):
@@ -189,10 +162,10 @@ class Link:
         self._call(replace)
 
     def detach(self, stream: Stream, *, unused: bool = False) -> None:
-        """Take a stream out of the link, close its outbox and tell the daemon, which drains and unlinks that.
+        """Remove a stream, close its outbox and notify the daemon, which drains and unlinks the outbox.
 
-        `unused`: it was not let in, nothing was published, and nothing of it stays. The link thread closes it: it may
-        be reading the files just now.
+        `unused`: the daemon refused the stream and nothing was published, so its files are removed. The link thread
+        closes the outbox, because it may be reading the files.
         """
         closed = threading.Event()
 
@@ -208,9 +181,9 @@ class Link:
                 return
 
     def _release(self, stream: Stream, *, unused: bool = False) -> None:
-        """Close a stream's outbox, in the link thread: the daemon or another writer finds its lock free."""
+        """Close a stream's outbox, which frees its lock for the daemon or another writer; in the link thread."""
         self._sources.pop(stream.id, None)
-        if outbox := self._outboxes.pop(stream.id, None):  # else it was shut out, and closed then
+        if outbox := self._outboxes.pop(stream.id, None):  # without one, the stream was shut out and closed before
             if unused:
                 outbox.abandon()
             elif not outbox.spool():
@@ -219,10 +192,10 @@ class Link:
                 outbox.close()
         stream.advance(StreamEvent.CLOSE)
         if self.connected:
-            self._send(wire_messages.Close(stream=stream.id))
+            self._send(messages.Close(stream=stream.id))
 
     def close(self) -> None:
-        """End the thread; streams must be detached before."""
+        """End the thread, after all streams were detached."""
 
         def stop() -> None:
             self._closing = True
@@ -235,24 +208,20 @@ class Link:
         self._calls.append(function)
         self.wake()
 
-    def _await(
-        self, request: int, message: wire_messages.Attach | wire_messages.Question, timeout_s: float
-    ) -> wire_messages.Answer:
+    def _await(self, request: int, message: _Request, timeout_s: float) -> messages.Answer:
         try:
             return self._put(request, message).result(timeout_s)
         except TimeoutError:
-            raise DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
+            raise errors.DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
         finally:
             self._call(lambda: self._asked.pop(request, None) and None)
 
-    def _put(
-        self, request: int, message: wire_messages.Attach | wire_messages.Question
-    ) -> Future[wire_messages.Answer]:
-        future: Future[wire_messages.Answer] = Future()
+    def _put(self, request: int, message: _Request) -> Future[messages.Answer]:
+        future: Future[messages.Answer] = Future()
         try:
             codec.encode(message)
-        except (OverflowError, ValueError) as error:  # in the caller's thread: the link's is for all
-            raise UsageError(f"a question that cannot be put: {error}") from error
+        except (OverflowError, ValueError) as error:  # found here, in the caller's thread, not in the link's
+            raise errors.UsageError(f"cannot send this question: {error}") from error
 
         def send() -> None:
             self._asked[request] = (message, future)
@@ -260,7 +229,7 @@ class Link:
                 self._send(message)
 
         if self._closing:
-            raise SessionClosed("this client is closed")
+            raise errors.SessionClosed("this client is closed")
         self._call(send)
         return future
 
@@ -272,20 +241,20 @@ class Link:
                 self._connection.connect()
                 while not self._closing:
                     self._turn()
-            finally:  # or the next collection of garbage waits for the sockets, wherever that is
+            finally:  # otherwise the next garbage collection, in any thread, waits for the sockets
                 self._connection.close(farewell=self.connected and self._closing)
-        except FolderError as error:
-            log.error("no daemon can be reached, entries stay in the outbox: %s; %s", error, error.hint)  # noqa: TRY400
+        except errors.FolderError as error:
+            log.error("cannot reach a daemon; entries stay in the outbox: %s; %s", error, error.hint)  # noqa: TRY400
         except Exception:
-            log.exception("link stopped: entries stay in the outbox until the process is started anew")
+            log.exception("the link stopped; entries stay in the outbox until the process restarts")
         finally:
             self._lost()
 
     def _turn(self) -> None:
-        """Wait for something to do, then do it."""
+        """Wait for calls, messages or due streams, then handle them."""
         self._asleep = True
         timeout_ms = 0 if self._wanted or self._calls else self._timeout_ms()
-        woken, changes, messages = self._connection.poll(timeout_ms)
+        woken, changes, received = self._connection.poll(timeout_ms)
         self._asleep = False
         self._wanted = False
         if woken:
@@ -300,18 +269,18 @@ class Link:
                 case MonitorEvent.DOWN:
                     self._lost()
                 case MonitorEvent.ABSENT:
-                    self._look_for_fences()
+                    self._find_fences()
                     self._absent()
-        for message in messages:
-            self._take(message)
+        for message in received:
+            self._receive(message)
         if self._retry_at_s is not None and time.monotonic() >= self._retry_at_s:
             self._retry_at_s = None
             self._connection.connect()
         for source in list(self._sources.values()):
-            self._see_to(source)
+            self._send_entries(source)
 
-    def _see_to(self, source: _Source) -> None:
-        """Send what a stream has; one that is not let in yet asks again."""
+    def _send_entries(self, source: _Source) -> None:
+        """Send the unsent entries of a stream, or ask again for its attachment when that is due."""
         stream, outbox, _ = source
         if outbox.grown:
             keep_small(stream, outbox)
@@ -321,7 +290,7 @@ class Link:
             try:
                 push(stream, outbox, self._connection)
             except OSError as error:
-                log.warning("session %s: its outbox cannot be read: %s", stream.session_id, error)
+                log.warning("session %s: cannot read its outbox: %s", stream.session_id, error)
         elif stream.attach_due_s <= time.monotonic():
             self._reattach(stream.id)
 
@@ -339,85 +308,78 @@ class Link:
         for source in self._sources.values():
             source.stream.lose()
         for request, (asked, future) in list(self._asked.items()):
-            if isinstance(asked, wire_messages.Attach):  # whoever waits for it looks for another daemon
+            if isinstance(asked, messages.Attach):  # its caller looks for another daemon
                 del self._asked[request]
-                if not future.done():
-                    future.set_exception(DaemonUnavailable("the daemon left"))
-        with self.changed:
-            self.changed.notify_all()
+                settle(future, errors.DaemonUnavailable("the daemon left"))
+        with self._changed:
+            self._changed.notify_all()
 
     def _advance(self, event: ConnectionEvent) -> None:
         self._state = advance(CONNECTION, self._state, event)
 
-    def _send(
-        self, message: wire_messages.Attach | wire_messages.AskMark | wire_messages.Close | wire_messages.Question
-    ) -> None:
+    def _send(self, message: _Request | messages.AskMark | messages.Close) -> None:
         self._advance(ConnectionEvent.REQUEST)
-        if isinstance(message, wire_messages.Attach) and (source := self._sources.get(message.stream)):
+        if isinstance(message, messages.Attach) and (source := self._sources.get(message.stream)):
             source.stream.advance(StreamEvent.ATTACH)
         self._connection.send(message)
 
-    def _take(self, message: wire_messages.DaemonMessage) -> None:
+    def _receive(self, message: messages.DaemonMessage) -> None:
         try:
-            self._hear(message)
-        except ProtocolError as error:  # it was sent on a connection that is lost
+            self._advance(_event_of(message))
+            self._handle(message)
+        except errors.ProtocolError as error:  # the daemon sent it on a connection that is lost
             log.warning("message from the daemon refused: %s", error)
 
-    def _hear(self, message: wire_messages.DaemonMessage) -> None:
-        self._advance(_event_of(message))
+    def _handle(self, message: messages.DaemonMessage) -> None:
         match message:
-            case wire_messages.Ack():
-                self._acknowledged(message)
-            case wire_messages.MarkDone():
+            case messages.Ack():
+                if source := self._sources.get(message.stream):
+                    acknowledged(source.stream, message)
+            case messages.MarkDone():
                 self._settle(message.stream, message.number, message.checkpoint)
-            case wire_messages.MarkFailed():
-                self._settle(message.stream, message.number, CheckpointFailed(message.message, hint=message.hint))
-            case wire_messages.Welcome():
+            case messages.MarkFailed():
+                failure = errors.CheckpointFailed(message.message, hint=message.hint)
+                self._settle(message.stream, message.number, failure)
+            case messages.Welcome():
                 self._welcomed(message)
-            case wire_messages.Error():
+            case messages.Error():
                 self._refused(message)
-            case wire_messages.Attached():
+            case messages.Attached():
                 self._attached(message)
-                self._answer(message)
+                self._answer(message.request, message)
             case _:
-                self._answer(message)
+                self._answer(message.request, message)
 
-    def _welcomed(self, message: wire_messages.Welcome) -> None:
+    def _welcomed(self, message: messages.Welcome) -> None:
         self._journal = message.journal
-        attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, wire_messages.Attach)}
+        attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, messages.Attach)}
         for asked, _ in self._asked.values():
             self._send(asked)
         for stream_id in self._sources:
             if stream_id not in attaching:
                 self._reattach(stream_id)
-        with self.changed:
-            self.changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def _reattach(self, stream_id: str) -> None:
-        """Ask the daemon to let a stream in that it has not let in yet; ask again when it does not answer."""
+        """Ask the daemon to attach a stream, unless it has; ask again later if it does not answer."""
         source = self._sources.get(stream_id)
         if source is None or not self.connected or source.stream.state not in _TO_ATTACH:
             return
         stream, outbox, _ = source
         stream.ask_again_at(time.monotonic() + _ATTACH_AGAIN_S)
         self._send(
-            wire_messages.Attach(
-                request=0,
-                session_id=stream.session_id,
-                stream=stream.id,
-                parent_session=stream.parent_session,
-                journal=stream.journal,
-                first=outbox.first,
-                last=outbox.published,
+            messages.Attach(
+                0, stream.session_id, stream.id, stream.parent_session, stream.journal, outbox.first, outbox.published
             )
         )
 
-    def _attached(self, message: wire_messages.Attached) -> None:
+    def _attached(self, message: messages.Attached) -> None:
         source = self._sources.get(message.stream)
         if source is None:
             return
         stream, after = source.stream, message.number
-        advance(STREAM, stream.state, StreamEvent.ATTACHED)  # or nothing is published for a late answer
+        stream.check(StreamEvent.ATTACHED)  # raises for a late answer, before a base is published
         if message.base_wanted or stream.journal not in (None, self._journal):
             log.warning("session %s: the daemon lacks entries; publishing the whole state", stream.session_id)
             base = self._publish_base(source)
@@ -429,70 +391,62 @@ class Link:
         stream.attach(message, self._journal, after=after)
         for number in list(stream.marks):
             if number <= message.number:
-                self._send(wire_messages.AskMark(stream=stream.id, number=number))
+                self._send(messages.AskMark(stream=stream.id, number=number))
 
     def _publish_base(self, source: _Source) -> int | None:
-        """Publish the whole state of a stream; return its number, None when that is not possible now."""
+        """Publish the whole state of a stream; return the entry's number, None if that fails now."""
         if source.publish_base is None:
             return source.outbox.published
         try:
             return source.publish_base()
-        except (EdiCheckpointError, OSError) as error:
-            log.warning("session %s: %s; the daemon is asked again", source.stream.session_id, error)
+        except (errors.EdiCheckpointError, OSError) as error:
+            log.warning("session %s: %s; asking the daemon again", source.stream.session_id, error)
             return None
 
-    def _acknowledged(self, message: wire_messages.Ack) -> None:
-        if source := self._sources.get(message.stream):
-            acknowledged(source.stream, message)
-
-    def _settle(self, stream_id: str, number: int, outcome: CheckpointInfo | CheckpointFailed) -> None:
+    def _settle(self, stream_id: str, number: int, outcome: CheckpointInfo | errors.CheckpointFailed) -> None:
         if source := self._sources.get(stream_id):
             source.stream.advance(StreamEvent.NEWS)
             source.stream.settle_mark(number, outcome)
 
-    def _answer(self, message: wire_messages.Answer) -> None:
-        _, future = self._asked.pop(message.request, (None, None))
-        if future is not None and not future.done():
-            future.set_result(message)
+    def _answer(self, request: int, outcome: messages.Answer | errors.EdiCheckpointError) -> None:
+        if asked := self._asked.pop(request, None):
+            settle(asked[1], outcome)
 
-    def _refused(self, message: wire_messages.Error) -> None:
-        error = from_wire(
+    def _refused(self, message: messages.Error) -> None:
+        error = errors.from_wire(
             message.code, message.message, message.hint,
             pid=message.pid, since=message.since, number=message.number, branch=message.branch,
         )  # fmt: skip
-        if message.request:
-            _, future = self._asked.pop(message.request, (None, None))
-            if future is not None and not future.done():
-                future.set_exception(error)
+        self._answer(message.request, error)
         if source := self._sources.get(message.stream):
             stream = source.stream
-            gone = isinstance(error, NotFound) and not message.request and source.outbox.gone
-            if gone or isinstance(error, SessionPurged):
+            gone = isinstance(error, errors.NotFound) and not message.request and source.outbox.gone
+            if gone or isinstance(error, errors.SessionPurged):
                 error = _purged(stream)
             for_ever = isinstance(error, _FOR_EVER)
             if stream.state is not StreamState.ATTACHED and not message.request and not for_ever:
-                log.warning("session %s: %s; the daemon is asked again", stream.session_id, error)
-                return  # its disk may refuse: no publishing call need know
+                log.warning("session %s: %s; asking the daemon again", stream.session_id, error)
+                return  # no publishing call raises it: the daemon's disk may refuse for a while
             self._refuse(stream, error, asked=bool(message.request))
-        elif not message.request and not message.stream:  # not late news of a stream that has left
+        elif not message.request and not message.stream:  # otherwise it concerns a stream that is detached
             log.warning("the daemon on %s refused this client: %s (%s)", self._connection.endpoint, error, error.hint)
             self._give_up_for_now()
 
-    def _refuse(self, stream: Stream, error: EdiCheckpointError, *, asked: bool) -> None:
-        """Let a stream's publisher know; one that is shut out lets go of its outbox.
+    def _refuse(self, stream: Stream, error: errors.EdiCheckpointError, *, asked: bool) -> None:
+        """Have the publisher's next call raise `error`; close the outbox if the stream is shut out.
 
-        `asked`: the publisher waits for the answer to its first attach, and sees to that itself.
+        `asked`: the publisher waits for the answer to its first attach, and closes the outbox itself.
         """
-        with stream.outbox.lock:  # what another thread publishes meanwhile is counted, or refused
-            if isinstance(error, Fenced) and stream.outbox.published <= error.number:  # then there is no branch
-                error = Fenced(error.message, number=error.number, hint=error.hint)
+        with stream.outbox.lock:  # a concurrent publishing call is counted, or raises
+            if isinstance(error, errors.Fenced) and stream.outbox.published <= error.number:  # there is no branch
+                error = errors.Fenced(error.message, number=error.number, hint=error.hint)
             stream.refuse(error, for_ever=isinstance(error, _FOR_EVER))
-        if isinstance(error, Fenced | SessionPurged) and not asked:
+        if isinstance(error, errors.Fenced | errors.SessionPurged) and not asked:
             log.warning("session %s: %s", stream.session_id, error)
             self._release(stream)
 
-    def _look_for_fences(self) -> None:
-        """Without a daemon, a writer that has taken over has said so in its own lock file alone; so has no purge."""
+    def _find_fences(self) -> None:
+        """Shut out the streams that were fenced or purged while no daemon runs; lock files alone show it then."""
         for stream, outbox, _ in list(self._sources.values()):
             if outbox.gone:
                 self._refuse(stream, _purged(stream), asked=False)
@@ -500,28 +454,25 @@ class Link:
             for other in list_streams(outbox.folder):
                 if (number := other.owner.fenced.get(stream.id)) is not None:
                     session_id = stream.session_id
-                    told = f"session {session_id}: process {other.owner.pid} has taken it over"
-                    error = Fenced(told, number=number, branch=branch_id(session_id, stream.id))
+                    fence = f"session {session_id}: process {other.owner.pid} has taken it over"
+                    error = errors.Fenced(fence, number=number, branch=branch_id(session_id, stream.id))
                     self._refuse(stream, error, asked=False)
                     break
 
     def _give_up_for_now(self) -> None:
-        """Treat the daemon as absent: it serves another folder, or speaks another version."""
+        """Disconnect from a daemon that serves another folder or speaks another version, and retry later."""
         self._lost()
         self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
 
 
-def _event_of(message: wire_messages.DaemonMessage) -> ConnectionEvent:
-    """Return what a message is to the connection; all but greetings is about a stream, or answers a question."""
-    match message:
-        case wire_messages.Welcome():
-            return ConnectionEvent.WELCOME
-        case wire_messages.Error(request=0, stream=""):
-            return ConnectionEvent.ERROR
-        case _:
-            return ConnectionEvent.NEWS
+def _event_of(message: messages.DaemonMessage) -> ConnectionEvent:
+    """Return the connection's event for a message; most messages concern a stream or answer a question."""
+    if isinstance(message, messages.Welcome):
+        return ConnectionEvent.WELCOME
+    concerns_connection = isinstance(message, messages.Error) and not message.request and not message.stream
+    return ConnectionEvent.ERROR if concerns_connection else ConnectionEvent.NEWS
 
 
-def _purged(stream: Stream) -> SessionPurged:
-    return SessionPurged(f"session {stream.session_id} was purged, or its outbox deleted: nothing more of it is kept")
+def _purged(stream: Stream) -> errors.SessionPurged:
+    return errors.SessionPurged(f"session {stream.session_id} was purged, or its outbox deleted: no more is saved")

@@ -1,6 +1,6 @@
-"""How a stream's records move: frames within a window, a probe after a silence, an outbox that stays small.
+"""Sends a stream's records in frames, probes after a silence, and keeps the outbox small.
 
-For the link thread; nothing here waits.
+For the link thread; no function here waits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from edi_checkpoint.wire.states import StreamEvent
 
 log = logging.getLogger(__name__)
 
-FRAME_BYTES: Final = 256 << 10  # a neighbour waits for the commit of what we send; the daemon takes frames of 1 MiB
+FRAME_BYTES: Final = 256 << 10  # other clients wait while the daemon commits a frame; it would accept 1 MiB
 
 
 def push(stream: Stream, outbox: Outbox, connection: Connection) -> None:
-    """Send what the window has room for, and ask after a silence. Raises OSError when the outbox cannot be read."""
+    """Send unsent records as far as the window allows, and a probe after a silence. Raises OSError of the outbox."""
     stream.advance(StreamEvent.ENTRIES)
     window = stream.window
     window.end_gathering(time.monotonic())
@@ -42,7 +42,7 @@ def push(stream: Stream, outbox: Outbox, connection: Connection) -> None:
 
 
 def acknowledged(stream: Stream, message: messages.Ack) -> None:
-    """Note what the daemon has; when its answer to a probe proves that something was lost, send that again."""
+    """Record an acknowledgement. If it answers a probe and proves that entries were lost, send them again."""
     stream.advance(StreamEvent.NEWS)
     lost = stream.window.proves_loss(message.probe, message.number)
     stream.acknowledge(message.number, message.checkpointed, message.saved)
@@ -53,12 +53,12 @@ def acknowledged(stream: Stream, message: messages.Ack) -> None:
 
 
 def keep_small(stream: Stream, outbox: Outbox) -> None:
-    """Begin new segments, write what the disk refused before, and thin an outbox that nobody takes."""
+    """Begin a segment, write the backlog, or compact the outbox, whichever is due."""
     try:
         outbox.roll()
         outbox.spool()
         if outbox.compact(stream.journaled):
-            log.warning("session %s: much waits for a daemon; its outbox is thinned", stream.session_id)
+            log.warning("session %s: many entries wait for a daemon; compacted its outbox", stream.session_id)
             stream.window.rewind(stream.journaled)
     except OSError as error:
         log.debug("outbox of session %s: %s", stream.session_id, error)

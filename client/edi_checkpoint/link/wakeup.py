@@ -1,4 +1,4 @@
-"""A descriptor that one thread sets to end another's poll."""
+"""A file descriptor with which one thread wakes another from its poll."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Wakeup:
     """An eventfd (Linux), else a pipe: `fd` is readable from `set` until `clear`. Never blocks."""
 
     def __init__(self) -> None:
-        """Open the descriptors; raises OSError when there are none left."""
+        """Open the descriptors. Raises OSError when the process has too many."""
         if hasattr(os, "eventfd"):
             self.fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:  # pragma: no cover - macOS
@@ -19,10 +19,10 @@ class Wakeup:
             os.set_blocking(self._write_fd, False)
 
     def set(self) -> None:
-        """Make `fd` readable; from any thread, also after `close`."""
+        """Make `fd` readable. Any thread may call it, also after `close`."""
         try:  # noqa: SIM105 - contextlib.suppress costs as much as the write
             os.write(self._write_fd, b"\x01\0\0\0\0\0\0\0")
-        except OSError:  # full: it is readable already; closed: nobody polls it any more
+        except OSError:  # full, so it is readable already; or closed, so no thread polls it
             pass
 
     def clear(self) -> None:

@@ -1,6 +1,6 @@
-"""The window of a stream: which of its frames are sent and not acknowledged, and when to send or ask next.
+"""The window of a stream: its frames in flight, and when to send the next frame or a probe.
 
-Pure: the caller passes the time. The link thread changes a window; publishing threads only read it.
+The caller passes the time (monotonic). The link thread changes a window; publishing threads only read it.
 """
 
 from __future__ import annotations
@@ -11,66 +11,65 @@ from typing import Final
 
 from edi_checkpoint.wire.messages import WINDOW_BYTES
 
-FRAMES_IN_FLIGHT: Final = 256  # small frames are bounded too: the socket's own queue must never fill
-BURST_ENTRIES: Final = 8  # in one frame: they come in bursts
-BURST_S: Final = 0.002  # how long the next burst may take to come, and to leave in one frame
-_SILENCE_S = 0.25  # no acknowledgement for so long: ask
+FRAMES_IN_FLIGHT: Final = 256  # limits small frames too, because the socket's queue must never fill
+BURST_ENTRIES: Final = 8  # a frame with this many entries was a burst
+BURST_S: Final = 0.002  # how long the link waits for the next burst, to send it in one frame
+_SILENCE_S = 0.25  # after this time without an acknowledgement, the link sends a probe
 _SILENCE_MAX_S = 5.0
 
 
 class Window:
-    """The frames of one stream that are in flight."""
+    """The frames of one stream that were sent and not acknowledged."""
 
     def __init__(self) -> None:
-        """Begin with nothing sent."""
         self.sent = 0  # the last number sent
         self.in_flight: deque[tuple[int, int]] = deque()  # (last number, bytes) of each frame
-        self.refused: tuple[bytes, int] | None = None  # a frame that the socket did not take
+        self.refused: tuple[bytes, int] | None = None  # a frame that the socket refused, and its last number
         self._in_flight_bytes = 0
-        self._burst = 0  # how many entries the last frame had, if they were many
-        self._leave_at_s = 0.0  # when what gathers after a burst leaves; 0: nothing does
+        self._burst = 0  # the number of entries in the last frame, if it was a burst
+        self._gather_until_s = 0.0  # until when entries wait for the next burst; 0: they do not
         self._probe_at_s = 0.0
         self._probe_pause_s = 0.0
-        self._probed = 0  # `sent` when the probe under way left; 0: none
+        self._probed = 0  # `sent` when the unanswered probe was sent; 0: none
 
     @property
     def due_s(self) -> float:
-        """When the link has to look by itself: monotonic, or infinity."""
+        """When the link has to send entries or a probe: monotonic time, or infinity."""
         due_s = self._probe_at_s if self.in_flight else inf
-        return min(due_s, self._leave_at_s) if self._leave_at_s else due_s
+        return min(due_s, self._gather_until_s) if self._gather_until_s else due_s
 
     @property
     def has_room(self) -> bool:
-        """Whether another frame may be sent before an acknowledgement comes."""
+        """Whether another frame may be sent before the next acknowledgement."""
         return self._in_flight_bytes < WINDOW_BYTES and len(self.in_flight) < FRAMES_IN_FLIGHT
 
     def gathers(self, published: int) -> bool:
-        """Whether entries up to `published` wait for an acknowledgement, or after a burst for the next one."""
-        return bool(self.in_flight) or (self._leave_at_s > 0 and published - self.sent < self._burst)
+        """Whether entries up to `published` wait for an acknowledgement, or for the next burst."""
+        return bool(self.in_flight) or (self._gather_until_s > 0 and published - self.sent < self._burst)
 
     def end_gathering(self, now_s: float) -> None:
-        """Stop waiting for the next burst when its time is over."""
-        if 0 < self._leave_at_s <= now_s:
-            self._leave_at_s = 0.0
+        """Stop waiting for the next burst after `BURST_S`."""
+        if 0 < self._gather_until_s <= now_s:
+            self._gather_until_s = 0.0
 
     def hold(self, frame: tuple[bytes, int]) -> None:
-        """Note a frame that the socket did not take; it is sent before any other."""
+        """Store a frame that the socket refused; it is sent before any other."""
         self.refused = frame
 
     def note_sent(self, last: int, size: int, now_s: float) -> None:
-        """Note that a frame of `size` bytes left; `last` is its last number."""
+        """Record that a frame of `size` bytes was sent; `last` is its last number."""
         if not self.in_flight:
             self._await_answer(now_s)
         self.refused = None
         entries = last - self.sent
         self._burst = entries if entries >= BURST_ENTRIES else 0
-        self._leave_at_s = 0.0
+        self._gather_until_s = 0.0
         self.sent = last
         self.in_flight.append((last, size))
         self._in_flight_bytes += size
 
     def is_silent(self, now_s: float) -> bool:
-        """Whether it is time to ask what became of the frames in flight; if so, wait twice as long for the next."""
+        """Return whether a probe is due; if so, the next one is due after twice the time."""
         if not self.in_flight or now_s < self._probe_at_s:
             return False
         self._probe_pause_s = min(2 * self._probe_pause_s, _SILENCE_MAX_S)
@@ -78,22 +77,22 @@ class Window:
         return not self._probed
 
     def note_probed(self) -> None:
-        """Note that a probe left."""
+        """Record that a probe was sent."""
         self._probed = self.sent
 
     def acknowledge(self, number: int) -> None:
-        """Drop the frames that hold nothing beyond `number`."""
+        """Drop the frames whose last number is at most `number`."""
         while self.in_flight and self.in_flight[0][0] <= number:
             self._in_flight_bytes -= self.in_flight.popleft()[1]
 
     def proves_loss(self, probe: int, number: int) -> bool:
-        """Whether the answer to the probe `probe` shows that entries after `number` were lost."""
+        """Return whether the answer to `probe` shows that entries after `number` were lost."""
         return bool(probe) and probe == self._probed and number < self._probed
 
     def note_answer(self, now_s: float) -> None:
-        """Note that the daemon has answered: a burst may follow, and the next silence begins now."""
+        """Record that the daemon answered: the next silence begins now, and another burst may follow."""
         if self._burst and not self.in_flight:
-            self._leave_at_s = now_s + BURST_S
+            self._gather_until_s = now_s + BURST_S
         self._await_answer(now_s)
         self._probed = 0
 
@@ -102,10 +101,10 @@ class Window:
         self._probe_at_s = now_s + _SILENCE_S
 
     def rewind(self, number: int) -> None:
-        """Send again all that follows `number`."""
+        """Have all entries after `number` sent again."""
         self.sent = number
         self.in_flight.clear()
         self._in_flight_bytes = 0
-        self._leave_at_s = 0.0
+        self._gather_until_s = 0.0
         self.refused = None
         self._probed = 0

@@ -512,7 +512,7 @@ def test_what_waits_in_memory_is_written_on_closing_when_the_disk_takes_it_again
 ) -> None:
     session = client.session()
     with monkeypatch.context() as patch:
-        patch.setattr(session._link, "_see_to", lambda _: None)  # the link does not try meanwhile
+        patch.setattr(session._link, "_send_entries", lambda _: None)  # the link does not try meanwhile
         with monkeypatch.context() as full:
             full.setattr(outbox_module, "os", FullDisk())
             session["a"] = 1
@@ -531,7 +531,7 @@ def test_a_base_that_the_disk_refuses_does_not_end_the_link(client: Client, sess
         raise OutboxFull("no room")
 
     def hear() -> None:
-        client._link._take(attached)
+        client._link._receive(attached)
         told.set()
 
     client._link.serve(stream, refused)
@@ -561,7 +561,7 @@ def test_what_another_journal_acknowledged_counts_no_more(
     def hear() -> None:
         monkeypatch.setattr(link, "_journal", "restored")
         stream.advance(StreamEvent.ATTACH)
-        link._take(Attached(1, stream.id, epoch=1, number=1, checkpointed=0, sequence=1, base_wanted=False))
+        link._receive(Attached(1, stream.id, epoch=1, number=1, checkpointed=0, sequence=1, base_wanted=False))
         monkeypatch.undo()
         told.set()
 
