@@ -1,1 +1,1 @@
-"""The connection to the daemon: the socket, its thread, the streams, and the start of a daemon."""
+"""The connection to the daemon: the socket, the link thread, the streams, and the start of a daemon."""

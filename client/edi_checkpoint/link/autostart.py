@@ -1,8 +1,9 @@
-"""Starts the daemon when a client finds none; at most one try in 10 s by all clients together, unless it left in order.
+"""Starts a daemon for a client that finds none.
 
-By the user's service manager where our unit is installed, else by this interpreter, detached. Never by a name looked
-up in PATH. What a daemon would inherit is cut off on both sides: here descriptors, environment, folder, session; by
-`edi_checkpointd.system.daemonize` signals, umask and parent.
+All clients together try once in 10 s, unless the last daemon left in order. The user's service manager starts the
+daemon if our unit is installed; otherwise this interpreter does, detached. No program is searched in PATH. The daemon
+inherits no descriptors, environment, folder or session from here; `edi_checkpointd.system.daemonize` resets signals,
+umask and parent.
 """
 
 from __future__ import annotations
@@ -26,30 +27,24 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S = 10.0
 _STAMP = ".autostart"
-_TRIED, _FAILED = b"1", b"0"  # what the stamp file says of the last try
-_KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
+_TRIED, _FAILED = b"1", b"0"  # the result of the last try, in the stamp file
+_INHERITED = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
 SYSTEMCTL = Path("/usr/bin/systemctl")
-_SYSTEMCTL_S = 1.5  # a service manager that hangs is passed over
+_SYSTEMCTL_S = 1.5  # after this time, a service manager that hangs is ignored
 UNIT = "edi-checkpointd.service"
-_UNIT_FOLDERS = (  # systemd.unit(5); the first two lie in the home folder
-    ".config/systemd/user",
-    ".local/share/systemd/user",
-    "/etc/systemd/user",
-    "/run/systemd/user",
-    "/usr/local/lib/systemd/user",
-    "/usr/local/share/systemd/user",
-    "/usr/lib/systemd/user",
-    "/usr/share/systemd/user",
-)
+_UNIT_FOLDERS = (  # systemd.unit(5); the first two are in the home folder
+    ".config/systemd/user", ".local/share/systemd/user", "/etc/systemd/user", "/run/systemd/user",
+    "/usr/local/lib/systemd/user", "/usr/local/share/systemd/user", "/usr/lib/systemd/user", "/usr/share/systemd/user",
+)  # fmt: skip
 
 
 def is_listened_to(paths: Paths) -> bool:
-    """Whether somebody listens on the socket: a daemon, or the service manager, which starts one for who connects."""
+    """Return whether a daemon listens on the socket, or the service manager, which starts one for a connection."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(paths.socket))
-        except BlockingIOError:  # so many wait that there is no room for another
+        except BlockingIOError:  # a listener's queue is full
             return True
         except OSError:
             return False
@@ -57,17 +52,17 @@ def is_listened_to(paths: Paths) -> bool:
 
 
 def daemon_command() -> list[str]:
-    """Return how this interpreter is made to run the daemon's program, whatever the environment and the folder."""
-    # -I hides what lies in the user's own site-packages; where we lie there, so does the daemon.
-    ours = site.ENABLE_USER_SITE and Path(__file__).is_relative_to(site.getusersitepackages())
-    return [sys.executable, "-EP" if ours else "-I", "-m", "edi_checkpointd"]
+    """Return the command that runs the daemon with this interpreter, in any environment and folder."""
+    # -I hides the user's site-packages, so -EP is used where the daemon is installed there with this package.
+    in_user_site = site.ENABLE_USER_SITE and Path(__file__).is_relative_to(site.getusersitepackages())
+    return [sys.executable, "-EP" if in_user_site else "-I", "-m", "edi_checkpointd"]
 
 
 def start_daemon(paths: Paths, timeout_s: float) -> bool:
-    """Start a daemon unless that was tried within 10 s; return whether one may be on its way.
+    """Start a daemon, unless a client tried within 10 s; return whether one may be starting.
 
-    False when EDI_CHECKPOINT_AUTOSTART=0, and when the last try failed. Waits at most `timeout_s` to hear whether the
-    daemon can run at all, and 1.5 s for the service manager. Never raises for want of a daemon.
+    False if EDI_CHECKPOINT_AUTOSTART=0 or the last try failed. Waits at most `timeout_s` for the daemon's report that
+    it can run, and 1.5 s for the service manager. A failure is logged, never raised.
     """
     if os.environ.get("EDI_CHECKPOINT_AUTOSTART") == "0":
         return False
@@ -77,10 +72,10 @@ def start_daemon(paths: Paths, timeout_s: float) -> bool:
             if (last := _claim(fd)) is not None:
                 return last != _FAILED
             reached(ClientPoint.AUTOSTART_CLAIMED)
-            begun = _by_service_manager(paths) or _by_this_interpreter(timeout_s)
-            if not begun:
+            started = _by_service_manager(paths) or _by_this_interpreter(timeout_s)
+            if not started:
                 os.pwrite(fd, _FAILED, 0)
-            return begun
+            return started
         finally:
             os.close(fd)
     except OSError as error:
@@ -89,13 +84,16 @@ def start_daemon(paths: Paths, timeout_s: float) -> bool:
 
 
 def start_freely(paths: Paths) -> None:
-    """Let the next client start a daemon at once: the one before left in order, so the pause has nothing to guard."""
+    """Let the next client start a daemon without the pause, because the last daemon left in order."""
     with contextlib.suppress(OSError):
         (paths.state / _STAMP).unlink()
 
 
 def _claim(fd: int) -> bytes | None:
-    """Claim the right to try; None when it is ours, else what the last try came to. The file's time is its time."""
+    """Claim the right to start a daemon; return None, or the result of another try within the last 10 s.
+
+    The time of the last try is the file's modification time.
+    """
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         last = os.pread(fd, 1, 0)
@@ -109,18 +107,16 @@ def _claim(fd: int) -> bytes | None:
 
 
 def installed_unit(home: str) -> Path | None:
-    """Return the file of our unit where systemd finds it for the user whose home folder is `home`, None without one."""
+    """Return the file of our unit that systemd finds for the user with the home folder `home`, or None."""
     files = (Path(home, folder, UNIT) for folder in _UNIT_FOLDERS)
     return next((file for file in files if file.exists()), None)
 
 
 def _by_service_manager(paths: Paths) -> bool:
-    """Have systemd start our unit, if it is installed. It serves the places that it finds by itself, and no others."""
+    """Start our unit by systemd, if it is installed and would serve `paths`; return whether that succeeded."""
     home = os.environ.get("HOME", "")
     environment = {"HOME": home, "XDG_RUNTIME_DIR": str(paths.runtime.parent)}
-    if not home.startswith("/") or paths != locate(environment):
-        return False
-    if installed_unit(home) is None:
+    if not home.startswith("/") or paths != locate(environment) or installed_unit(home) is None:
         return False
     try:
         done = subprocess.run(
@@ -129,19 +125,19 @@ def _by_service_manager(paths: Paths) -> bool:
             timeout=_SYSTEMCTL_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("%s was not started by systemd: %s", UNIT, error)
+        log.warning("systemd did not start %s: %s", UNIT, error)
         return False
     return done.returncode == 0
 
 
 def _by_this_interpreter(timeout_s: float) -> bool:
-    """Run `edi_checkpointd run --detached`, whose first process ends when it knows that the daemon can run."""
+    """Run `edi_checkpointd run --detached`; return whether its first process reports that the daemon can run."""
     if not sys.executable:
         return False
     environment = {
         name: text
         for name, text in os.environ.items()
-        if name in _KEPT or name.startswith(("EDI_CHECKPOINT_", "XDG_", "LC_"))
+        if name in _INHERITED or name.startswith(("EDI_CHECKPOINT_", "XDG_", "LC_"))
     }
     process = subprocess.Popen(
         [*daemon_command(), "run", "--detached"],
@@ -149,10 +145,10 @@ def _by_this_interpreter(timeout_s: float) -> bool:
         start_new_session=True, close_fds=True,
     )  # fmt: skip
     try:
-        _, said = process.communicate(timeout=timeout_s)
+        _, output = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         threading.Thread(target=process.communicate, name="edi-checkpoint-autostart", daemon=True).start()
         return True
     if process.returncode:
-        log.warning("the daemon could not be started: %s", said.decode(errors="replace").strip())
+        log.warning("the daemon could not be started: %s", output.decode(errors="replace").strip())
     return process.returncode == 0
