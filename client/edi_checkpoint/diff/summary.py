@@ -54,7 +54,7 @@ def _cut(line: str, end: str = "") -> str:
 def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple[str, set[str]]:
     """Return the stage if it changed, or with the counter of its rounds that did, and the keys that this tells of."""
     was, stage = (stage_of({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
-    if was != stage:
+    if was != stage and (stage or "current_stage" in before):  # a first stage without a name is a change like others
         return f"{was}->{stage}" if "current_stage" in before else stage, {"current_stage", *_COUNTERS}
     for key in _COUNTERS:
         if key in after and before.get(key) != after[key] and (step := _step(before.get(key), after[key])):

@@ -1,4 +1,4 @@
-"""What a session needs of its link, its outbox and its attachments.
+"""What a session needs of its link and its attachments; `stream.SessionOutbox` is what it needs of its outbox.
 
 `Link`, `Outbox` and `Attachments` save what is published; the classes in `disabled` save nothing. mypy compares each
 class with its protocol.
@@ -7,17 +7,14 @@ class with its protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from edi_checkpoint.link.stream import Stream
 from edi_checkpoint.system.paths import Paths
 from edi_checkpoint.values.cache import Recent
 from edi_checkpoint.wire.entries import JsonText
 from edi_checkpoint.wire.messages import Answer, Attached, Question
 from edi_checkpoint.wire.references import Attachment, Reference
-
-if TYPE_CHECKING:
-    from edi_checkpoint.link.stream import Stream
 
 
 class SessionLink(Protocol):
@@ -54,36 +51,6 @@ class SessionLink(Protocol):
 
     def close(self) -> None:
         """Disconnect, after all streams were detached."""
-
-
-class SessionOutbox(Protocol):
-    """Numbers the entries of one stream, and stores them until a document contains them."""
-
-    stream: str  # its id
-    lock: Lock  # a publisher holds it while it calls `append`
-    published: int  # the number of the newest entry
-    spooled: int  # the number of the newest entry in a segment
-    fenced: Mapping[str, int]  # the living streams that this one takes over from, with their last numbers
-
-    @property
-    def full(self) -> bool:
-        """Whether the link has to begin a segment or write the backlog."""
-
-    @property
-    def unsent_bytes(self) -> int:
-        """The size of the entries that are not sent yet, roughly."""
-
-    def append(self, entry: bytes) -> int:
-        """Store an entry; return its number. Raises `OutboxFull`."""
-
-    def acknowledged(self, number: int) -> None:
-        """Free the memory of entries up to `number`."""
-
-    def trim(self, covered: int) -> None:
-        """Delete the segments whose entries up to `covered` are in a document."""
-
-    def sync(self) -> None:
-        """Make all entries durable. Raises OSError."""
 
 
 class SessionAttachments(Protocol):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from math import inf
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from edi_checkpoint.errors import CheckpointFailed, EdiCheckpointError
-from edi_checkpoint.link.contracts import SessionOutbox
 from edi_checkpoint.link.window import Window
 from edi_checkpoint.model import CheckpointInfo, Durable
 from edi_checkpoint.wire.messages import Attached
@@ -24,6 +23,36 @@ _T = TypeVar("_T")
 
 _ATTACHED: Final = StreamState.ATTACHED  # an enum's attribute costs each publishing call twice as much
 GATHERED_BYTES: Final = 64 << 10  # this many unsent bytes are sent without waiting for more
+
+
+class SessionOutbox(Protocol):
+    """Numbers the entries of one stream, and stores them until a document contains them."""
+
+    stream: str  # its id
+    lock: threading.Lock  # a publisher holds it while it calls `append`
+    published: int  # the number of the newest entry
+    spooled: int  # the number of the newest entry in a segment
+    fenced: Mapping[str, int]  # the living streams that this one takes over from, with their last numbers
+
+    @property
+    def full(self) -> bool:
+        """Whether the link has to begin a segment or write the backlog."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The size of the entries that are not sent yet, roughly."""
+
+    def append(self, entry: bytes) -> int:
+        """Store an entry; return its number. Raises `OutboxFull`."""
+
+    def acknowledged(self, number: int) -> None:
+        """Free the memory of entries up to `number`."""
+
+    def trim(self, covered: int) -> None:
+        """Delete the segments whose entries up to `covered` are in a document."""
+
+    def sync(self) -> None:
+        """Make all entries durable. Raises OSError."""
 
 
 class Stream:

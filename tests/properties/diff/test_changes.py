@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from json_states import VALUES, pairs, texts
 
@@ -61,6 +61,7 @@ def test_people_are_told_of_the_keys_that_programs_are_told_of(states: tuple[dic
 
 
 @settings(deadline=None)
+@example({}, {"current_stage": ""})
 @given(EDI_STATES, EDI_STATES)
 def test_a_line_says_of_any_change_that_there_is_one(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert (summed(before, after) == "no change") == (not changes(texts(before), texts(after)))
