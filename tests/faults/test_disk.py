@@ -78,7 +78,7 @@ def test_a_disk_that_fills_to_its_last_block_costs_nothing_and_all_resumes_by_it
     assert told["journaled"] <= told["spooled"] < told["published"]
     with pytest.raises(Refused, match="FlushTimeout"):
         publisher.do("session.flush(timeout_s=0.3)")
-    with pytest.raises(Refused, match=r"OutboxFull.* cannot be begun: No space left"):
+    with pytest.raises(Refused, match=r"OutboxFull.*cannot begin the session outbox .*: No space left"):
         publisher.do("client.session('another')")
     found = home.json("status")
     assert (found["safe"], codes(found)[:2]) == (False, ["disk_full", "disk_refused"])

@@ -1,1 +1,1 @@
-"""The outbox: the files into which a writer publishes, and what other processes read from them."""
+"""The outbox: the files in which a writer stores its records, and how other processes read them."""

@@ -1,7 +1,7 @@
-"""Compaction: a long row of unsent entries made short without changing what they lead to.
+"""Compaction: fewer entries in place of many unsent ones, with the same state at each transition and mark.
 
-Runs of updates between two transitions or marks become one update, which says how many numbers it stands for
-(`covers`). Every state at a transition or mark is as it was, and so is the last; what is lost is the history between.
+A run of updates between two transitions or marks becomes one update. Its `covers` counts the entries that it merges.
+The history within a run is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TRANSITION_KEYS = frozenset({"current_stage", "status", "current_iteration", "at
 
 
 def compact(records: Iterable[Record]) -> Iterator[bytes]:
-    """Yield the records that stand for `records` of one stream (in order, each number once)."""
+    """Yield the compacted records of one stream; `records` are in order and have each number once."""
     run = _Run()
     for number, data, _ in records:
         entry = decode_entry(data)
@@ -24,19 +24,17 @@ def compact(records: Iterable[Record]) -> Iterator[bytes]:
             yield from run.end()
             yield pack(number, data)
             continue
-        if run.bytes + len(data) > ENTRY_MAX_BYTES:
-            yield from run.end()
-        if isinstance(entry, Update) and not TRANSITION_KEYS.isdisjoint(entry.changed):
-            yield from run.end()  # what stood before this transition is photographed just before it
-            run.add(number, entry, len(data))
-            yield from run.end()
-            continue
+        is_transition = isinstance(entry, Update) and not TRANSITION_KEYS.isdisjoint(entry.changed)
+        if is_transition or run.bytes + len(data) > ENTRY_MAX_BYTES:
+            yield from run.end()  # the daemon may checkpoint the state before a transition
         run.add(number, entry, len(data))
+        if is_transition:
+            yield from run.end()
     yield from run.end()
 
 
 class _Run:
-    """Updates and bases taken together, until `end` gives the one entry that stands for them."""
+    """Merges updates and bases, until `end` yields the record of the one entry that they become."""
 
     def __init__(self) -> None:
         self._clear()
@@ -46,7 +44,7 @@ class _Run:
         self._removed: dict[str, None] = {}
         self._is_base = False
         self._attachments: dict[str, Attachment] = {}
-        self.bytes = 0  # of the entries within: what stands for them has no more
+        self.bytes = 0  # of the added entries; the merged entry is no larger
         self._first = self._number = self._time_us = 0
         self._reason: str | None = None
 
@@ -57,10 +55,9 @@ class _Run:
             for key in entry.removed:
                 self._changed.pop(key, None)
                 self._removed[key] = None
-            for key, text in entry.changed.items():
-                self._changed[key] = text
+            self._changed |= entry.changed
             self._reason = entry.reason
-        if entry.attachments:  # those of values that have been replaced go at once: many pictures do not fit here
+        if entry.attachments:  # those of replaced values are dropped at once, because they are large
             self._attachments |= entry.attachments
             self._attachments = self._named()
         self.bytes += size
@@ -68,7 +65,7 @@ class _Run:
         self._number, self._time_us = number, entry.time_us
 
     def _named(self) -> dict[str, Attachment]:
-        """Return what was carried and the values still name."""
+        """Return the attachments that the values still name."""
         named = set[str]().union(*map(digests_in, self._changed.values())) if self._attachments else set()
         return {digest: self._attachments[digest] for digest in self._attachments.keys() & named}
 

@@ -1,6 +1,6 @@
-"""The lock file of a stream: its writer holds a flock on it from the first record to the last.
+"""The lock file of a stream: the writer holds a flock on it while the stream is open.
 
-The operating system releases the lock when the writer dies. The file names the writer (`outbox.segments.Owner`).
+The kernel releases the lock when the writer dies. The file describes the writer (`outbox.segments.Owner`).
 """
 
 from __future__ import annotations
@@ -20,33 +20,24 @@ from edi_checkpoint.outbox.segments import Owner, exclusive, is_held, last_numbe
 def acquire_lock(
     folder: Path, stream: str, session_id: str, app: str, parent_session: str | None, *, seen: bool, takeover: bool
 ) -> tuple[int, dict[str, int]]:
-    """Create and lock the lock file of `stream`; return its descriptor and the fenced streams' last numbers.
+    """Create and lock the lock file of `stream`; return its descriptor and the last numbers of the fenced streams.
 
-    With `takeover`, the session's streams of other living writers are fenced. Without, `SessionBusy` names the writer.
-    The file is locked before it gets its name, so nobody sees it free while its owner lives.
+    With `takeover`, the streams of living writers are fenced. Otherwise, `SessionBusy` names a living writer. The
+    file gets its name after it is locked, so no process finds it free while its writer lives.
     """
     with exclusive(folder):
         others = list_streams(folder)
         living = [other for other in others if is_held(other.lock)]
         if living and not takeover:
             owner = living[-1].owner
-            raise SessionBusy(
-                f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}",
-                pid=owner.pid,
-                since=owner.since,
-            )
+            busy = f"session {session_id}: process {owner.pid} ({owner.app}) writes to it since {owner.since}"
+            raise SessionBusy(busy, pid=owner.pid, since=owner.since)
         fenced = {other.owner.stream: last_number(other) for other in living}
         owner = Owner(
-            stream=stream,
-            session_id=session_id,
-            parent_session=parent_session,
-            app=app,
-            pid=os.getpid(),
+            stream=stream, session_id=session_id, parent_session=parent_session, app=app, pid=os.getpid(),
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            order=1 + max((other.owner.order for other in others), default=0),
-            seen=seen,
-            fenced=fenced,
-        )
+            order=1 + max((other.owner.order for other in others), default=0), seen=seen, fenced=fenced,
+        )  # fmt: skip
         temporary = folder / f".{stream}.lock"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -63,7 +54,7 @@ def acquire_lock(
 
 
 def is_gone(folder: Path, stream: str) -> bool:
-    """Return whether the lock file of `stream` was removed: what its writer publishes goes into unnamed files."""
+    """Return whether another process removed the lock file of `stream`."""
     try:
         lock_path(folder, stream).lstat()
     except FileNotFoundError:

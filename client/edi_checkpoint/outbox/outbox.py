@@ -1,11 +1,11 @@
-"""The outbox: the writing side of one stream, numbered records in a locked file; no socket.
+"""The outbox of one stream: it writes numbered records to segments under a lock, and reads them for the link.
 
-The file is the queue. A published record is in the page cache when `append` returns, so it survives the publisher's
-death (P2); the link thread reads it back from there to send it, and nothing of it is kept in memory. Only while the
-disk refuses do records wait in memory, in a backlog of at most `BACKLOG_BYTES`.
+The files are the queue. When `append` returns, the record is in the page cache, so it survives the publisher's death.
+The link thread reads it from there and sends it; memory keeps no copy. While the disk refuses writes, records wait in
+memory, in a backlog of at most `BACKLOG_BYTES`.
 
-`append` is called with `lock` held; `frame`, `roll`, `trim` and `spool` are the link thread's, which makes and unlinks
-files without the lock, so that a publishing call never waits for them.
+A caller of `append` holds `lock`. Only the link thread calls `frame`, `roll`, `trim`, `spool` and `compact`. It makes
+and unlinks files without the lock, so a publishing call never waits for that.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from edi_checkpoint.system.paths import ensure_private, sync_folder
 from edi_checkpoint.system.settings import Limits
 from edi_checkpoint.wire.records import HEADER, Record, head, scan, whole
 
-BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; what is beyond raises OutboxFull
-SEGMENT_BYTES = 4 << 20  # a segment is rolled when it is larger; covered segments are unlinked whole
-FRAME_ENTRIES = 1000  # read back at once: so many small ones keep the daemon busy for some 10 ms
+BACKLOG_BYTES = 4 << 20  # memory for records that the disk refuses; more raise OutboxFull
+SEGMENT_BYTES = 4 << 20  # the link begins a new segment after a larger one; covered segments are unlinked whole
+FRAME_ENTRIES = 1000  # the most in one frame: this many small entries keep the daemon busy for about 10 ms
 COMPACT_BYTES = Limits().outbox_max_bytes
 
 
@@ -41,14 +41,14 @@ COMPACT_BYTES = Limits().outbox_max_bytes
 class _Segment:
     path: Path
     fd: int
-    size: int = 0  # bytes of whole records; a torn append beyond it is cut off again
-    last: int = 0  # the highest number within
-    torn: bool = False  # there is more than `size`, which the disk refused to cut off
+    size: int = 0  # bytes of whole records; a torn record after them is cut off
+    last: int = 0  # the highest number in it
+    torn: bool = False  # it ends with a torn record, which the disk refused to cut off
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where the record that follows `number` begins."""
+    """The place of the record after `number`."""
 
     number: int
     segment: int
@@ -56,7 +56,7 @@ class _Cursor:
 
 
 class Outbox:
-    """The writing side of one stream. Making it takes the session's lock, or raises `SessionBusy`."""
+    """Stores the entries of one stream; its constructor locks the session."""
 
     def __init__(
         self,
@@ -69,25 +69,25 @@ class Outbox:
         takeover: bool = False,
         max_bytes: int = COMPACT_BYTES,
     ) -> None:
-        """Begin a stream of `session_id` below the folder `root` (made, 0700).
+        """Begin a stream of `session_id` below the folder `root`, which is made if needed (0700).
 
-        `seen`: its writer is shown the state that it continues. `takeover`: a living writer is fenced, and its stream
-        read up to now. More than `max_bytes` unacknowledged are thinned. Raises `SessionBusy` for a living writer that
-        is not taken over from, and `OutboxFull` where the disk takes no new file.
+        `seen`: the writer receives the state that it continues. `takeover`: a living writer is fenced after its last
+        entry. More than `max_bytes` of unacknowledged entries are compacted. Raises `SessionBusy` for a living writer
+        without `takeover`, and `OutboxFull` if the disk refuses a new file.
         """
         self.folder = root / session_id
         self._max_bytes = max_bytes
         ensure_private(root)
         self.lock = threading.Lock()
         self.stream = uuid4().hex
-        self.first = 1  # the lowest number still held
+        self.first = 1  # the lowest number in it
         self.published = 0
         self.spooled = 0
         self._backlog: deque[tuple[int, bytes]] = deque()
         self._backlog_bytes = 0
         self._cursor = _Cursor(0, 0, 0)
-        self._thinned_bytes = 0  # what the last compaction could not do without
-        self.fenced: Mapping[str, int] = {}  # streams of living writers, with the highest number each had published
+        self._compacted_bytes = 0  # the size after the last compaction
+        self.fenced: Mapping[str, int] = {}  # streams of living writers, with the highest number of each
         self._lock_fd = -1
         self._index = 0
         self._segments: list[_Segment] = []
@@ -100,7 +100,7 @@ class Outbox:
             raise
         except OSError as error:
             self.abandon()
-            raise OutboxFull(f"session outbox {self.folder} cannot be begun: {error.strerror}") from error
+            raise OutboxFull(f"cannot begin the session outbox {self.folder}: {error.strerror}") from error
         _open_outboxes.add(self)
 
     def _new_segment(self) -> _Segment:
@@ -115,26 +115,26 @@ class Outbox:
     def append(self, entry: bytes) -> int:
         """Number `entry`, write its record, and return the number. One `write`, no fsync.
 
-        Raises `OutboxFull` when the disk refuses and the backlog has no room; then nothing is published.
+        Raises `OutboxFull`, and publishes nothing, if the disk refuses the record and the backlog is full.
         """
         number = self.published + 1
         before = head(number, entry)
         if self._backlog or not self._write(number, before, entry):
             size = len(before) + len(entry)
             if self._backlog_bytes + size > BACKLOG_BYTES:
-                raise OutboxFull(f"session outbox {self.folder}: the disk refuses it and {BACKLOG_BYTES} bytes wait")
+                raise OutboxFull(f"session outbox {self.folder}: the disk refuses it, and {BACKLOG_BYTES} bytes wait")
             self._backlog.append((number, before + entry))
             self._backlog_bytes += size
         self.published = number
         return number
 
     def _write(self, number: int, *parts: bytes) -> bool:
-        """Write a record, given whole or in parts, as one; return whether the disk took it."""
+        """Write a record, given whole or in parts, with one call; return whether the disk took it."""
         segment = self._segments[-1]
         try:
             if segment.torn:
                 self._cut(segment)
-            written = os.writev(segment.fd, parts)  # large ones are not copied together first
+            written = os.writev(segment.fd, parts)  # joining the parts would copy large entries
             if written != sum(map(len, parts)):
                 segment.torn = True
                 reached(ClientPoint.APPEND_TORN)
@@ -149,12 +149,12 @@ class Outbox:
         return True
 
     def _cut(self, segment: _Segment) -> None:
-        """Cut a torn record off: a reader stops at the first bad one, and what follows it would be lost."""
+        """Cut off a torn record. A reader stops at the first bad record, so later ones would be lost."""
         os.ftruncate(segment.fd, segment.size)
         segment.torn = False
 
     def spool(self) -> bool:
-        """Write the backlog to the file as far as the disk takes it; return whether none is left."""
+        """Write the backlog to the segment as far as the disk takes it; return whether it is empty."""
         if not self._backlog:
             return True
         with self.lock:
@@ -163,11 +163,11 @@ class Outbox:
                 if not self._write(number, record):
                     return False
                 self._drop_oldest()
-                self._cursor = _Cursor(-1, 0, 0)  # it may have been sent from memory: it is not what follows
+                self._cursor = _Cursor(-1, 0, 0)  # the record may have been sent from memory already
             return True
 
     def acknowledged(self, number: int) -> None:
-        """Free the memory of records up to `number`: the journal has them."""
+        """Free the memory of records up to `number`, because the journal has them."""
         if not self._backlog:
             return
         with self.lock:
@@ -176,7 +176,7 @@ class Outbox:
 
     @property
     def gone(self) -> bool:
-        """Whether somebody has removed the outbox: what is published goes into files without names."""
+        """Whether another process has removed the outbox, so that records go into unlinked files."""
         return is_gone(self.folder, self.stream)
 
     @property
@@ -189,15 +189,16 @@ class Outbox:
         self._backlog_bytes -= len(record)
 
     def sync(self) -> None:
-        """Bring all that is spooled onto the disk: records, the lock file that tells whose they are, and the names of
-        both, up to the folder of all outboxes. Raises OSError.
+        """Make all spooled records durable, with the lock file and the names of the files and folders.
+
+        Raises OSError.
         """
         for segment in list(self._segments):
             try:
                 os.fdatasync(segment.fd)
             except OSError:
-                if any(held is segment for held in self._segments):
-                    raise  # else the link has unlinked it meanwhile: a file covers it
+                if any(listed is segment for listed in self._segments):
+                    raise  # otherwise the link has unlinked it meanwhile: a document covers it
         if self._lock_fd >= 0:
             os.fsync(self._lock_fd)
         sync_folder(self.folder)
@@ -206,12 +207,12 @@ class Outbox:
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def frame(self, after: int, limit: int) -> tuple[bytes, int] | None:
-        """Return the records that follow number `after`, at most `limit` bytes or one record, and the last number.
+        """Return the records after number `after`, at most `limit` bytes or one record, and the last number.
 
-        None when there are none. Records covered and trimmed already are passed over.
+        None without such records. Trimmed records are skipped.
         """
         waiting: list[tuple[int, bytes]] = []
-        if self._backlog:  # before the files are looked at: what is in neither is not published yet
+        if self._backlog:  # read before the files, because `spool` moves records into them
             with self.lock:
                 waiting = list(self._backlog)
         if after != self._cursor.number:
@@ -230,18 +231,18 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether a segment is to be begun, or the backlog to be written."""
-        segments = self._segments  # another thread may be closing: then it has another, empty one
+        """Whether the link has to begin a segment or write the backlog."""
+        segments = self._segments  # `close` in another thread replaces it by an empty list
         return bool(self._backlog) or (bool(segments) and segments[-1].size > SEGMENT_BYTES)
 
     @property
     def grown(self) -> bool:
-        """Whether there may be something to do for who keeps it small (`roll`, `spool`, `compact`)."""
+        """Whether `roll`, `spool` or `compact` may have something to do."""
         return len(self._segments) > 1 or self.full
 
     @property
     def unsent_bytes(self) -> int:
-        """How much follows the last `frame`, roughly: a whole segment, where it is more than the rest of the last."""
+        """About how many bytes follow the last `frame`; `SEGMENT_BYTES` if they are not in the last segment alone."""
         cursor, segments = self._cursor, self._segments
         if cursor.number < 0 or self._backlog or cursor.segment + 1 != len(segments):
             return SEGMENT_BYTES
@@ -268,8 +269,8 @@ class Outbox:
         return (b"".join(parts), last) if parts else None
 
     def _seek(self, after: int) -> None:
-        """Place the cursor behind number `after`."""
-        with self.lock:  # an append moves both
+        """Set the cursor to the record after number `after`."""
+        with self.lock:  # an append changes both
             ends = [(segment.size, segment.last) for segment in self._segments]
         for index, (segment, (size, last)) in enumerate(zip(self._segments, ends, strict=True)):
             if last <= after:
@@ -284,26 +285,26 @@ class Outbox:
             return
         self._cursor = _Cursor(after, len(ends) - 1, ends[-1][0])
 
-    # -- keeping it small --------------------------------------------------------------------------------------------
+    # -- limiting the size -------------------------------------------------------------------------------------------
 
     def roll(self) -> None:
-        """Begin a new segment when the last has grown large."""
+        """Begin a new segment if the last one is larger than `SEGMENT_BYTES`."""
         if self._segments[-1].size <= SEGMENT_BYTES or self._segments[-1].torn:
             return
         segment = self._new_segment()
-        with self.lock:  # an append under way must end in the old one before a reader may leave that behind
+        with self.lock:  # a running append ends in the old segment before a reader goes to the next one
             if not self._segments[-1].torn:
                 self._segments.append(segment)
                 return
-        segment.path.unlink(missing_ok=True)  # nobody reads on behind a torn one
+        segment.path.unlink(missing_ok=True)  # no reader continues after a torn segment
         os.close(segment.fd)
 
     def trim(self, covered: int) -> None:
-        """Unlink the segments whose records up to number `covered` lie in a checkpoint or auto-save."""
+        """Unlink the segments whose records all have numbers up to `covered`, because a document covers them."""
         trimmed = [*takewhile(lambda segment: segment.last <= covered, self._segments[:-1])]
         if not trimmed:
             return
-        with contextlib.suppress(OSError):  # what is not unlinked stays until the stream ends; its numbers are known
+        with contextlib.suppress(OSError):  # files that stay are unlinked with the stream; readers skip their numbers
             self._unlink(trimmed, ClientPoint.SEGMENT_TRIMMED, ClientPoint.TRIM_SYNCED)
         del self._segments[: len(trimmed)]
         self._cursor.segment -= len(trimmed)
@@ -314,50 +315,50 @@ class Outbox:
             os.close(segment.fd)
 
     def compact(self, acknowledged: int) -> bool:
-        """Thin the whole segments but the last, when too much is not acknowledged; return whether it was.
+        """Compact all segments but the last, if too many bytes are unacknowledged; return whether it did.
 
         The compacted segment takes the first one's name, then the others are unlinked. A crash between the two leaves
-        records of lower numbers behind higher ones: readers pass over numbers that they have had. Raises OSError, and
-        then all is as before.
+        records of lower numbers after higher ones; readers skip numbers that they have read. Raises OSError, and then
+        nothing has changed.
         """
         self.roll()
         if len(self._segments) == 1:
             return False
         old = self._segments[:-1]
         waiting = sum(segment.size for segment in self._segments if segment.last > acknowledged)
-        if waiting <= max(self._max_bytes, 2 * self._thinned_bytes):  # what stayed the last time stays again
+        if waiting <= max(self._max_bytes, 2 * self._compacted_bytes):  # compacted entries do not shrink again
             return False
-        thin = self._new_segment()
+        merged = self._new_segment()
         try:
             for record in compact(self._records(old)):
-                if os.write(thin.fd, record) != len(record):
-                    raise OSError(errno.ENOSPC, "no room to compact", str(thin.path))
-                thin.size += len(record)
-                thin.last = whole(record)[1]
-            os.fdatasync(thin.fd)  # what it takes the place of may have been synced
+                if os.write(merged.fd, record) != len(record):
+                    raise OSError(errno.ENOSPC, "no room to compact", str(merged.path))
+                merged.size += len(record)
+                merged.last = whole(record)[1]
+            os.fdatasync(merged.fd)  # the old segments may have been synced
             reached(ClientPoint.COMPACTION_WRITTEN)
-            thin.path = thin.path.rename(old[0].path)
+            merged.path = merged.path.rename(old[0].path)
         except OSError:
-            os.close(thin.fd)
-            thin.path.unlink(missing_ok=True)
+            os.close(merged.fd)
+            merged.path.unlink(missing_ok=True)
             raise
-        with contextlib.suppress(OSError):  # what is not unlinked stays until the stream ends; its numbers are known
-            sync_folder(self.folder)  # else a power cut may bring the old name back, and not what is unlinked now
+        with contextlib.suppress(OSError):  # files that stay are unlinked with the stream; readers skip their numbers
+            sync_folder(self.folder)  # a power cut must not undo the rename and keep the unlinks
             reached(ClientPoint.COMPACTION_RENAMED)
             self._unlink(old[1:], ClientPoint.COMPACTION_UNLINKED, ClientPoint.COMPACTION_SYNCED)
-        self._thinned_bytes = thin.size
+        self._compacted_bytes = merged.size
         with self.lock:
-            self._segments[: len(old)] = [thin]
+            self._segments[: len(old)] = [merged]
         self._cursor = _Cursor(-1, 0, 0)
         for segment in old:
             os.close(segment.fd)
         return True
 
     def _unlink(self, segments: list[_Segment], unlinked: ClientPoint, synced: ClientPoint) -> None:
-        """Unlink segments whose records lie elsewhere, and make that durable. Raises OSError.
+        """Unlink segments whose records are stored elsewhere, and make that durable. Raises OSError.
 
-        The caller lists them until this returns, so that `sync` syncs them as well. Otherwise a power cut could bring
-        back a torn segment, and a reader would stop there, before what was synced behind it.
+        The caller keeps them in `_segments` until this returns, so `sync` syncs them too. Otherwise a power cut could
+        restore a torn segment, and a reader would stop there, before later synced records.
         """
         for segment in segments:
             segment.path.unlink(missing_ok=True)
@@ -367,7 +368,7 @@ class Outbox:
             reached(synced)
 
     def _records(self, segments: list[_Segment]) -> Iterator[Record]:
-        """Yield all records held: those acknowledged may lie in no file yet, and files with outboxes must be whole."""
+        """Yield the records of `segments`, also acknowledged ones: without a daemon, only the outbox may have them."""
         after = 0
         for segment in segments:
             offset = 0
@@ -380,7 +381,7 @@ class Outbox:
                         yield record
 
     def abandon(self) -> None:
-        """Close, and leave nothing behind: nobody was let in by this stream, and nothing is published."""
+        """Close the outbox and remove its files, because nothing was published."""
         files = [*(segment.path for segment in self._segments), lock_path(self.folder, self.stream)]
         with contextlib.suppress(OSError), exclusive(self.folder):
             for path in files:
@@ -389,13 +390,13 @@ class Outbox:
         sweep_folder(self.folder)
 
     def close(self) -> None:
-        """Give up the lock and the files; what they hold is the daemon's to drain and unlink."""
+        """Release the lock and close the files, which the daemon drains and unlinks."""
         for fd in [*(segment.fd for segment in self._segments), self._lock_fd]:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._segments = []
         self._lock_fd = -1
-        self._backlog.clear()  # there is no file any more that it could go into
+        self._backlog.clear()  # no file is open to write it to
         self._backlog_bytes = 0
         _open_outboxes.discard(self)
 
@@ -404,7 +405,7 @@ _open_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 def _close_inherited() -> None:
-    """In a forked child: an inherited descriptor would keep the parent's flock alive for ever."""
+    """Close the outboxes in a forked child, because an inherited descriptor would keep the parent's flock."""
     for outbox in list(_open_outboxes):
         outbox.close()
 

@@ -1,12 +1,12 @@
-"""The spool: outboxes as they lie in their folder, for those who do not write them.
+"""The files of the outboxes, for processes that do not write them: list, read, lock and remove them.
 
 Layout, below `outbox/<session_id>/` (`docs/format.md`, Outbox):
 
-    <stream>.lock             one JSON line (`Owner`); its writer holds flock(LOCK_EX) on it for life
-    <stream>.<index>.seg      records back to back, in the order of the indexes
+    <stream>.lock             one JSON line (`Owner`); its writer holds flock(LOCK_EX) on it while it lives
+    <stream>.<index>.seg      records without gaps, in the order of the indexes
 
-The daemon drains what dead writers left; a client without a daemon reads them to know the current state. Reading needs
-no lock; unlinking does, and who holds a stream's lock is alive.
+The daemon drains the outboxes of dead writers. A client without a daemon reads them to know the current state. Reading
+needs no lock. Unlinking needs one, and the process that holds a stream's lock is alive.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ _HEADS_BUFFER_BYTES = 256 << 10
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lock file says of the stream's writer.
+    """The content of a lock file: it describes the stream's writer.
 
-    `order` counts the streams of the session whose outboxes lie there: a later one builds on the earlier ones, so they
-    are drained in this order, never by a clock. `since` is ISO 8601, UTC, for people. `seen` says that the writer was
-    shown the state it continues; `fenced` names the streams of living writers that it took over from, each with the
-    highest number that its outbox held at that moment.
+    `order` counts the session's streams with an outbox. A stream continues the earlier ones, so the daemon drains them
+    in this order, never by a clock. `since` is ISO 8601, UTC, for people. `seen`: the writer received the state that
+    it continues. `fenced` names the living streams that it took over from, each with its highest number at that time.
     """
 
     stream: str
@@ -57,7 +56,7 @@ _decode_owner = msgspec.json.Decoder(Owner).decode  # built here: see `values.co
 
 @dataclass(frozen=True, slots=True)
 class StreamFiles:
-    """The files of one stream: its lock file, what that says, and its segments in order."""
+    """The files of one stream: its lock file, the content of that, and its segments in order."""
 
     lock: Path
     owner: Owner
@@ -65,9 +64,9 @@ class StreamFiles:
 
 
 def list_streams(folder: Path) -> list[StreamFiles]:
-    """Return the streams whose outboxes lie in a session's outbox folder, in the order they build on each other.
+    """Return the streams in a session's outbox folder, in the order in which they follow each other.
 
-    A lock file that cannot be read as one is passed over; so are files that only look like ours.
+    Files that are no readable lock file of this session are skipped.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
@@ -91,9 +90,9 @@ def list_streams(folder: Path) -> list[StreamFiles]:
 
 
 def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]:
-    """Yield the whole records of a stream's segments, at most `limit` bytes at a time, until the first bad one.
+    """Yield the whole records of a stream's segments, at most `limit` bytes at a time, up to the first bad record.
 
-    A segment that cannot be read, or is no file, ends them like a bad record. Raises OSError for what is not its fault.
+    An unreadable segment ends them like a bad record. Raises OSError for a fault of the system, not of the file.
     """
     for path in files.segments:
         try:
@@ -107,14 +106,13 @@ def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]
                         if length <= ENTRY_MAX_BYTES:
                             file.seek(offset)
                             data = file.read(HEADER.size + length)
-                    records = scan(data)
-                    if not records:
+                    if not (records := scan(data)):
                         return
                     end = records[-1].end
                     yield data[:end]
                     offset += end
         except FileNotFoundError:
-            continue  # its owner trimmed it meanwhile: a file covers it
+            continue  # the writer trimmed it meanwhile: a document covers it
         except OSError as error:
             if is_bad(error):
                 return
@@ -122,7 +120,7 @@ def read_records(files: StreamFiles, limit: int = READ_BYTES) -> Iterator[bytes]
 
 
 class Head(NamedTuple):
-    """Where a record lies: its number, its segment, and from where to where."""
+    """The place of a record: its number, its segment, and the offsets of its start and end."""
 
     number: int
     segment: Path
@@ -131,9 +129,9 @@ class Head(NamedTuple):
 
 
 def heads(files: StreamFiles) -> Iterator[Head]:
-    """Yield where a stream's records lie, each number once, up to the first that is torn.
+    """Yield the places of a stream's records, each number once, up to the first torn record.
 
-    They are told apart by their lengths alone: a large outbox costs a walk over its heads, and nothing is verified.
+    This reads the headers alone, which is quick for a large outbox, and verifies no checksum.
     """
     number = 0
     for path in files.segments:
@@ -144,17 +142,17 @@ def heads(files: StreamFiles) -> Iterator[Head]:
                     file.seek(start)
                     head = file.read(HEADER.size)
                     if len(head) < HEADER.size:
-                        return  # cut off meanwhile: it was torn
+                        return  # the writer has cut off a torn record meanwhile
                     length, _, found = HEADER.unpack(head)
                     end = start + HEADER.size + length
-                    if length > ENTRY_MAX_BYTES or end > size or not found:  # zeros, too, as a power cut leaves them
+                    if length > ENTRY_MAX_BYTES or end > size or not found:  # a power cut may leave zeros
                         return
                     if found > number:
                         number = found
                         yield Head(number, path, start, end)
                     start = end
         except FileNotFoundError:
-            continue  # its owner trimmed it meanwhile: a file covers it
+            continue  # the writer trimmed it meanwhile: a document covers it
         except OSError as error:
             if is_bad(error):
                 return
@@ -176,7 +174,7 @@ def is_held(lock: Path) -> bool:
 
 
 def share_lock(lock: Path) -> int | None:
-    """Return a descriptor that shares `lock` with others who do, or None when one holds it alone or it is gone."""
+    """Return a descriptor with a shared lock on `lock`, None if its writer holds the lock or the file is gone."""
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -190,9 +188,9 @@ def share_lock(lock: Path) -> int | None:
 
 
 def remove_stream(files: StreamFiles) -> None:
-    """Unlink a dead stream's files, and the session's outbox folder when no other stream lies there.
+    """Unlink a dead stream's files, and the session's outbox folder if it holds no other stream.
 
-    Segments go first: a lock file without segments says that nothing is left to drain.
+    Segments go first: a lock file without segments means that the outbox is drained.
     """
     for path in files.segments:
         path.unlink(missing_ok=True)
@@ -202,9 +200,9 @@ def remove_stream(files: StreamFiles) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Unlink a session's outboxes, whoever writes them, and whatever else lies in their folder. Raises OSError.
+    """Unlink all files in a session's outbox folder, also those of living writers, and the folder. Raises OSError.
 
-    A living writer goes on into files without names. What is no file of ours (a folder, say) is kept, and raises.
+    A living writer then writes to unlinked files. A folder inside is kept, and raises.
     """
     if folder.is_symlink():
         folder.unlink()
@@ -216,10 +214,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove a session's outbox folder if no stream lies there; whoever begins one just now is waited for."""
+    """Remove a session's outbox folder if it holds no stream, after waiting for a writer that begins one."""
     with contextlib.suppress(OSError), exclusive(folder):
         if not list_streams(folder):
-            for path in folder.glob(".*"):  # `.attach`, and lock files whose makers died before naming them
+            for path in folder.glob(".*"):  # `.attach`, and lock files of writers that died before they named them
                 path.unlink()
             reached(ClientPoint.FOLDER_EMPTIED)
             folder.rmdir()
@@ -227,13 +225,13 @@ def sweep_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a session's outbox folder while its streams are looked through and one is begun or removed.
+    """Lock a session's outbox folder while a process lists its streams, and begins or removes one.
 
-    Whoever waits here may find that folder and file are gone meanwhile (`remove_stream`): then both are made again.
+    Another process may remove the folder during the wait (`remove_stream`). Then this makes it again.
     """
     path = folder / ".attach"
     while True:
-        ensure_private(folder, durable=False)  # at every attach: who has it synced syncs its name, too
+        ensure_private(folder, durable=False)  # `Outbox.sync` makes the folder's name durable
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What lies in outboxes, for those who only look: how a writer left, and what nobody has taken yet.
+"""Describes outboxes without changing them: how their writers left, and which entries are not drained yet.
 
-An entry that is looked into is verified first. Reading needs no lock: an owner may append and unlink meanwhile.
+An entry is verified before it is read. Reading needs no lock, because a writer may append and unlink meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from edi_checkpoint.wire.records import scan
 
 
 class WaitingStream(NamedTuple):
-    """A stream's outbox as it was at one moment.
+    """A stream's outbox at one time.
 
-    Whether a living process held its lock, the highest number in it, and whether its last entry was a clean leave.
+    `held`: a living process held its lock. `last` is the highest number in it. `cleanly`: the last entry was the mark
+    of a writer that left cleanly.
     """
 
     files: StreamFiles
@@ -34,7 +35,7 @@ class WaitingStream(NamedTuple):
 
 
 def survey_all(root: Path) -> dict[str, list[WaitingStream]]:
-    """Return, by session, the streams whose outboxes lie below `root`, as `survey_session` does."""
+    """Return the streams with an outbox below `root`, by session, as `survey_session` does."""
     try:
         with os.scandir(root) as entries:
             folders = sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -45,9 +46,9 @@ def survey_all(root: Path) -> dict[str, list[WaitingStream]]:
 
 
 def survey_session(folder: Path) -> list[WaitingStream]:
-    """Return the streams that lie in a session's outbox folder, in the order they build on each other.
+    """Return the streams in a session's outbox folder, in the order in which they follow each other.
 
-    To be called before the journal is read: what is taken in and unlinked in between is then found there.
+    Call this before you read the journal. Entries that are drained and unlinked in between are then found there.
     """
     found = []
     for files in list_streams(folder):
@@ -61,9 +62,9 @@ def survey_session(folder: Path) -> list[WaitingStream]:
 
 
 def between(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | None]:
-    """Return how many entries a stream holds from behind number `after` up to `upto`, and when the first was published.
+    """Return the count of a stream's entries after number `after` up to `upto`, and when the first was published.
 
-    The time is the publisher's, None when there is none.
+    The time is by the publisher's clock, None without an entry.
     """
     found = (head for head in heads(files) if after < head.number <= upto)
     first = next(found, None)
@@ -74,9 +75,9 @@ def between(files: StreamFiles, after: int, upto: int) -> tuple[int, datetime | 
 
 
 def holds_changes(streams: Iterable[WaitingStream], taken: Mapping[str, int]) -> bool:
-    """Return whether the streams hold, behind the numbers `taken` of each, an entry that changes a state.
+    """Return whether the streams hold an entry that changes the state, after the number in `taken` of each stream.
 
-    Marks and pins change none.
+    Marks and pins change no state.
     """
     return any(
         not isinstance(_entry(head), Mark | Pin)
@@ -87,7 +88,7 @@ def holds_changes(streams: Iterable[WaitingStream], taken: Mapping[str, int]) ->
 
 
 def _entry(head: Head) -> Entry | None:
-    """Return the entry of a record, None when it is gone or is none."""
+    """Return the entry of a record, None when it is gone or damaged."""
     try:
         with open_regular(head.segment) as file:
             file.seek(head.start)
