@@ -7,7 +7,7 @@
         session["scene"] = {"entities": []}
         session.checkpoint("workflow_transition")
 
-`docs/api.md` shows every name with an example. A name is loaded at its first use, so `import edi_checkpoint` stays
+`docs/api.md` shows every name with an example. A name is imported at its first use, which keeps `import edi_checkpoint`
 fast.
 """
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from edi_checkpoint.errors import SessionForked as SessionForked
     from edi_checkpoint.errors import SessionIdError as SessionIdError
     from edi_checkpoint.errors import StateValueError as StateValueError
-    from edi_checkpoint.errors import UsageError as UsageError
     from edi_checkpoint.errors import VersionMismatch as VersionMismatch
     from edi_checkpoint.errors import WrongFolder as WrongFolder
     from edi_checkpoint.model import CheckpointInfo as CheckpointInfo
@@ -67,7 +66,7 @@ __all__ = sorted(_MODULE)
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its module."""
+    """Return a public name, imported from its module."""
     if name not in _MODULE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module(f"{__name__}.{_MODULE[name]}"), name)
@@ -76,5 +75,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
+    """Return the public names."""
     return __all__

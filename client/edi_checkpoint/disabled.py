@@ -1,7 +1,7 @@
-"""EDI_CHECKPOINT_DISABLE: a link and an outbox that keep nothing, behind the same client and sessions.
+"""EDI_CHECKPOINT_DISABLE: a link, an outbox and attachments that save nothing, for the same client and sessions.
 
-Every entry counts as taken, journaled and saved the moment it is published; a checkpoint is told of as made, under no
-name. No file, socket or thread is touched.
+Each entry counts as journaled and saved once it is published. A checkpoint counts as written, without a name. This
+module uses no file, socket or thread.
 """
 
 from __future__ import annotations
@@ -34,57 +34,54 @@ log = logging.getLogger(__name__)
 VARIABLE = "EDI_CHECKPOINT_DISABLE"
 _STATUS = Status(
     safe=False, daemon=Served(running=False), last_durable=None, unacknowledged=0, waiting=(),
-    degraded=(Trouble("disabled", "nothing of this process is remembered", f"unset {VARIABLE}"),),
+    degraded=(Trouble("disabled", "this process saves nothing", f"unset {VARIABLE}"),),
     sessions=dict.fromkeys(CONDITIONS, 0), journal_bytes=0, errors={},
 )  # fmt: skip
-_said = threading.Lock()  # never released: once in a process
+_warned = threading.Lock()  # never released, so a process warns once
 
 
 def is_disabled() -> bool:
-    """Whether this process is to remember nothing; said once, in the log."""
+    """Return whether the user disabled saving for this process; log that once."""
     if os.environ.get(VARIABLE, "") in ("", "0"):
         return False
-    if _said.acquire(blocking=False):
-        log.warning("%s is set: nothing of this process is remembered", VARIABLE)
+    if _warned.acquire(blocking=False):
+        log.warning("%s is set: this process saves nothing", VARIABLE)
     return True
 
 
 class NullAttachments:
-    """Holds what was encoded in memory, and nowhere else. Satisfies `SessionAttachments`."""
+    """Keeps encoded attachments in memory alone. Satisfies `SessionAttachments`."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.recent = Recent(max_bytes=ARRAY_MAX_BYTES)
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes of a reference, while it is held; as `documents.attachments.restored`."""
+        """Return the array or bytes of a reference, as `documents.attachments.restored`, while memory holds it."""
         return restored(reference, path, self._data)
 
     def _data(self, reference: Reference) -> bytes:
         if (recent := self.recent.attachment(reference.sha256)) is None:
-            raise AttachmentMissing(
-                f"attachment {reference.sha256}: more than is held in memory", hint=f"unset {VARIABLE}"
-            )
+            raise AttachmentMissing(f"attachment {reference.sha256}: no longer in memory", hint=f"unset {VARIABLE}")
         return recent.data
 
     def remaining_after(self, carried: Mapping[str, Attachment], held: Iterable[JsonText], left_bytes: int) -> int:
-        """Return `left_bytes`: nothing of it is used."""
+        """Return `left_bytes`, because nothing is stored."""
         return left_bytes
 
     def unfiled(self, texts: Iterable[JsonText], most_bytes: int) -> dict[str, Attachment]:
-        """Return nothing: a base goes nowhere."""
+        """Return nothing, because no base is sent."""
         return {}
 
 
 class NullOutbox:
-    """Numbers entries and keeps none. Satisfies `SessionOutbox`."""
+    """Numbers entries and stores none. Satisfies `SessionOutbox`."""
 
     full = False
     unsent_bytes = 0
     fenced: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self) -> None:
-        """Begin a stream; without a lock file no writer is ever busy."""
+        """Begin a stream; without a lock file, no session is ever busy."""
         self.lock = threading.Lock()
         self.stream = uuid4().hex
         self.published = self.spooled = 0
@@ -95,71 +92,70 @@ class NullOutbox:
         return self.published
 
     def acknowledged(self, number: int) -> None:
-        """Keep nothing."""
+        """Do nothing, because nothing is stored."""
 
     def trim(self, covered: int) -> None:
-        """Keep nothing."""
+        """Do nothing, because nothing is stored."""
 
     def sync(self) -> None:
-        """Keep nothing."""
+        """Do nothing, because nothing is stored."""
 
 
 class NullLink:
-    """Answers at once what a daemon would that has nothing. Satisfies `SessionLink`."""
+    """Answers at once, as a daemon without any session would. Satisfies `SessionLink`."""
 
     paths = None
     connected = True
 
     def __init__(self) -> None:
-        """Start no thread."""
         self._streams: dict[str, Stream] = {}
-        self._taking = threading.Lock()
+        self._lock = threading.Lock()  # publishers call `wake` at the same time
 
     def wait_connected(self, timeout_s: float) -> bool:
-        """Return True at once: no daemon is needed."""
+        """Return True at once, because no daemon is needed."""
         return True
 
     def wake(self) -> None:
-        """Take all that is published, in the publisher's own thread."""
-        with self._taking:
+        """Acknowledge all published entries, in the publisher's own thread."""
+        with self._lock:
             for stream in list(self._streams.values()):
                 for number in list(stream.marks):
-                    stream.settle_mark(number, _made(stream, number))
+                    stream.settle_mark(number, _unwritten(stream, number))
                 stream.acknowledge(*[stream.outbox.published] * 3)
 
     def ask(self, question: Callable[[int], messages.Question], timeout_s: float) -> messages.Answer:
-        """Answer that there is nothing. Raises `NotFound` to what asks for something."""
+        """Answer that there is no session. Raises `NotFound` for a question about one."""
         match question(0):
             case messages.ListSessions():
                 return messages.Sessions(0, [])
             case messages.ListCheckpoints():
                 return messages.Checkpoints(0, [])
             case messages.GetStatus():
-                told = msgspec.structs.asdict(_STATUS) | {"disabled": True}
-                return messages.StatusReply(0, msgspec.json.encode(told))
-        raise NotFound(f"{VARIABLE} is set: nothing is remembered", hint=f"unset {VARIABLE} and begin anew")
+                status = msgspec.structs.asdict(_STATUS) | {"disabled": True}
+                return messages.StatusReply(0, msgspec.json.encode(status))
+        raise NotFound(f"{VARIABLE} is set: nothing is saved", hint=f"unset {VARIABLE} and restart the program")
 
     def open(self, session_id: str, parent_session: str | None, *, seen: bool, takeover: bool) -> Stream:
         """Return a new stream."""
         return Stream(session_id, parent_session, NullOutbox())
 
     def attach(self, stream: Stream, *, timeout_s: float) -> messages.Attached:
-        """Let a stream begin with nothing."""
+        """Attach a stream to an empty session."""
         self._streams[stream.id] = stream
         return messages.Attached(0, stream.id, 0, 0, 0, 0, base_wanted=False, state={})
 
     def serve(self, stream: Stream, publish_base: Callable[[], int]) -> None:
-        """Ask for no base."""
+        """Do nothing, because no base is needed."""
 
     def detach(self, stream: Stream, *, unused: bool = False) -> None:
-        """Forget a stream."""
+        """Remove a stream."""
         self._streams.pop(stream.id, None)
 
     def close(self) -> None:
-        """End nothing."""
+        """Do nothing, because no thread runs."""
 
 
-def _made(stream: Stream, number: int) -> CheckpointInfo:
+def _unwritten(stream: Stream, number: int) -> CheckpointInfo:
     return CheckpointInfo(
         "", stream.session_id, number, datetime.now(UTC), "manual", "", "unknown", None, pinned=False, size_bytes=0
     )

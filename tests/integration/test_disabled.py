@@ -82,7 +82,7 @@ def test_a_disabled_process_works_in_memory_and_touches_nothing(home: Home, home
     assert program.stderr == []
     assert program.stdout[-1] == "done"
     said = [line for line in program.stdout if line.startswith("log ")]
-    assert said == ["log EDI_CHECKPOINT_DISABLE is set: nothing of this process is remembered"]
+    assert said == ["log EDI_CHECKPOINT_DISABLE is set: this process saves nothing"]
     assert sorted(home.folder.rglob("*")) == before
 
 
