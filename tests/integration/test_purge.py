@@ -141,7 +141,7 @@ def test_a_writer_learns_without_a_daemon_that_its_outbox_is_gone(home: Home) ->
     daemon = home.daemon()
     writer, asker = home.publisher("doomed-session"), home.publisher()
     fill(writer, "doomed-session")
-    writer.do("session._link._refused, session._link._refused_ = (lambda message: None), session._link._refused")
+    writer.do("session._link._on_error, session._link._on_error_ = (lambda message: None), session._link._on_error")
     purge(asker, "doomed-session", options=", takeover=True")
     daemon.kill()
     assert writer.sees("session._stream.fenced is not None")

@@ -32,7 +32,7 @@ class SessionLink(Protocol):
         """Wait until a daemon answers, at most `timeout_s`; return whether one does."""
 
     def wake(self) -> None:
-        """Send what was published."""
+        """Send the published entries."""
 
     def ask(self, question: Callable[[int], Question], timeout_s: float) -> Answer:
         """Return the daemon's answer. Raises its error, or `DaemonUnavailable`."""
@@ -59,7 +59,7 @@ class SessionAttachments(Protocol):
     recent: Recent  # encoded or read lately
 
     def restore(self, reference: Reference, path: str) -> object:
-        """Return the array or bytes of `reference`, which stands at `path` in the state.
+        """Return the array or bytes of `reference`, which is at `path` in the state.
 
         Raises `AttachmentMissing`, `AttachmentDamaged` and `ArraysMissing`.
         """

@@ -76,9 +76,9 @@ class Link:
         self._calls: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
         self._asleep = False
-        self._wanted = False
+        self._woken = False  # entries or calls came since the last turn
         self._requests = count(1)
-        self._asked: dict[int, tuple[_Request, Future[messages.Answer]]] = {}
+        self._pending: dict[int, tuple[_Request, Future[messages.Answer]]] = {}  # by request number
         self._state = ConnectionState.NEW
         self._journal: str | None = None  # of the last daemon that sent `Welcome`
         self._retry_at_s: float | None = None
@@ -102,7 +102,7 @@ class Link:
 
     def wake(self) -> None:
         """Have the link send what was published. Sets a flag, and writes to a descriptor if the link sleeps."""
-        self._wanted = True
+        self._woken = True
         if self._asleep:
             self._wakeup.set()
 
@@ -214,7 +214,7 @@ class Link:
         except TimeoutError:
             raise errors.DaemonUnavailable(f"no answer within {timeout_s:g} s on the socket") from None
         finally:
-            self._call(lambda: self._asked.pop(request, None) and None)
+            self._call(lambda: self._pending.pop(request, None) and None)
 
     def _put(self, request: int, message: _Request) -> Future[messages.Answer]:
         future: Future[messages.Answer] = Future()
@@ -224,7 +224,7 @@ class Link:
             raise errors.UsageError(f"cannot send this question: {error}") from error
 
         def send() -> None:
-            self._asked[request] = (message, future)
+            self._pending[request] = (message, future)
             if self.connected:
                 self._send(message)
 
@@ -248,16 +248,16 @@ class Link:
         except Exception:
             log.exception("the link stopped; entries stay in the outbox until the process restarts")
         finally:
-            self._lost()
+            self._on_lost()
 
     def _turn(self) -> None:
         """Wait for calls, messages or due streams, then handle them."""
         self._asleep = True
-        timeout_ms = 0 if self._wanted or self._calls else self._timeout_ms()
-        woken, changes, received = self._connection.poll(timeout_ms)
+        timeout_ms = 0 if self._woken or self._calls else self._timeout_ms()
+        signalled, changes, received = self._connection.poll(timeout_ms)
         self._asleep = False
-        self._wanted = False
-        if woken:
+        self._woken = False
+        if signalled:
             self._wakeup.clear()
         while self._calls:
             self._calls.popleft()()
@@ -267,7 +267,7 @@ class Link:
                     self._advance(ConnectionEvent.HELLO)
                     self._connection.send(self._hello)
                 case MonitorEvent.DOWN:
-                    self._lost()
+                    self._on_lost()
                 case MonitorEvent.ABSENT:
                     self._find_fences()
                     self._absent()
@@ -303,13 +303,13 @@ class Link:
                 due_s = min(due_s, time.monotonic() + _BACKLOG_RETRY_S)
         return None if due_s == inf else max(0, int((due_s - time.monotonic()) * 1000) + 1)
 
-    def _lost(self) -> None:
+    def _on_lost(self) -> None:
         self._advance(ConnectionEvent.LOST)
         for source in self._sources.values():
             source.stream.lose()
-        for request, (asked, future) in list(self._asked.items()):
-            if isinstance(asked, messages.Attach):  # its caller looks for another daemon
-                del self._asked[request]
+        for number, (request, future) in list(self._pending.items()):
+            if isinstance(request, messages.Attach):  # its caller looks for another daemon
+                del self._pending[number]
                 settle(future, errors.DaemonUnavailable("the daemon left"))
         with self._changed:
             self._changed.notify_all()
@@ -341,20 +341,20 @@ class Link:
                 failure = errors.CheckpointFailed(message.message, hint=message.hint)
                 self._settle(message.stream, message.number, failure)
             case messages.Welcome():
-                self._welcomed(message)
+                self._on_welcome(message)
             case messages.Error():
-                self._refused(message)
+                self._on_error(message)
             case messages.Attached():
-                self._attached(message)
+                self._on_attached(message)
                 self._answer(message.request, message)
             case _:
                 self._answer(message.request, message)
 
-    def _welcomed(self, message: messages.Welcome) -> None:
+    def _on_welcome(self, message: messages.Welcome) -> None:
         self._journal = message.journal
-        attaching = {asked.stream for asked, _ in self._asked.values() if isinstance(asked, messages.Attach)}
-        for asked, _ in self._asked.values():
-            self._send(asked)
+        attaching = {request.stream for request, _ in self._pending.values() if isinstance(request, messages.Attach)}
+        for request, _ in self._pending.values():
+            self._send(request)
         for stream_id in self._sources:
             if stream_id not in attaching:
                 self._reattach(stream_id)
@@ -374,7 +374,7 @@ class Link:
             )
         )
 
-    def _attached(self, message: messages.Attached) -> None:
+    def _on_attached(self, message: messages.Attached) -> None:
         source = self._sources.get(message.stream)
         if source is None:
             return
@@ -409,10 +409,10 @@ class Link:
             source.stream.settle_mark(number, outcome)
 
     def _answer(self, request: int, outcome: messages.Answer | errors.EdiCheckpointError) -> None:
-        if asked := self._asked.pop(request, None):
-            settle(asked[1], outcome)
+        if pending := self._pending.pop(request, None):
+            settle(pending[1], outcome)
 
-    def _refused(self, message: messages.Error) -> None:
+    def _on_error(self, message: messages.Error) -> None:
         error = errors.from_wire(
             message.code, message.message, message.hint,
             pid=message.pid, since=message.since, number=message.number, branch=message.branch,
@@ -427,21 +427,21 @@ class Link:
             if stream.state is not StreamState.ATTACHED and not message.request and not for_ever:
                 log.warning("session %s: %s; asking the daemon again", stream.session_id, error)
                 return  # no publishing call raises it: the daemon's disk may refuse for a while
-            self._refuse(stream, error, asked=bool(message.request))
+            self._refuse(stream, error, is_answer=bool(message.request))
         elif not message.request and not message.stream:  # otherwise it concerns a stream that is detached
             log.warning("the daemon on %s refused this client: %s (%s)", self._connection.endpoint, error, error.hint)
-            self._give_up_for_now()
+            self._disconnect()
 
-    def _refuse(self, stream: Stream, error: errors.EdiCheckpointError, *, asked: bool) -> None:
+    def _refuse(self, stream: Stream, error: errors.EdiCheckpointError, *, is_answer: bool) -> None:
         """Have the publisher's next call raise `error`; close the outbox if the stream is shut out.
 
-        `asked`: the publisher waits for the answer to its first attach, and closes the outbox itself.
+        `is_answer`: the publisher waits for the answer to its first `Attach`, and closes the outbox itself.
         """
         with stream.outbox.lock:  # a concurrent publishing call is counted, or raises
             if isinstance(error, errors.Fenced) and stream.outbox.published <= error.number:  # there is no branch
                 error = errors.Fenced(error.message, number=error.number, hint=error.hint)
             stream.refuse(error, for_ever=isinstance(error, _FOR_EVER))
-        if isinstance(error, errors.Fenced | errors.SessionPurged) and not asked:
+        if isinstance(error, errors.Fenced | errors.SessionPurged) and not is_answer:
             log.warning("session %s: %s", stream.session_id, error)
             self._release(stream)
 
@@ -449,25 +449,25 @@ class Link:
         """Shut out the streams that were fenced or purged while no daemon runs; lock files alone show it then."""
         for stream, outbox, _ in list(self._sources.values()):
             if outbox.gone:
-                self._refuse(stream, _purged(stream), asked=False)
+                self._refuse(stream, _purged(stream), is_answer=False)
                 continue
             for other in list_streams(outbox.folder):
                 if (number := other.owner.fenced.get(stream.id)) is not None:
                     session_id = stream.session_id
                     fence = f"session {session_id}: process {other.owner.pid} has taken it over"
                     error = errors.Fenced(fence, number=number, branch=branch_id(session_id, stream.id))
-                    self._refuse(stream, error, asked=False)
+                    self._refuse(stream, error, is_answer=False)
                     break
 
-    def _give_up_for_now(self) -> None:
+    def _disconnect(self) -> None:
         """Disconnect from a daemon that serves another folder or speaks another version, and retry later."""
-        self._lost()
+        self._on_lost()
         self._connection.disconnect()
         self._retry_at_s = time.monotonic() + _RETRY_REFUSED_S
 
 
 def _event_of(message: messages.DaemonMessage) -> ConnectionEvent:
-    """Return the connection's event for a message; most messages concern a stream or answer a question."""
+    """Return the event of the connection that a message of the daemon is."""
     if isinstance(message, messages.Welcome):
         return ConnectionEvent.WELCOME
     concerns_connection = isinstance(message, messages.Error) and not message.request and not message.stream

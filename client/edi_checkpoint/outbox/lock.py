@@ -53,15 +53,6 @@ def acquire_lock(
         return fd, fenced
 
 
-def is_gone(folder: Path, stream: str) -> bool:
-    """Return whether another process removed the lock file of `stream`."""
-    try:
-        lock_path(folder, stream).lstat()
-    except FileNotFoundError:
-        return True
-    return False
-
-
 def lock_path(folder: Path, stream: str) -> Path:
     """Return the path of the lock file of `stream` in the outbox `folder`."""
     return folder / f"{stream}.lock"

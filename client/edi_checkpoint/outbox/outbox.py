@@ -25,7 +25,7 @@ from uuid import uuid4
 from edi_checkpoint.errors import FolderError, OutboxFull
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.outbox.compaction import compact
-from edi_checkpoint.outbox.lock import acquire_lock, is_gone, lock_path
+from edi_checkpoint.outbox.lock import acquire_lock, lock_path
 from edi_checkpoint.outbox.segments import READ_BYTES, exclusive, sweep_folder
 from edi_checkpoint.system.paths import ensure_private, sync_folder
 from edi_checkpoint.system.settings import Limits
@@ -177,7 +177,11 @@ class Outbox:
     @property
     def gone(self) -> bool:
         """Whether another process has removed the outbox, so that records go into unlinked files."""
-        return is_gone(self.folder, self.stream)
+        try:
+            lock_path(self.folder, self.stream).lstat()
+        except FileNotFoundError:
+            return True
+        return False
 
     @property
     def backlog(self) -> bool:

@@ -55,9 +55,9 @@ class Base(Struct, tag="base", array_like=True, frozen=True, gc=False):
 class Mark(Struct, tag="mark", array_like=True, frozen=True, gc=False):
     """Asks for a checkpoint of the state at this number.
 
-    `kind` is `manual`, or `shutdown` for the last entry of a writer that leaves cleanly, or `interrupted` to save an
-    earlier writer's state before the session restarts empty. `keep` limits the checkpoints of the session from now
-    on; None changes nothing.
+    `kind` is `manual`, `shutdown` or `interrupted`. `shutdown` is the last entry of a writer that leaves cleanly.
+    `interrupted` saves an earlier writer's state before the session restarts empty. `keep` limits the checkpoints of
+    the session from now on; None changes nothing.
     """
 
     time_us: int
