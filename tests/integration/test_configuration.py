@@ -84,7 +84,10 @@ def test_a_client_keeps_to_its_limits_from_the_file_with_and_without_a_daemon(ho
     write(home, "value_max_depth = 3\nvalue_max_bytes = 2000\n")
     publisher = home.publisher("s1")
     publisher.do("session.update(fits=[[[1]]])")
-    for value, said in (("[[[[1]]]]", "nested in more than 3 containers"), ("'x' * 2000", "at most 2000 are stored")):
+    for value, said in (
+        ("[[[[1]]]]", "nested in more than 3 containers"),
+        ("'x' * 2000", "at most 2000 can be stored"),
+    ):
         with pytest.raises(Refused, match=said):
             publisher.do(f"session.update(too_much={value})")
     assert publisher.do("sorted(session)") == ["fits"]

@@ -1,13 +1,13 @@
-"""Arrays and bytes as files: what each kind is stored as, and back.
+"""Encodes arrays and bytes as attachments, and decodes them.
 
-    0 and 1 (bool, uint8)          png, 1 bit a pixel; more than two dimensions stand below each other
+    0 and 1 (bool, uint8)          png, 1 bit a pixel; higher dimensions are stacked vertically
     uint8, HxW, HxWx3, HxWx4       png, 8 bits: grey, RGB, RGBA
     any other array                npy, without pickle
     bytes                          raw
 
-`png.py` writes both kinds of PNG, each in one way. It was the fastest of all measured ways and among the smallest
-(docs/architecture.md). No other PNG is read, and nothing is allocated before the sizes agree. numpy is loaded when an
-array is met.
+`png` writes each kind of PNG in one way, the fastest of all that were measured and among the smallest
+(`docs/decisions.md`). Decoding accepts no other PNG, and compares the sizes before it allocates memory. numpy is
+imported at the first array.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from edi_checkpoint.values.png import Array
 
-ATTACHMENT_MAX_BYTES: Final = (64 << 20) - 1024  # an entry is at most 64 MiB, with the value that names it
-ARRAY_MAX_BYTES: Final = 1 << 30  # in memory: a picture of few colours deflates a thousandfold
+ATTACHMENT_MAX_BYTES: Final = (64 << 20) - 1024  # an entry has at most 64 MiB, with the value that names it
+ARRAY_MAX_BYTES: Final = 1 << 30  # in memory; a picture of few colours is a thousand times larger than its file
 
 
 def is_array(value: object) -> bool:
-    """Return whether `value` is a numpy array; that is asked without loading numpy."""
+    """Return whether `value` is a numpy array, without importing numpy."""
     kind: Any = type(value)
     return _is_array_type(kind)
 
@@ -44,19 +44,19 @@ def _is_array_type(kind: type) -> bool:
     return any(base.__module__ == "numpy" and base.__name__ == "ndarray" for base in kind.__mro__)
 
 
-# -- to a file -------------------------------------------------------------------------------------------------------
+# -- encoding --------------------------------------------------------------------------------------------------------
 
 
 def encode(value: Any, recent: Recent | None = None) -> Encoded:
-    """Return a numpy array or bytes as an attachment. Raises ValueError saying why it cannot be one."""
+    """Return a numpy array or bytes as an attachment. Raises ValueError with the reason if it cannot be one."""
     size = value.nbytes if hasattr(value, "nbytes") else len(value)
     if size > ARRAY_MAX_BYTES:
-        raise ValueError(f"{size} bytes in memory; at most {ARRAY_MAX_BYTES} are stored")
+        raise ValueError(f"{size} bytes in memory; at most {ARRAY_MAX_BYTES} bytes can be stored")
     if not is_array(value):
         data = bytes(value)
         return _encoded("raw", data, None, (len(data),), recent=recent)
     if type(value).__name__ not in ("ndarray", "memmap"):
-        raise ValueError("would come back as an array of another class; convert it with numpy.asarray")
+        raise ValueError("would be read back as an array of another class; convert it with numpy.asarray")
     import numpy as np
 
     value = np.asarray(value)
@@ -75,7 +75,7 @@ def _encoded(
     *, recent: Recent | None, key: bytes | None = None,
 ) -> Encoded:  # fmt: skip
     if len(data) > ATTACHMENT_MAX_BYTES:
-        raise ValueError(f"{len(data)} bytes as {kind}; at most {ATTACHMENT_MAX_BYTES} are stored")
+        raise ValueError(f"{len(data)} bytes as {kind}; at most {ATTACHMENT_MAX_BYTES} bytes can be stored")
     reference = Reference(sha256(data).hexdigest(), kind, dtype, shape, len(data), area)
     encoded = Encoded(reference, Attachment(kind, data))
     if recent is not None:
@@ -114,7 +114,10 @@ def _picture(value: Array, recent: Recent | None) -> Encoded:
 
 
 def _key(value: Array, pixels: Array) -> bytes:
-    """Return what tells the content again: a third of the time of deflating a mask, a tenth for a picture."""
+    """Return a digest of the pixels, by which `Recent` finds them again.
+
+    It takes a third of the time of compressing a mask, and a tenth for a picture.
+    """
     key = sha256(f"{value.dtype} {value.shape} {pixels.nbytes} ".encode())
     key.update(pixels.data)
     return key.digest()
@@ -132,25 +135,25 @@ def _npy(value: Array) -> bytes:
     import numpy as np
 
     if value.dtype.hasobject:
-        raise ValueError("holds Python objects; make lists of them")
+        raise ValueError("holds Python objects; convert it to a list")
     file = io.BytesIO()
     try:
         np.lib.format.write_array(file, value, version=(1, 0), allow_pickle=False)
-        kept = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(value.dtype))
-    except (ValueError, TypeError) as error:  # UnicodeEncodeError too: field names
+        stored = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(value.dtype))
+    except (ValueError, TypeError) as error:  # also UnicodeEncodeError, for the names of fields
         raise ValueError(f"npy cannot store it: {error}") from error
-    if str(kept) != str(value.dtype):
+    if str(stored) != str(value.dtype):
         raise ValueError(f"npy does not keep its type {value.dtype}")
     return file.getvalue()
 
 
-# -- and back --------------------------------------------------------------------------------------------------------
+# -- decoding --------------------------------------------------------------------------------------------------------
 
 
 def decode(reference: Reference, data: bytes) -> object:
-    """Return the array or bytes that `data`, whose digest is right, holds.
+    """Return the array or bytes in `data`, whose digest the caller has verified.
 
-    Raises ValueError saying what does not agree with the reference, before anything of its size is allocated;
+    Raises ValueError if `data` does not agree with the reference, before memory for it is allocated. Raises
     `ArraysMissing` without numpy.
     """
     if reference.type == "raw" and reference.dtype is None:
@@ -158,19 +161,19 @@ def decode(reference: Reference, data: bytes) -> object:
     try:
         import numpy as np
     except ImportError:
-        raise ArraysMissing(f"an array of {reference.dtype}, and numpy is not installed") from None
+        raise ArraysMissing(f"an array of {reference.dtype} needs numpy, which is not installed") from None
 
     if reference.type == "npy":
         return _from_npy(reference, data)
     shape, kind = reference.shape, {"bool": np.bool_, "uint8": np.uint8}.get(reference.dtype or "")
     if reference.type != "png" or kind is None or not shape or not 0 < math.prod(shape) <= ARRAY_MAX_BYTES:
-        raise ValueError(f"no {reference.type} of {reference.dtype} and shape {shape} is known here")
+        raise ValueError(f"a {reference.type} cannot hold {reference.dtype} of shape {shape}")
     if reference.area is not None:
         height, width = _mask_size(shape)
         packed = from_png(data, width, height, 1, GREY, -(-width // 8), AS_IS)
         return np.unpackbits(packed, axis=1, count=width).view(kind).reshape(shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in COLOURS) or kind is not np.uint8:
-        raise ValueError(f"no picture has the shape {shape}")
+        raise ValueError(f"a picture cannot have the shape {shape}")
     height, width, colour = _picture_size(shape)
     return np.add.accumulate(
         from_png(data, width, height, 8, colour, math.prod(shape[1:]), MINUS_ABOVE), axis=0, dtype=np.uint8
@@ -185,25 +188,25 @@ def _from_npy(reference: Reference, data: bytes) -> object:
     if dtype.hasobject or (str(dtype), shape) != (reference.dtype, reference.shape):
         raise ValueError(f"it holds {dtype} of shape {shape}, not {reference.dtype} of {reference.shape}")
     if math.prod(shape) * dtype.itemsize != len(data) - start:
-        raise ValueError(f"its {len(data) - start} bytes are not those of the shape {shape}")
+        raise ValueError(f"its {len(data) - start} bytes do not fit the shape {shape}")
     return np.ndarray(shape, dtype, bytearray(memoryview(data)[start:]), order="F" if in_columns else "C")
 
 
 def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return what an npy header says: shape, whether it lies in columns, type. Raises ValueError for any other bytes.
+    """Return the parts of an npy header: shape, whether the order is by columns, dtype. Raises ValueError for others.
 
-    numpy's own reader ends in errors of its tokenizer and compiler for some of those.
+    numpy's own reader raises errors of its tokenizer and compiler for some bytes.
     """
     import numpy as np
 
     if not header.startswith(b"\x93NUMPY\x01\x00"):
-        raise ValueError("it is no npy of version 1.0")
+        raise ValueError("it is not an npy file of version 1.0")
     try:
-        said = ast.literal_eval(header[10:].decode("latin-1").strip())
-        shape, in_columns = said["shape"], said["fortran_order"]
-        dtype = np.lib.format.descr_to_dtype(said["descr"])
+        fields = ast.literal_eval(header[10:].decode("latin-1").strip())
+        shape, in_columns = fields["shape"], fields["fortran_order"]
+        dtype = np.lib.format.descr_to_dtype(fields["descr"])
     except (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"its npy header cannot be read: {error}") from error
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"its npy header says the shape {shape!r:.80}")
+        raise ValueError(f"its npy header has the shape {shape!r:.80}")
     return shape, bool(in_columns), dtype

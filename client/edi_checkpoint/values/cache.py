@@ -1,4 +1,4 @@
-"""What was encoded lately: so that an array published again is neither deflated again nor read from its file."""
+"""The attachments that this process encoded lately."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ RECENT_MAX_BYTES: Final = 32 << 20
 
 
 class Recent:
-    """A bounded memory of attachments encoded lately, so that an array published again is not deflated again.
+    """A bounded memory of encoded attachments, so that an array published again is not compressed again.
 
-    What is known again is known by a digest of its pixels, never by its identity: arrays change in place.
+    A digest of the pixels finds an array again, never its identity, since arrays change in place.
     """
 
     def __init__(self, max_bytes: int = RECENT_MAX_BYTES) -> None:
-        """Hold at most `max_bytes` of encoded data, the least recently met going first."""
+        """Hold at most `max_bytes` of encoded data; the least recently used goes first."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._lock = threading.Lock()  # sessions of several threads share it
+        self._lock = threading.Lock()  # sessions of several threads share this memory
         self._encoded: OrderedDict[str, tuple[Encoded, bytes | None]] = OrderedDict()  # by sha256, with the key
-        self._digests: dict[bytes, str] = {}  # by key: what the file's digest is
+        self._digests: dict[bytes, str] = {}  # by key, the sha256 of the file
 
     def keep(self, encoded: Encoded, key: bytes | None = None) -> None:
-        """Take note of an attachment; `key` tells its content before it was encoded."""
+        """Remember an attachment; `key` is a digest of its content before it was encoded."""
         with self._lock:
             self._forget(encoded.reference.sha256)
             if len(encoded.attachment.data) > self._max_bytes:
@@ -46,7 +46,7 @@ class Recent:
             self._digests.pop(key, None)
 
     def known(self, key: bytes) -> Encoded | None:
-        """Return what the content that `key` tells was encoded as."""
+        """Return the attachment that was kept with `key`, None without one."""
         with self._lock:
             digest = self._digests.get(key, "")
             if digest not in self._encoded:
@@ -55,7 +55,7 @@ class Recent:
             return self._encoded[digest][0]
 
     def attachment(self, digest: str) -> Attachment | None:
-        """Return the attachment of a digest."""
+        """Return the attachment with a digest, None if it is not in memory."""
         with self._lock:
             found = self._encoded.get(digest)
             return None if found is None else found[0].attachment

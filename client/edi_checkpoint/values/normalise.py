@@ -1,6 +1,6 @@
-"""Forms: the JSON form of a value of any type, part by part, or the part that has none.
+"""Converts a value of any type to its JSON form, part by part, or finds the part that has none.
 
-The table is in `docs/format.md`. Arrays and bytes become references; their content is handed out beside the form.
+`docs/format.md` has the table of types. Arrays and bytes become references; their content is returned beside the form.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from edi_checkpoint.values import arrays
 from edi_checkpoint.values.cache import Recent
 from edi_checkpoint.wire.references import DEPTH, KEY, Attachment, form_of, step
 
-Encoder = Callable[[Any], object]  # the app's own: a value of an unknown type to one of a known, or TypeError
+Encoder = Callable[[Any], object]  # the app's own: converts a value of an unknown type to a known one, or TypeError
 
-_INTEGER_MAX_CHARS = 4300  # longer ones msgspec writes but does not read
-_SHORT_BITS = 2048  # fewer digits than that, and than the lowest limit that Python takes for str(int)
+_INTEGER_MAX_CHARS = 4300  # msgspec writes longer integers but does not read them
+_SHORT_BITS = 2048  # fewer digits than `_INTEGER_MAX_CHARS`, and than the lowest limit that Python accepts for str(int)
 _to_json = msgspec.json.Encoder().encode
 
 
 class Unfit(Exception):
-    """A part has no JSON form; `steps` leads to it, innermost first."""
+    """A part has no JSON form; `steps` is the path to it, innermost first."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -53,7 +53,7 @@ class Walk:
     odd_floats: bool = field(default=False, init=False)  # msgspec spells one in another way than repr
 
     def plain(self, value: Any, depth: int) -> object:
-        """Return the JSON form of `value`, which stands inside `depth` containers, in plain JSON types."""
+        """Return the JSON form of `value`, which is inside `depth` containers. Raises `Unfit`."""
         kind = type(value)
         if (kind is str and value.isascii()) or kind is bool or value is None:
             return value
@@ -77,7 +77,7 @@ class Walk:
                 return _sorted(self._list(value, depth + 1))
             if isinstance(value, (bytes, bytearray, memoryview)) or arrays.is_array(value):
                 return self._attached(value, depth)
-            return self.plain(self._opened(value), depth)
+            return self.plain(self._converted(value), depth)
         finally:
             self._open.discard(id(value))
 
@@ -98,7 +98,7 @@ class Walk:
             if name == KEY:
                 raise Unfit(f"the key {KEY!r} is reserved")
             if name in form:
-                raise Unfit(f"two of its keys read {name[:64]!a}")
+                raise Unfit(f"two of its keys have the text {name[:64]!a}")
             try:
                 form[name] = self.plain(part, depth)
             except Unfit as unfit:
@@ -108,8 +108,7 @@ class Walk:
 
     def _attached(self, value: Any, depth: int) -> object:
         if depth + DEPTH > self._max_depth:
-            deepest = self._max_depth - DEPTH
-            raise Unfit(f"nested in more than {deepest} containers, which leaves no room to refer to it")
+            raise Unfit(f"arrays and bytes must be nested in at most {self._max_depth - DEPTH} containers")
         try:
             reference, attachment = arrays.encode(value, self._recent)
         except ValueError as error:
@@ -117,15 +116,15 @@ class Walk:
         self._carried[reference.sha256] = attachment
         return form_of(reference)
 
-    def _opened(self, value: Any) -> object:
-        """Return what stands for a value of another type than JSON's: its text, its number, or its members."""
+    def _converted(self, value: Any) -> object:
+        """Return the text, number or members of a value whose type JSON lacks."""
         kind: Any = type(value)
         if isinstance(value, Enum):
             return value.value
         if isinstance(value, (PurePath, UUID, Decimal)):
             return str(value)
         if isinstance(value, (date, time)):
-            return value.isoformat()  # not msgspec's text, which cuts the seconds off an offset
+            return value.isoformat()  # not msgspec's text, which drops the seconds of an offset
         if isinstance(value, timedelta):
             return msgspec.to_builtins(value)
         if any(base.__module__ == "numpy" and base.__name__ == "generic" for base in kind.__mro__):
@@ -140,7 +139,7 @@ class Walk:
                 return self._encoder(value)
         except Exception as error:  # from the class's own code, or the app's encoder
             if isinstance(error, TypeError) and self._encoder is not None:
-                raise Unfit(f"{_name(value)} has no JSON form, and the encoder takes it for none: {error}") from error
+                raise Unfit(f"{_name(value)} has no JSON form, and the encoder rejects it: {error}") from error
             raise Unfit(f"the {_name(value)} cannot be read ({type(error).__name__})") from error
         raise Unfit(f"{_name(value)} has no JSON form")
 
@@ -166,12 +165,12 @@ def key_text(key: object) -> str:
 
 
 def _text(value: str) -> str:
-    text = str.__str__(value)  # a subclass's characters, whatever its own __str__ says
+    text = str.__str__(value)  # the characters of a subclass, not the result of its own __str__
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise Unfit("holds a lone surrogate, half a character, which UTF-8 cannot carry") from None
+            raise Unfit("holds a lone surrogate, half of a character, which UTF-8 cannot encode") from None
     return text
 
 
@@ -182,11 +181,11 @@ def _integer(value: int) -> int:
             return number
     except ValueError:  # sys.set_int_max_str_digits
         pass
-    raise Unfit("the integer has more digits than can be read back")
+    raise Unfit("the integer has too many digits to be read back")
 
 
 def _numpy_scalar(value: Any) -> object:
-    """Return the number or ISO text of a numpy scalar, through its own repr: float32(0.1) is 0.1."""
+    """Return the number or ISO text of a numpy scalar, by its own repr: float32(0.1) becomes 0.1."""
     kind = value.dtype.kind
     if kind in "biu":
         return value.item()
@@ -200,7 +199,7 @@ def _numpy_scalar(value: Any) -> object:
 
 @lru_cache(maxsize=128)
 def _field_names(kind: Any) -> tuple[str, ...] | None:
-    """Return the fields of a dataclass, Struct or attrs class, None for another class."""
+    """Return the names of the fields of a dataclass, Struct or attrs class, None for another class."""
     if is_dataclass(kind):
         return tuple(own.name for own in fields(kind))
     if hasattr(kind, "__attrs_attrs__"):
@@ -209,7 +208,7 @@ def _field_names(kind: Any) -> tuple[str, ...] | None:
 
 
 def _sorted(items: list[Any]) -> list[object]:
-    """Return the members of a set in one order for all processes."""
+    """Return the members of a set in an order that is the same in all processes."""
     try:
         return sorted(items)
     except TypeError:

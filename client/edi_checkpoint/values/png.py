@@ -1,7 +1,7 @@
-"""PNG in the one way that this package writes and reads it.
+"""Writes PNG in one way, and reads only what it writes.
 
-The rows of 1-bit images are unfiltered. The rows of 8-bit images hold the difference to the row above. Both are
-deflated as runs. numpy is loaded when rows are read.
+The rows of 1-bit images are unfiltered. The rows of 8-bit images hold the difference to the row above. zlib compresses
+both as runs. numpy is imported when rows are read.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _IHDR: Final = struct.Struct(">IIBBBBB")
-GREY, COLOURS = 0, {1: 0, 3: 2, 4: 6}  # PNG's colour types, by values a pixel
+GREY, COLOURS = 0, {1: 0, 3: 2, 4: 6}  # PNG's colour types, by the number of values of a pixel
 AS_IS, MINUS_ABOVE = 0, 2  # PNG's filters
 
 
 def to_png(rows: Array, width: int, height: int, depth: int, colour: int) -> bytes:
-    """Return the PNG of `rows`, which are filtered already and hold their filter in the first column."""
-    # Runs alone: masks are made of them, and so is what is left of a picture's row when the one above is taken off.
+    """Return the PNG of `rows`, which are filtered and hold the filter's number in the first column."""
+    # Z_RLE: masks consist of runs, and so do many differences of a picture's rows.
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
     body = deflate.compress(rows.data) + deflate.flush()
     header = _IHDR.pack(width, height, depth, colour, 0, 0, 0)
@@ -36,22 +36,22 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def from_png(data: bytes, width: int, height: int, depth: int, colour: int, row_bytes: int, filtered: int) -> Array:
-    """Return the rows of a PNG that `to_png` wrote with these very parameters."""
+    """Return the rows of a PNG that `to_png` wrote with these parameters. Raises ValueError for any other bytes."""
     import numpy as np
 
     head = _PNG + _chunk(b"IHDR", _IHDR.pack(width, height, depth, colour, 0, 0, 0))
-    body = data[len(head) + 8 : -16]  # its chunk's length and name before; checksum and end behind
+    body = data[len(head) + 8 : -16]  # between the chunk's length and name, and its checksum and the end
     if not data.startswith(head) or data[len(head) :] != _chunk(b"IDAT", body) + _chunk(b"IEND", b""):
-        raise ValueError(f"is no PNG of ours of {width}x{height} pixels of {depth} bit")
+        raise ValueError(f"it is not a PNG of this package with {width}x{height} pixels of {depth} bit")
     inflate = zlib.decompressobj()
     size = height * (row_bytes + 1)
     try:
         text = inflate.decompress(body, size + 1)
     except zlib.error as error:
-        raise ValueError(f"its pixels cannot be inflated: {error}") from error
+        raise ValueError(f"its pixels cannot be decompressed: {error}") from error
     if len(text) != size or not inflate.eof:
         raise ValueError(f"its pixels are not the {size} bytes that its shape needs")
     rows = np.frombuffer(text, np.uint8).reshape(height, row_bytes + 1)
     if not (rows[:, 0] == filtered).all():
-        raise ValueError("its rows are filtered in another way than ours")
+        raise ValueError("its rows have another filter than those of this package")
     return rows[:, 1:]

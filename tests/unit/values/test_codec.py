@@ -264,7 +264,7 @@ REFUSED = [
     ({"1": "a", 1: "b"}, "", "the key 1 is of type int"),
     ([[[{"a": {"b": {2: 0}}}]]], "[0][0][0].a.b", "the key 2 is of type int"),
     ({"a": Frozen({False: 1})}, ".a.x", "the key False is of type bool"),
-    (np.ma.array([1]), "", "numpy.ma.MaskedArray: would come back as an array of another class"),
+    (np.ma.array([1]), "", "numpy.ma.MaskedArray: would be read back as an array of another class"),
     (np.array([{}]), "", "numpy.ndarray: holds Python objects"),
     ({"a": [np.array([object()])]}, ".a[0]", "holds Python objects"),
     ({"$attachment": 1}, "", "the key '$attachment' is reserved"),
@@ -389,7 +389,7 @@ def test_cycles_are_named_and_shared_parts_are_not_cycles() -> None:
 
 
 def test_a_model_that_dumps_models_for_ever_is_refused() -> None:
-    with pytest.raises(StateValueError, match=r"^k: nested deeper than the stack allows"):
+    with pytest.raises(StateValueError, match=r"^k: nested deeper than the stack of this thread allows"):
         encode([EndlessModel()], "k")
 
 
@@ -424,7 +424,7 @@ def test_keys_that_read_the_same_are_refused() -> None:
         def __eq__(self, other: object) -> bool:
             return self is other
 
-    with pytest.raises(StateValueError, match=r"^k: two of its keys read 'a'"):
+    with pytest.raises(StateValueError, match=r"^k: two of its keys have the text 'a'"):
         encode({Odd("a"): Path("1"), Odd("a"): Path("2")}, "k")
 
 
