@@ -1,9 +1,9 @@
-"""Which elements of two lists belong together. JSON texts in, positions out; no clock, no disk.
+"""Pairs the elements of two lists that belong together. JSON texts in, positions out; no clock, no disk.
 
-An element is known again by its `id` or `entity_id` if it is an object that has one, else by its text; of equal ones
-the first belongs to the first, the second to the second. That makes every element unique, so the longest run of them
-that kept its order is found in n log n, whatever the lists hold. The road not taken, a longest common subsequence of
-texts: it is shorter by an operation now and then where texts repeat, and quadratic.
+The key of an element is its `id` or `entity_id` if it is an object with one, else its text. Equal elements are also
+numbered, so the first is paired with the first, and so on. As keys are unique, the longest run that kept its order is
+found in n log n for any lists. Rejected: a longest common subsequence of texts. It is quadratic, and saves an operation
+only where texts repeat.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Final, NamedTuple
 import msgspec
 
 _NOTHING: Final = msgspec.Raw()
-_IDENTIFIES: Final = b'"-0123456789'  # how an id may begin: a string or a number, no null
+_ID_BEGINS: Final = b'"-0123456789'  # the first byte of an id: a string or a number
 
-Key = tuple[bytes, bytes, int]  # the id or nothing, else the text, and which of its equals
+Key = tuple[bytes, bytes, int]  # the id or nothing, the text without an id, and the number among equals
 
 
 class Alignment(NamedTuple):
-    """How the elements of a list before and after belong together, by position.
+    """The pairs of a list's elements before and after, by position.
 
-    `pairs` gives for each position after, in rising order, the one before it; what is in none was added. `moved` are
-    those positions after whose element left the order of the others, `removed` the positions before that have no pair.
+    `pairs` gives for a position after the position before, in the order of the keys; an element after without a pair
+    was added. `moved` has the positions after whose element left the order of the others, `removed` the positions
+    before without a pair.
     """
 
     pairs: Mapping[int, int]
@@ -35,7 +36,7 @@ class Alignment(NamedTuple):
 
 
 def align(before: Sequence[bytes], after: Sequence[bytes]) -> Alignment:
-    """Return which elements belong together. Those without an id that stand in the same gap are paired as they come."""
+    """Return the pairs of elements. Elements without an id in the same gap between pairs are paired in their order."""
     old, new = _keys(before), _keys(after)
     at = {key: position for position, key in enumerate(old)}
     found = {position: at[key] for position, key in enumerate(new) if key in at}
@@ -46,12 +47,12 @@ def align(before: Sequence[bytes], after: Sequence[bytes]) -> Alignment:
 
 
 def identity(element: bytes) -> bytes:
-    """Return the JSON text of an object's `id`, or else of its `entity_id`; nothing if it has none that identifies."""
+    """Return the JSON text of an object's `id` or `entity_id`, nothing without a string or number there."""
     if not element.startswith(b"{") or b'id"' not in element:
         return b""
     named = _NAMED.decode(element)
     text = bytes(named.id) or bytes(named.entity_id)
-    return text if text[:1] and text[0] in _IDENTIFIES else b""
+    return text if text[:1] and text[0] in _ID_BEGINS else b""
 
 
 class _Named(msgspec.Struct):
@@ -63,20 +64,20 @@ _NAMED: Final = msgspec.json.Decoder(_Named)
 
 
 def _keys(elements: Iterable[bytes]) -> list[Key]:
-    met: Counter[tuple[bytes, bytes]] = Counter()
+    counts: Counter[tuple[bytes, bytes]] = Counter()
     keys = []
     for element in elements:
         own = identity(element)
         key = (own, b"" if own else element)
-        keys.append((*key, met[key]))
-        met[key] += 1
+        keys.append((*key, counts[key]))
+        counts[key] += 1
     return keys
 
 
 def _longest_rising(found: Mapping[int, int]) -> dict[int, int]:
-    """Return the longest part of `found` (by rising key) whose values rise, too."""
-    ends: list[int] = []  # the lowest value that a rising run of each length ends with
-    keys: list[int] = []  # and its key
+    """Return the longest part of `found` (by rising key) whose values rise as well."""
+    ends: list[int] = []  # by length of a rising run, the lowest value that ends one
+    keys: list[int] = []  # the keys of these values
     before: dict[int, int | None] = {}
     for key, value in found.items():
         length = bisect_left(ends, value)
@@ -93,12 +94,12 @@ def _longest_rising(found: Mapping[int, int]) -> dict[int, int]:
 def _in_gaps(
     stable: Mapping[int, int], found: Mapping[int, int], old: Sequence[Key], new: Sequence[Key]
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs of unknown elements that stand between the same two stable ones: each was changed in its place."""
-    taken = set(found.values())
+    """Yield pairs of elements without an id, unpaired between the same two stable pairs: each was changed in place."""
+    paired = set(found.values())
     borders = [(-1, -1), *stable.items(), (len(new), len(old))]
     for (new_from, old_from), (new_to, old_to) in pairwise(borders):
         if new_to - new_from == 1 or old_to - old_from == 1:
             continue
-        gone = (at for at in range(old_from + 1, old_to) if at not in taken and not old[at][0])
-        come = (at for at in range(new_from + 1, new_to) if at not in found and not new[at][0])
-        yield from zip(come, gone, strict=False)
+        removed = (at for at in range(old_from + 1, old_to) if at not in paired and not old[at][0])
+        added = (at for at in range(new_from + 1, new_to) if at not in found and not new[at][0])
+        yield from zip(added, removed, strict=False)

@@ -1,7 +1,7 @@
-"""The difference of two states for people: what changed, in order, each with its place.
+"""Lists the changes between two states for people, in order, each with its path.
 
-A list of numbers is one value (a box, a colour, an embedding); other lists are told by element, and an element that has
-an id is called by it.
+A list of numbers is one value (a box, a colour, an embedding). Other lists are compared by element, and an element with
+an id is named by it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edi_checkpoint.wire.references import step
 
 
 class Element(NamedTuple):
-    """A step of a path into a list: an element's id, or else its position."""
+    """A step of a path into a list: an element's id, else its position."""
 
     label: str
 
@@ -26,7 +26,7 @@ Path: TypeAlias = tuple[str | Element, ...]
 
 
 class Change(NamedTuple):
-    """One value that changed: its place, and its compact JSON text before and after; None: it was not there."""
+    """A changed value: its path, and its compact JSON text before and after, None where it is missing."""
 
     path: Path
     before: bytes | None
@@ -34,19 +34,19 @@ class Change(NamedTuple):
 
 
 class Reordered(NamedTuple):
-    """A list of which `moved` elements stand in another place among the others."""
+    """A list in which `moved` elements have another place among the others."""
 
     path: Path
     moved: int
 
 
 def changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Change | Reordered]:
-    """Return what changed between two states (key to valid JSON text), in the order of the state after."""
+    """Return the changes between two states (key to valid JSON text), in the order of the state after."""
     return list(_of_object((), compare(before, after)))
 
 
 def spelled(path: Path) -> str:
-    """Return a path as the errors of publishing write it: `scene.entities[3].mask`."""
+    """Return a path as text, spelled as in the errors of publishing: `scene.entities[3].mask`."""
     return "".join(map(_spelled, path)).removeprefix(".")
 
 

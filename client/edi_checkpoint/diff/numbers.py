@@ -1,12 +1,12 @@
-"""Numbers as people read them, from their JSON texts."""
+"""Formats numbers for people, from their JSON texts."""
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import Final
 
-_SHORT: Final = 12  # characters; a longer one is rounded to six digits
-_EXACT: Final = 18  # digits of a whole number whose steps are told to the last
+_SHORT: Final = 12  # characters; a longer number is rounded to six digits
+_EXACT: Final = 18  # characters of an integer whose differences are exact
 
 
 def is_number(text: bytes) -> bool:
@@ -15,13 +15,13 @@ def is_number(text: bytes) -> bool:
 
 
 def number(text: bytes) -> str:
-    """Return a number, rounded if it is long."""
+    """Return the text of a number, rounded if it is long."""
     value = float(text)
     return f"{value:.6g}" if len(text) > _SHORT and isfinite(value) else text.decode()
 
 
 def step(before: bytes, after: bytes) -> str:
-    """Return by how much a number rose (`+0.25`) or fell; nothing if it is the same, or too large to say."""
+    """Return the signed difference of two numbers (`+0.25`); nothing if they are equal or no float holds them."""
     if max(len(before), len(after)) <= _EXACT and before.lstrip(b"-").isdigit() and after.lstrip(b"-").isdigit():
         return f"{int(after) - int(before):+d}"
     by = float(after) - float(before)

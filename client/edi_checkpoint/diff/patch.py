@@ -1,7 +1,7 @@
-"""The difference of two states for programs: a JSON Patch (RFC 6902) on `state_info`. No clock, no disk.
+"""Writes the difference of two states as a JSON Patch (RFC 6902) on `state_info`. No clock, no disk.
 
-Applied to the state before it gives the state after, numbers to the letter. A container is changed part by part as long
-as that takes no more text than replacing it.
+The patch turns the state before into the state after, with every digit of its numbers. It changes a container part by
+part unless replacing the container takes less text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OPERATION_BYTES = len(b'{"op":"replace","path":"","value":},')
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One operation of the patch; encoded by msgspec it has the members that RFC 6902 names."""
+    """One operation of the patch; msgspec encodes it with the members of RFC 6902."""
 
     op: Literal["add", "remove", "replace", "move"]
     source: str | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="from")
@@ -34,7 +34,7 @@ def patch(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Opera
 
 
 class _Writer:
-    """Collects operations and counts the text that they take."""
+    """Collects operations and counts the bytes of their text."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -64,22 +64,22 @@ class _Writer:
             self._set("replace", path, delta.text)
 
     def _elements(self, path: str, delta: List) -> None:
-        """Remove from the back, then add and move to the front of what is not in its place yet, then change."""
+        """Remove from the back, then add and move elements from the front, then change them in place."""
         pairs, moved, removed = delta.alignment
         for at in reversed(removed):
             self._remove(f"{path}/{at}")
         stable = [(was, at) for at, was in pairs.items() if at not in moved]
-        waiting = sorted(pairs[at] for at in moved)  # where the elements that are still to be moved came from
-        passed, last = 0, -1  # how many of the stable ones lie behind us, and where the last of them came from
+        waiting = sorted(pairs[at] for at in moved)  # the positions before of the elements that must still move
+        passed, last = 0, -1  # the number of stable elements passed, and the position before of the last of them
         for at, value in enumerate(delta.after):
             was = pairs.get(at)
-            # In front of the place lie the `at` elements that are done, and the waiting ones that stand among them.
+            # Before this place are the `at` elements that are done, and the waiting elements among them.
             if was is None:
                 self._set("add", f"{path}/{at + bisect_left(waiting, last)}", value)
             elif at not in moved:
                 passed, last = passed + 1, was
             else:
-                ahead = bisect_left(stable, (was, 0))  # stable ones that it stands behind
+                ahead = bisect_left(stable, (was, 0))  # the number of stable elements before it
                 done = stable[ahead][1] if ahead < passed else at + ahead - passed
                 place = bisect_left(waiting, was)
                 del waiting[place]

@@ -1,8 +1,8 @@
-"""One line about what a checkpoint brought, from the difference to the one before it:
+"""Sums up in one line how a checkpoint differs from the one before it:
 
     refinement 2->3: +volumetric -sunny, score 0.62->0.87, 1 entity lost
 
-EDI's own keys come first, in the order in which a person asks for them; then whatever else there is room for.
+EDI's own keys come first, the most important first; then as many others as the line has room for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edi_checkpoint.diff.numbers import is_number, number
 from edi_checkpoint.documents.fragments import SUMMARY_MAX_BYTES, Fragment, stage_of, string, summarise
 
 LINE_MAX_CHARS: Final = 76  # a line of a terminal, indented
-_WORDS_MAX_CHARS: Final = 24  # of each sign
+_WORDS_MAX_CHARS: Final = 24  # of the added words, and of the removed words
 _VALUE_MAX_CHARS: Final = 20
 _PATH_MAX_CHARS: Final = 32
 _COUNTERS: Final = ("current_iteration", "attempt")
@@ -31,7 +31,7 @@ _WORD: Final = re.compile(r"\w[\w'-]*")
 
 
 def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
-    """Return in at most `LINE_MAX_CHARS` characters what changed between two states (key to valid JSON text)."""
+    """Return the main changes between two states (key to valid JSON text) in at most `LINE_MAX_CHARS` characters."""
     head, keys = _head(before, after)
     pieces = list(dict.fromkeys(_pieces(before, after, keys)))
     if not pieces:
@@ -46,13 +46,13 @@ def summary(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> str:
 
 
 def _cut(line: str, end: str = "") -> str:
-    """Return a line with its end, cut where both are too long together: names and stages are what EDI makes them."""
+    """Return a line with its end, the line cut if both are too long. EDI's names and stages have any length."""
     room = LINE_MAX_CHARS - len(end)
     return (line if len(line) <= room else f"{line[: room - 3]}...") + end
 
 
 def _head(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple[str, set[str]]:
-    """Return the stage if it changed, or with the counter of its rounds that did, and the keys that this tells of."""
+    """Return the stage if it changed, or the stage with a counter that changed, and the keys that this covers."""
     was, stage = (stage_of({key: Fragment(text) for key, text in state.items()}) for state in (before, after))
     if was != stage and (stage or "current_stage" in before):  # a first stage without a name is a change like others
         return f"{was}->{stage}" if "current_stage" in before else stage, {"current_stage", *_COUNTERS}
@@ -79,26 +79,25 @@ def _pieces(before: Mapping[str, bytes], after: Mapping[str, bytes], keys: set[s
     yield from _counted(found)
     by_name: dict[str, list[Change | Reordered]] = {}
     for change in found:
-        if not _counts(change):
+        if not _is_counted(change):
             by_name.setdefault(_name(change.path), []).append(change)
-    for name, alike in by_name.items():
-        yield _other(alike[0]) if len(alike) == 1 else f"{name} changed {len(alike)} times"
+    for name, of_name in by_name.items():
+        yield _other(of_name[0]) if len(of_name) == 1 else f"{name} changed {len(of_name)} times"
 
 
 def _counted(found: Iterable[Change | Reordered]) -> Iterator[str]:
-    """Yield how many elements lists have won and lost."""
-    won, lost = Counter[str](), Counter[str]()
+    """Yield how many elements each list gained and lost."""
+    gained, lost = Counter[str](), Counter[str]()
     for change in found:
-        if isinstance(change, Change) and _counts(change):
-            (won if change.before is None else lost)[_name(change.path)] += 1
-    for name in dict.fromkeys([*lost, *won]):
-        if name in _ENTITIES:
-            if lost[name]:
-                yield f"{lost[name]} {'entity' if lost[name] == 1 else 'entities'} lost"
-            if won[name]:
-                yield f"{won[name]} {'entity' if won[name] == 1 else 'entities'} found"
-        else:
-            yield f"{name}" + (f" +{won[name]}" if won[name] else "") + (f" -{lost[name]}" if lost[name] else "")
+        if isinstance(change, Change) and _is_counted(change):
+            (gained if change.before is None else lost)[_name(change.path)] += 1
+    for name in dict.fromkeys([*lost, *gained]):
+        if name not in _ENTITIES:
+            yield name + (f" +{gained[name]}" if gained[name] else "") + (f" -{lost[name]}" if lost[name] else "")
+            continue
+        for count, verb in ((lost[name], "lost"), (gained[name], "found")):
+            if count:
+                yield f"{count} {'entity' if count == 1 else 'entities'} {verb}"
 
 
 def _is_score(path: Path) -> bool:
@@ -106,8 +105,8 @@ def _is_score(path: Path) -> bool:
     return path[0] in _SCORED and path[1:] in ((), ("score",))
 
 
-def _counts(change: Change | Reordered) -> bool:
-    """Return whether an element came or went."""
+def _is_counted(change: Change | Reordered) -> bool:
+    """Return whether an element was added or removed, which `_counted` reports."""
     return isinstance(change, Change) and isinstance(change.path[-1], Element) and None in (change.before, change.after)
 
 
@@ -123,7 +122,7 @@ def _other(change: Change | Reordered) -> str:
 
 
 def _name(path: Path) -> str:
-    """Return the key that a path ends with, or the one of the list."""
+    """Return the last key of a path: for an element, the key of its list."""
     return next(step for step in reversed(path) if isinstance(step, str))
 
 
@@ -133,12 +132,12 @@ def _short_path(path: Path) -> str:
 
 
 def _newest_prompt(state: Mapping[str, bytes]) -> str | None:
-    """Return the text of the newest prompt: EDI keeps them as a list of texts, or by iteration as objects."""
+    """Return the text of the newest prompt. EDI has prompts as a list of texts, or as objects by iteration."""
     for key in _PROMPTS:
         if key in state and len(state[key]) <= SUMMARY_MAX_BYTES:
             with suppress(msgspec.DecodeError):
-                held = msgspec.json.decode(state[key], type=list[msgspec.Raw] | dict[str, msgspec.Raw])
-                newest = list(held.values() if isinstance(held, dict) else held)[-1:]
+                prompts = msgspec.json.decode(state[key], type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+                newest = list(prompts.values() if isinstance(prompts, dict) else prompts)[-1:]
                 return _positive(bytes(newest[0])) if newest else None
     return None
 
@@ -155,7 +154,7 @@ class _Prompt(msgspec.Struct):
 
 
 def _words(before: str | None, after: str | None) -> str:
-    """Return the words that came and went; nothing unless both are texts of several words that differ in some."""
+    """Return the added and removed words; nothing unless both are texts of several words and some words differ."""
     if before is None or after is None or not (" " in before and " " in after):
         return ""
     signed = []
@@ -173,7 +172,7 @@ def _words(before: str | None, after: str | None) -> str:
 
 
 def _step(before: bytes | None, after: bytes) -> str:
-    """Return how a value went on, if that is short."""
+    """Return a value before and after if both are short, else `changed`."""
     if before is None:
         return _short(after)
     was, now = _short(before), _short(after)
@@ -181,7 +180,7 @@ def _step(before: bytes | None, after: bytes) -> str:
 
 
 def _short(text: bytes) -> str:
-    """Return a short value; nothing for a long one."""
+    """Return the text of a short value, nothing for a long one."""
     value = number(text) if is_number(text) else string(text)
     if value is None and text in (b"true", b"false", b"null"):
         value = text.decode()

@@ -1,6 +1,6 @@
-"""Two texts word by word: what went, what came, what stayed.
+"""Compares two texts word by word.
 
-Punctuation stands by itself, so a word that gets a comma is still the same word.
+Punctuation counts as words of its own, so a word that gets a comma is still the same word.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import re
 from difflib import SequenceMatcher
 from typing import Final, Literal, NamedTuple
 
-TOKENS_MAX: Final = 400  # of a text; a longer one counts as rewritten, since matching may take quadratic time
-REWRITTEN_BELOW: Final = 0.3  # of the tokens in common: what is left is chance, and reads as confetti
+TOKENS_MAX: Final = 400  # of a text; a longer text counts as rewritten, since matching may take quadratic time
+REWRITTEN_BELOW: Final = 0.3  # of the tokens in common; fewer are common by chance, and showing them helps nobody
 _TOKEN: Final = re.compile(r"\w[\w'-]*|[^\w\s]")
 
 
 class Part(NamedTuple):
-    """A run of words, spelled and spaced as in its text; `sign`: `-` it went, `+` it came, nothing: it stayed."""
+    """A run of words with the spaces of its text; `sign` is `-` for removed, `+` for added, nothing for kept words."""
 
     sign: Literal["", "-", "+"]
     text: str
 
 
 def parts(before: str, after: str) -> list[Part]:
-    """Return the parts of two texts in their order; what went stands in front of what came for it."""
+    """Return the parts of two texts in their order; removed words stand before the words that replace them."""
     olds, news = list(_TOKEN.finditer(before)), list(_TOKEN.finditer(after))
     rewritten = [part for part in (Part("-", before.strip()), Part("+", after.strip())) if part.text]
     if max(len(olds), len(news)) > TOKENS_MAX:
