@@ -227,19 +227,12 @@ def _autosave_header(members: Mapping[str, msgspec.Raw], block: _Block | None, n
     if block is None:
         state = {key: Fragment(bytes(value)) for key, value in members.items()}
         return Header(
-            session_id=session_id,
-            timestamp=UNDATED,
-            kind=Kind.FOREIGN,
-            stage=stage_of(state),
-            parent_session=parent_of(state),
-            summary=summarise(state),
-        )
-    return Header(
-        session_id=session_id,
-        timestamp=_time(block.timestamp, None, name),
-        kind=AUTOSAVE,
-        **_fields(block, *_SHARED, "stage", "parent_session"),
-    )
+            session_id=session_id, timestamp=UNDATED, kind=Kind.FOREIGN, stage=stage_of(state),
+            parent_session=parent_of(state), summary=summarise(state),
+        )  # fmt: skip
+    timestamp = _time(block.timestamp, None, name)
+    own = _fields(block, *_SHARED, "stage", "parent_session")
+    return Header(session_id=session_id, timestamp=timestamp, kind=AUTOSAVE, **own)
 
 
 def _fields(block: _Block | None, *names: str) -> dict[str, Any]:

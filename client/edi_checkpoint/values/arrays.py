@@ -64,9 +64,9 @@ def encode(value: Any, recent: Recent | None = None) -> Encoded:
     in_colour = len(shape) == 3 and shape[2] in (3, 4)
     if shape and value.size:
         if dtype == np.bool_ or (dtype == np.uint8 and not in_colour and value.max() <= 1):
-            return _mask(value, recent)
+            return _image(value, recent, is_mask=True)
         if dtype == np.uint8 and (in_colour or len(shape) == 2):
-            return _picture(value, recent)
+            return _image(value, recent, is_mask=False)
     return _encoded("npy", _npy(value), str(dtype), shape, recent=recent)
 
 
@@ -83,34 +83,25 @@ def _encoded(
     return encoded
 
 
-def _mask(value: Array, recent: Recent | None) -> Encoded:
+def _image(value: Array, recent: Recent | None, *, is_mask: bool) -> Encoded:
     import numpy as np
 
-    height, width = _mask_size(value.shape)
-    packed = np.packbits(np.ascontiguousarray(value).reshape(height, width), axis=1)
-    key = _key(value, packed)
-    if recent is not None and (known := recent.known(key)) is not None:
-        return known
-    rows = np.zeros((height, packed.shape[1] + 1), np.uint8)
-    rows[:, 1:] = packed
-    area = int(np.count_nonzero(value))
-    data = to_png(rows, width, height, 1, GREY)
-    return _encoded("png", data, str(value.dtype), value.shape, area, recent=recent, key=key)
-
-
-def _picture(value: Array, recent: Recent | None) -> Encoded:
-    import numpy as np
-
-    height, width, colour = _picture_size(value.shape)
+    height, width, colour = _mask_size(value.shape) if is_mask else _picture_size(value.shape)
     pixels = np.ascontiguousarray(value).reshape(height, -1)
+    if is_mask:
+        pixels = np.packbits(pixels, axis=1)
     key = _key(value, pixels)
     if recent is not None and (known := recent.known(key)) is not None:
         return known
     rows = np.empty((height, pixels.shape[1] + 1), np.uint8)
-    rows[:, 0] = MINUS_ABOVE
-    rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    return _encoded("png", to_png(rows, width, height, 8, colour), "uint8", value.shape, recent=recent, key=key)
+    if is_mask:
+        rows[:, 0], rows[:, 1:] = AS_IS, pixels
+    else:
+        rows[:, 0], rows[0, 1:] = MINUS_ABOVE, pixels[0]
+        np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    area = int(np.count_nonzero(value)) if is_mask else None
+    data = to_png(rows, width, height, 1 if is_mask else 8, colour)
+    return _encoded("png", data, str(value.dtype), value.shape, area, recent=recent, key=key)
 
 
 def _key(value: Array, pixels: Array) -> bytes:
@@ -123,11 +114,12 @@ def _key(value: Array, pixels: Array) -> bytes:
     return key.digest()
 
 
-def _mask_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    return math.prod(shape[:-1]), shape[-1]
+def _mask_size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return math.prod(shape[:-1]), shape[-1], GREY
 
 
 def _picture_size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return height, width and PNG's colour type, as `_mask_size` does."""
     return shape[0], shape[1], COLOURS[shape[2] if len(shape) == 3 else 1]
 
 
@@ -169,8 +161,8 @@ def decode(reference: Reference, data: bytes) -> object:
     if reference.type != "png" or kind is None or not shape or not 0 < math.prod(shape) <= ARRAY_MAX_BYTES:
         raise ValueError(f"a {reference.type} cannot hold {reference.dtype} of shape {shape}")
     if reference.area is not None:
-        height, width = _mask_size(shape)
-        packed = from_png(data, width, height, 1, GREY, -(-width // 8), AS_IS)
+        height, width, colour = _mask_size(shape)
+        packed = from_png(data, width, height, 1, colour, -(-width // 8), AS_IS)
         return np.unpackbits(packed, axis=1, count=width).view(kind).reshape(shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in COLOURS) or kind is not np.uint8:
         raise ValueError(f"a picture cannot have the shape {shape}")
