@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import Final, Literal, NamedTuple
 
 TOKENS_MAX: Final = 400  # of a text; a longer text counts as rewritten, since matching may take quadratic time
-REWRITTEN_BELOW: Final = 0.3  # of the tokens in common; fewer are common by chance, and showing them helps nobody
+REWRITTEN_BELOW: Final = 0.3  # of the tokens in common; fewer are common by chance, and only confuse a reader
 _TOKEN: Final = re.compile(r"\w[\w'-]*|[^\w\s]")
 
 

@@ -54,7 +54,7 @@ class Attachments:
     def remaining_after(self, carried: Mapping[str, Attachment], texts: Iterable[JsonText], free_bytes: int) -> int:
         """Return how many of the daemon's `free_bytes` for attachments remain after an entry that carries `carried`.
 
-        An attachment that has a file, or that one of `texts` names, costs nothing. Raises `AttachmentsFull`, so that
+        An attachment with a file, or with its name in one of `texts`, costs nothing. Raises `AttachmentsFull`, so that
         the call fails instead of the daemon refusing the entry later.
         """
         known = set[str]().union(*map(digests_in, texts))
@@ -100,8 +100,8 @@ def restored(reference: Reference, path: str, data_of: Callable[[Reference], byt
 def read(paths: Paths, session_id: str, digest: str, kind: str, ask: Callable[[], bytes | None]) -> bytes:
     """Return the content of an attachment of a session.
 
-    The sources are its file, the session's outboxes, `ask`, and last the outboxes of other sessions, since a fork or a
-    branch names attachments that its parent published.
+    The sources are its file, the session's outboxes, `ask`, and last the outboxes of other sessions: a fork or a branch
+    names attachments that its parent published.
 
     Raises `AttachmentMissing`, or `AttachmentDamaged` when only a damaged file is left.
     """

@@ -150,7 +150,7 @@ def look(path: str, *, digest: bool = True, known: MutableMapping[Identity, str]
         identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         if digest and identity not in known and status.st_size <= DIGESTED_MAX_BYTES:
             found = _digest(file, status.st_size)
-            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else a program writes to it just now
+            if os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns:  # else a program is writing to it
                 known[identity] = found
         facts = FileFacts(path, status.st_size, status.st_mtime_ns, known.get(identity))
     return facts

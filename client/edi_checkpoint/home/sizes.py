@@ -63,5 +63,5 @@ def tree_bytes(folder: Path) -> int:
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_size
-    except OSError:  # deleted meanwhile
+    except OSError:  # deleted since the listing
         return 0

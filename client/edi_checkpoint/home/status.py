@@ -149,7 +149,7 @@ def _waiting(
             done = max(journaled.get(stream, 0), header.streams.get(stream, 0) if header else 0)
             if last > done:
                 counts.append(between(files, done, last))
-        if entries := sum(count for count, _ in counts):  # none: trimmed meanwhile, since a document covers them
+        if entries := sum(count for count, _ in counts):  # none: the daemon has trimmed the outbox since
             found.append(Waiting(session_id, entries, min((since for _, since in counts if since), default=None)))
     return tuple(found)
 
