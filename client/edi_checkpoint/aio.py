@@ -50,7 +50,7 @@ __all__ = ["Client", "Session", "connect"]
 
 _T = TypeVar("_T")
 
-_THREADS = 4  # a client's questions and openings under way; others wait for these
+_THREADS = 4  # of one client; further questions and openings wait until a thread is free
 _PREFIX = "edi-checkpoint-aio"
 
 
@@ -58,8 +58,8 @@ async def connect(
     *, app: str = "edi", autostart: bool = True, timeout_s: float = 2.0, encoder: Encoder | None = None
 ) -> Client:
     """Return a client, as `edi_checkpoint.connect` does, without blocking the event loop."""
-    made = _apart(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder))
-    return Client(await _given(made, undo=PlainClient.close))
+    made = _in_own_thread(partial(plain_connect, app=app, autostart=autostart, timeout_s=timeout_s, encoder=encoder))
+    return Client(await _result_of(made, undo=PlainClient.close))
 
 
 class Client:
@@ -74,24 +74,20 @@ class Client:
         self._threads = _Threads(client)
 
     async def session(
-        self,
-        session_id: str | None = None,
-        *,
-        parent: str | None = None,
-        takeover: bool = False,
-        encoder: Encoder | None = None,
-    ) -> Session:
+        self, session_id: str | None = None, *,
+        parent: str | None = None, takeover: bool = False, encoder: Encoder | None = None,
+    ) -> Session:  # fmt: skip
         """Open a session and return it with its newest state. It looks at the files that the state names, too.
 
         When this is cancelled, the session is closed again as soon as it is open.
         """
 
-        def opened() -> PlainSession:
+        def open_session() -> PlainSession:
             session = self._client.session(session_id, parent=parent, takeover=takeover, encoder=encoder)
-            session.resume_report()  # which looks at files, once
+            session.resume_report()  # the first call checks the files, so it must not run in the event loop
             return session
 
-        return Session(self._threads, await _given(self._threads.submit(opened), undo=PlainSession.close))
+        return Session(self._threads, await _result_of(self._threads.submit(open_session), undo=PlainSession.close))
 
     async def sessions(self, *, condition: str | None = None, limit: int = 100) -> list[SessionInfo]:
         """Return the newest sessions, newest first."""
@@ -129,29 +125,29 @@ class Client:
 
     async def _leave(self, call: Callable[[], None]) -> None:
         try:
-            await _left(call)
+            await _close(call)
         finally:
             self._threads.close()
 
 
 class _Threads:
-    """The threads that a client and its sessions ask questions in."""
+    """The threads in which a client and its sessions make calls that wait."""
 
     def __init__(self, client: PlainClient) -> None:
         self._client = client
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=_PREFIX)
 
     def submit(self, call: Callable[[], _T]) -> Future[_T]:
-        """Make `call` in a thread; return its future. Raises what `check_usable` of the client raises."""
-        self._client.check_usable()  # no thread of the pool lives on in a forked child
+        """Run `call` in a thread and return its future. Raises as `Client.check_usable`."""
+        self._client.check_usable()  # a forked child has no thread of the pool
         return self._pool.submit(call)
 
     async def run(self, call: Callable[[], _T]) -> _T:
-        """Make `call` in a thread; return what it returns."""
-        return await _given(self.submit(call))
+        """Run `call` in a thread and return its result."""
+        return await _result_of(self.submit(call))
 
     def close(self) -> None:
-        """Take no more calls; those under way are not waited for."""
+        """Refuse further calls; do not wait for running ones."""
         self._pool.shutdown(wait=False)
 
 
@@ -159,7 +155,7 @@ class Session(MutableMapping[str, object]):
     """An `edi_checkpoint.Session` for coroutines. `Client.session` makes it; close it, or use `async with`."""
 
     def __init__(self, threads: _Threads, session: PlainSession) -> None:
-        """Wrap `session`; `client` lends its threads.
+        """Wrap `session`; `threads` are the client's.
 
         Internal: `Client.session` makes sessions.
         """
@@ -169,7 +165,7 @@ class Session(MutableMapping[str, object]):
         self.session_id = session.session_id
         self.parent_session = session.parent_session
 
-    # -- the mapping: nothing here waits -----------------------------------------------------------------------------
+    # -- the mapping: no call waits ------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> object:
         """Return a copy of the value of `key`, in the form that a restore gives."""
@@ -229,7 +225,7 @@ class Session(MutableMapping[str, object]):
         """Return what happened to the session before it was opened here. The files were looked at then."""
         return self._session.resume_report()
 
-    # -- what waits --------------------------------------------------------------------------------------------------
+    # -- calls that wait ---------------------------------------------------------------------------------------------
 
     async def checkpoint(
         self, reason: str = "manual", *, label: str | None = None, pin: bool = False, timeout_s: float = 2.0
@@ -239,14 +235,14 @@ class Session(MutableMapping[str, object]):
         When this is cancelled, the checkpoint is made all the same.
         """
         asked = self._core.publication.ask_checkpoint(reason, label, pin=pin)
-        await _heard(asked, timeout_s)
-        heard = partial(self._core.finish_checkpoint, asked, timeout_s)
-        return heard() if asked.done() else await self._threads.run(heard)  # an unheard wish is synced to the disk
+        await _wait_for(asked, timeout_s)
+        finish = partial(self._core.finish_checkpoint, asked, timeout_s)
+        return finish() if asked.done() else await self._threads.run(finish)  # without an answer it syncs to the disk
 
     async def flush(self, level: Literal["journaled", "checkpointed"] = "journaled", *, timeout_s: float = 2.0) -> None:
         """Wait until everything published so far is safe."""
         asked = self._core.ask_flush(level)
-        await _heard(asked, timeout_s)
+        await _wait_for(asked, timeout_s)
         self._core.finish_flush(asked, level, timeout_s)
 
     async def checkpoints(self) -> list[CheckpointInfo]:
@@ -258,19 +254,14 @@ class Session(MutableMapping[str, object]):
         return await self._threads.run(partial(self._session.at, sequence=sequence, time=time))
 
     async def rollback(
-        self,
-        to: CheckpointInfo | str | None = None,
-        *,
-        sequence: int | None = None,
-        time: datetime | None = None,
-        keys: Collection[str] | None = None,
-    ) -> CheckpointInfo:
+        self, to: CheckpointInfo | str | None = None, *,
+        sequence: int | None = None, time: datetime | None = None, keys: Collection[str] | None = None,
+    ) -> CheckpointInfo:  # fmt: skip
         """Go back to a checkpoint, an entry or a time; return the row of the `rollback` checkpoint.
 
         When this is cancelled, it may have gone back all the same; the mapping shows which state it has.
         """
-        back = partial(self._session.rollback, to, sequence=sequence, time=time, keys=keys)
-        return await self._threads.run(back)
+        return await self._threads.run(partial(self._session.rollback, to, sequence=sequence, time=time, keys=keys))
 
     async def fork(
         self, to: CheckpointInfo | str | None = None, *, sequence: int | None = None, session_id: str | None = None
@@ -280,11 +271,11 @@ class Session(MutableMapping[str, object]):
 
     async def end(self, status: str | None = None) -> None:
         """Set `status` and close: the work is finished. When this is cancelled, it is done all the same."""
-        await _left(partial(self._session.end, status))
+        await _close(partial(self._session.end, status))
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Close the session cleanly. When this is cancelled, it is closed all the same."""
-        await _left(partial(self._session.close, timeout_s))
+        await _close(partial(self._session.close, timeout_s))
 
     async def __aenter__(self) -> Session:
         """Return the session itself."""
@@ -294,20 +285,20 @@ class Session(MutableMapping[str, object]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the session; after an exception or a cancellation it counts as interrupted."""
-        await _left(partial(self._session.__exit__, kind, error, trace))
+        await _close(partial(self._session.__exit__, kind, error, trace))
 
 
-async def _left(call: Callable[[], None]) -> None:
-    """Make `call`, which closes something, and wait for it; a cancellation does not stop the call.
+async def _close(call: Callable[[], None]) -> None:
+    """Run `call`, which closes something, and wait for it. A cancellation does not stop the call.
 
     It runs in a thread of its own, so that closing does not queue behind questions without an answer.
     """
-    leaving = _apart(call)
-    await _settled(leaving)
-    leaving.result()
+    closing = _in_own_thread(call)
+    await _wait_until_done(closing)
+    closing.result()
 
 
-def _apart(call: Callable[[], _T]) -> Future[_T]:
+def _in_own_thread(call: Callable[[], _T]) -> Future[_T]:
     """Run `call` in a thread of its own and return its future."""
     pool = ThreadPoolExecutor(1, thread_name_prefix=_PREFIX)
     future = pool.submit(call)
@@ -315,10 +306,10 @@ def _apart(call: Callable[[], _T]) -> Future[_T]:
     return future
 
 
-async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None) -> _T:
-    """Return the result of a thread's `future`. After a cancellation `undo` gets the result."""
+async def _result_of(future: Future[_T], undo: Callable[[_T], object] | None = None) -> _T:
+    """Wait for `future` and return its result. After a cancellation call `undo` with the result."""
     try:
-        await _settled(future)
+        await _wait_until_done(future)
     except asyncio.CancelledError:
         if not future.cancel() and undo is not None:
             future.add_done_callback(partial(_undo, undo))
@@ -328,35 +319,34 @@ async def _given(future: Future[_T], undo: Callable[[_T], object] | None = None)
 
 def _undo(undo: Callable[[_T], object], future: Future[_T]) -> None:
     if future.exception() is None:
-        with contextlib.suppress(RuntimeError):  # the interpreter is leaving, and the client with it
-            _apart(partial(undo, future.result()))
+        with contextlib.suppress(RuntimeError):  # the interpreter exits, which closes the client
+            _in_own_thread(partial(undo, future.result()))
 
 
-async def _heard(asked: Future[_T], timeout_s: float) -> None:
-    """Wait for the link's answer, at most `timeout_s`. A cancellation gives the request up."""
+async def _wait_for(asked: Future[_T], timeout_s: float) -> None:
+    """Wait for the daemon's answer, at most `timeout_s`. A cancellation cancels the request."""
     try:
-        await _settled(asked, timeout_s)
+        await _wait_until_done(asked, timeout_s)
     except asyncio.CancelledError:
         asked.cancel()
         raise
 
 
-async def _settled(future: Future[_T], timeout_s: float | None = None) -> None:
-    """Wait until another thread has settled `future`, at most `timeout_s`.
+async def _wait_until_done(future: Future[_T], timeout_s: float | None = None) -> None:
+    """Wait until another thread has finished `future`, at most `timeout_s`.
 
-    It does not use `asyncio.wrap_future`, which logs an error if the future settles after its loop was closed.
+    It does not use `asyncio.wrap_future`, which logs an error if the future finishes after its loop was closed.
     """
-    loop = asyncio.get_running_loop()
-    settled = asyncio.Event()
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell(_: Future[_T]) -> None:
+    def notify(_: Future[_T]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settled.set)
+            loop.call_soon_threadsafe(done.set)
 
-    future.add_done_callback(tell)
+    future.add_done_callback(notify)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            await settled.wait()
+            await done.wait()
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""`connect` and `Client`: one connection of a process to the daemon, and the sessions that it writes."""
+"""`connect` and `Client`: a process's connection to the daemon, and the sessions that it writes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,11 @@ from types import TracebackType
 
 import msgspec
 
+from edi_checkpoint import errors
 from edi_checkpoint.disabled import NullAttachments, NullLink, is_disabled
 from edi_checkpoint.documents import trash
 from edi_checkpoint.documents.attachments import Attachments
 from edi_checkpoint.documents.names import check_session_id, new_session_id
-from edi_checkpoint.errors import (
-    DaemonUnavailable,
-    EdiCheckpointError,
-    FlushTimeout,
-    NotFound,
-    SessionClosed,
-    SessionForked,
-    SessionIdError,
-    UsageError,
-)
 from edi_checkpoint.faults import ClientPoint, reached
 from edi_checkpoint.home import offline
 from edi_checkpoint.home.condition import CONDITIONS
@@ -57,9 +48,9 @@ log = logging.getLogger(__name__)
 logging.getLogger("edi_checkpoint").addHandler(logging.NullHandler())  # or Python prints warnings over EDI's screen
 
 _REQUEST_TIMEOUT_S = 5.0
-_LOOK_AGAIN_S = 0.25
-_FOLLOW_AGAIN_S = 2.0
-_LOOK_TIMEOUT_S = 2.0  # for what the files can tell as well
+_CONNECT_RETRY_S = 0.25
+_RESTART_RETRY_S = 2.0
+_LIST_TIMEOUT_S = 2.0  # then the files answer
 
 
 def connect(
@@ -121,24 +112,23 @@ class Client:
         self._pid = os.getpid()
         self._closed = False
         self._sessions: list[Session] = []
-        self._lock = threading.Lock()  # of that list
+        self._lock = threading.Lock()  # held while the list is replaced
         self._autostart = autostart
-        self._follow_at_s = 0.0
+        self._restart_at_s = 0.0
         self._encoder = encoder
         self._recent = Recent()
         self._limits = settings.Limits()
-        self._paths: Paths | None = None
         if self.disabled:
             self._link: SessionLink = NullLink()
             return
-        self._paths = locate()
-        self._limits, warnings = settings.limits(self._paths.config, os.environ)
+        paths = locate()
+        self._limits, warnings = settings.limits(paths.config, os.environ)
         for warning in warnings:
             log.warning(warning)
-        ensure_private(self._paths.state)
+        ensure_private(paths.state)
         self._link = Link(
-            self._paths, app=app, version=installed_version(), outbox_max_bytes=self._limits.outbox_max_bytes,
-            absent=self._follow_the_dead,
+            paths, app=app, version=installed_version(), outbox_max_bytes=self._limits.outbox_max_bytes,
+            absent=self._restart_daemon,
         )  # fmt: skip
         atexit.register(self._at_exit)
         self._find_daemon()
@@ -149,49 +139,45 @@ class Client:
 
         Internal: for this package, which reads files where no daemon answers.
         """
-        if self._paths is None:
-            raise UsageError("this client is disabled: it has no folders")
-        return self._paths
+        if self._link.paths is None:
+            raise errors.UsageError("this client is disabled: it has no folders")
+        return self._link.paths
 
     def _find_daemon(self) -> None:
-        """Wait for a daemon that runs or is started now, at most the client's timeout; without one, do not wait.
+        """Connect to the running daemon, or to one that is started now. Wait at most the client's timeout.
 
-        Looks again until then: the one that was there may have been leaving.
+        It retries until then, because a running daemon may be about to exit. If no daemon can start, it does not wait.
         """
         deadline_s = time.monotonic() + self._timeout_s
         while not self._link.connected:
             left_s = max(0.0, deadline_s - time.monotonic())
-            if not self._is_served(left_s) or not left_s:
+            if not self._expects_daemon(left_s) or not left_s:
                 return
-            self._link.wait_connected(min(left_s, _LOOK_AGAIN_S))
+            self._link.wait_connected(min(left_s, _CONNECT_RETRY_S))
 
-    def _is_served(self, timeout_s: float) -> bool:
-        """Return whether a daemon is there or on its way, if need be because it is started now."""
+    def _expects_daemon(self, timeout_s: float) -> bool:
+        """Return whether a daemon runs or starts; start one if needed and allowed."""
         if is_held(self.paths.lock) or is_listened_to(self.paths):
             return True
         return self._autostart and start_daemon(self.paths, timeout_s)
 
-    def _follow_the_dead(self) -> None:
-        """Have a daemon that died while sessions are open followed by another; called by the link, and does not wait.
+    def _restart_daemon(self) -> None:
+        """Restart a daemon that died while sessions are open. The link calls this, so it does not wait.
 
-        The dead leaves its socket behind. One that was ended has not, and is not started against who ended it.
+        A daemon that died leaves its socket. One that was stopped removed it; its user does not want it restarted.
         """
         now_s = time.monotonic()
-        if not self._autostart or now_s < self._follow_at_s or all(session.closed for session in self._sessions):
+        if not self._autostart or now_s < self._restart_at_s or all(session.closed for session in self._sessions):
             return
         if self.paths.socket.exists() and not is_held(self.paths.lock):
-            self._follow_at_s = now_s + _FOLLOW_AGAIN_S
-            with contextlib.suppress(RuntimeError):  # the interpreter is leaving
+            self._restart_at_s = now_s + _RESTART_RETRY_S
+            with contextlib.suppress(RuntimeError):  # the interpreter exits
                 threading.Thread(target=start_daemon, args=(self.paths, _REQUEST_TIMEOUT_S), daemon=True).start()
 
     def session(
-        self,
-        session_id: str | None = None,
-        *,
-        parent: str | None = None,
-        takeover: bool = False,
-        encoder: Encoder | None = None,
-    ) -> Session:
+        self, session_id: str | None = None, *,
+        parent: str | None = None, takeover: bool = False, encoder: Encoder | None = None,
+    ) -> Session:  # fmt: skip
         """Open a session for writing and return it with its newest state.
 
         Without an id, or with an unknown one, the session is new. A session has one writer at a time. If the session
@@ -225,59 +211,54 @@ class Client:
         return self.attach(session_id, parent, takeover=takeover, encoder=encoder)
 
     def attach(
-        self,
-        session_id: str,
-        parent: str | None = None,
-        *,
-        seen: bool = True,
-        takeover: bool = False,
-        encoder: Encoder | None = None,
-    ) -> Session:
+        self, session_id: str, parent: str | None = None, *,
+        seen: bool = True, takeover: bool = False, encoder: Encoder | None = None,
+    ) -> Session:  # fmt: skip
         """Open a session as `session` does, for an id that was checked already.
 
-        Internal: for `StateManager` and the commands. `seen` is False when the caller does not show the state to
-        anybody: an interrupted session then stays interrupted in the lists.
+        Internal: for `StateManager` and the commands. `seen` is False if the caller shows the state to nobody: then an
+        interrupted session stays interrupted in the lists.
         """
         stream = self._link.open(session_id, parent, seen=seen, takeover=takeover)
         try:
             attached = self._attach_stream(stream)
-        except (EdiCheckpointError, OSError):
+        except (errors.EdiCheckpointError, OSError):
             self._link.detach(stream, unused=True)
             raise
         if attached is not None and attached.state is not None:
-            state, sequence, told = attached.state, attached.sequence, attached.resumed or Resumed("", 0, 1, 0)
+            state, sequence, resumed = attached.state, attached.sequence, attached.resumed or Resumed("", 0, 1, 0)
         else:
-            log.warning("session %s: no daemon answers; what is published waits in the outbox", session_id)
+            log.warning("session %s: no daemon answers; changes are saved in the outbox until one starts", session_id)
             found = offline.load_state(self.paths, session_id)
-            state, sequence, told = found.state, found.sequence, resumed_from_files(found)
+            state, sequence, resumed = found.state, found.sequence, resumed_from_files(found)
         attachments = self._attachments(session_id)
         publication = Publication(stream, state, attachments, self._link.wake)
         self._link.serve(stream, publication.base)
         core = SessionCore(self._link, stream, publication, attachments, self._limits, encoder or self._encoder)
-        session = Session(core, report(session_id, state, sequence, told, datetime.now(UTC)), self.fork)
+        session = Session(core, report(session_id, state, sequence, resumed, datetime.now(UTC)), self.fork)
         if stream.outbox.fenced:
             reached(ClientPoint.TAKEN_OVER)
-            publication.base()  # whatever of the other's last entries is here or in its branch
+            publication.base()  # this state counts, whichever of the other writer's last entries it contains
             self._link.wake()
         with self._lock:
             self._sessions = [*(other for other in self._sessions if not other.closed), session]
         return session
 
     def _attachments(self, session_id: str) -> SessionAttachments:
-        if self._paths is None:
+        if self.disabled:
             return NullAttachments()
-        return Attachments(self._paths, session_id, self._recent, partial(self._attachment, session_id))
+        return Attachments(self.paths, session_id, self._recent, partial(self._attachment, session_id))
 
     def _attachment(self, session_id: str, reference: Reference) -> bytes | None:
-        """Return what the daemon has of an attachment, None when that is nothing or none answers."""
+        """Return an attachment's bytes from the daemon; None if no daemon answers or it does not have them."""
         if self._link.connected:
-            with contextlib.suppress(EdiCheckpointError):
+            with contextlib.suppress(errors.EdiCheckpointError):
                 answer = self.ask(lambda n: messages.GetAttachment(n, session_id, reference.sha256, reference.type))
                 return answer.data if isinstance(answer, messages.AttachmentFound) else None
         return None
 
     def _attach_stream(self, stream: Stream) -> messages.Attached | None:
-        """Attach `stream`; None without a daemon. One that leaves meanwhile is followed by another."""
+        """Attach `stream`; return the daemon's answer, or None without a daemon. Retry if the daemon exits."""
         deadline_s = time.monotonic() + _REQUEST_TIMEOUT_S
         while True:
             self._find_daemon()
@@ -292,23 +273,23 @@ class Client:
         Internal: apps call `Session.fork`.
         """
         session_id = new_session_id() if session_id is None else check_session_id(session_id)
-        if self._knows(session_id):
-            raise SessionIdError(f"session {session_id} exists already", hint="choose another id, or give none")
+        if self._exists(session_id):
+            raise errors.SessionIdError(f"session {session_id} exists already", hint="choose another id, or omit it")
         with self.attach(session_id, parent, seen=False) as fork:
             fork.core.publication.replace(point.state)
-            with contextlib.suppress(FlushTimeout):  # it is in the outbox
+            with contextlib.suppress(errors.FlushTimeout):  # the request is in the outbox
                 fork.checkpoint(f"forked from {parent}, {point.name}")
         return session_id
 
-    def _knows(self, session_id: str) -> bool:
-        """Return whether there is anything of a session. Asking leaves no trace, attaching would begin it."""
+    def _exists(self, session_id: str) -> bool:
+        """Return whether a session exists, in the trash too. A question makes no files; attaching would."""
         if self.disabled:
             return False
         try:
             self.ask(lambda n: messages.ListCheckpoints(n, session_id))
-        except NotFound:
+        except errors.NotFound:
             return trash.holds(self.paths.trash, session_id)
-        except DaemonUnavailable:
+        except errors.DaemonUnavailable:
             return offline.load_state(self.paths, session_id).found
         return True
 
@@ -332,13 +313,12 @@ class Client:
         """
         self.check_usable()
         if limit < 1 or condition not in (None, *CONDITIONS):
-            raise UsageError(
-                f"sessions(condition={condition!r}, limit={limit}): one of {', '.join(CONDITIONS)}; at least 1"
-            )
+            known = ", ".join(CONDITIONS)
+            raise errors.UsageError(f"sessions({condition=}, {limit=}): give one of {known}, and at least 1")
         limit = min(limit, messages.SESSIONS_MAX)
         if self._link.connected:
-            with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(lambda n: messages.ListSessions(n, condition, limit), _LOOK_TIMEOUT_S)
+            with contextlib.suppress(errors.DaemonUnavailable):
+                answer = self.ask(lambda n: messages.ListSessions(n, condition, limit), _LIST_TIMEOUT_S)
                 if isinstance(answer, messages.Sessions):
                     return answer.sessions
         return offline.sessions(self.paths, condition)[:limit]
@@ -379,8 +359,8 @@ class Client:
         self.check_usable()
         body: object = None
         if self._link.connected:
-            with contextlib.suppress(DaemonUnavailable):
-                answer = self.ask(messages.GetStatus, _LOOK_TIMEOUT_S)
+            with contextlib.suppress(errors.DaemonUnavailable):
+                answer = self.ask(messages.GetStatus, _LIST_TIMEOUT_S)
                 if isinstance(answer, messages.StatusReply):
                     body = msgspec.json.decode(answer.body)
         if body is None:
@@ -460,10 +440,10 @@ class Client:
         self._link.close()
 
     def _at_exit(self) -> None:
-        """Leave at interpreter exit; after an unhandled exception the sessions count as interrupted."""
+        """Close the client at interpreter exit. After an unhandled exception its sessions count as interrupted."""
         unhandled = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # the first since Python 3.12
-        interactive = hasattr(sys, "ps1")  # there, it was only the last mistake that somebody typed
-        with contextlib.suppress(EdiCheckpointError, OSError):
+        interactive = hasattr(sys, "ps1")  # there it is only the last error at the prompt
+        with contextlib.suppress(errors.EdiCheckpointError, OSError):
             self._leave(cleanly=unhandled is None or interactive, timeout_s=2.0)
 
     def check_usable(self) -> None:
@@ -472,9 +452,9 @@ class Client:
         Internal: for `aio`.
         """
         if os.getpid() != self._pid:
-            raise SessionForked(f"this client was made in process {self._pid}")
+            raise errors.SessionForked(f"this client was made in process {self._pid}")
         if self._closed:
-            raise SessionClosed("this client is closed")
+            raise errors.SessionClosed("this client is closed")
 
     def __enter__(self) -> Client:
         """Return the client itself."""

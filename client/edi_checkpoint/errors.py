@@ -1,4 +1,4 @@
-"""All errors that a caller can get, in the order of what the caller does next.
+"""All errors that a caller can get, ordered by what the caller has to do next.
 
 Each derives from `EdiCheckpointError` and has `.code` (stable, snake case, the `code` of `--json` failures) and `.hint`
 (the remedy, one sentence). Where Python has a fitting built-in class, the error derives from it, too: code that catches
@@ -23,9 +23,6 @@ class EdiCheckpointError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint if hint is not None else self.default_hint
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class StateValueError(EdiCheckpointError, ValueError):

@@ -1,4 +1,4 @@
-"""The records that callers get: immutable values, which also go over the wire as they are."""
+"""The records that the API returns: immutable values, which the wire carries in the same form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Kind(StrEnum):
-    """Why a checkpoint was made; `REFERENCE` is a file of EDI's old class, `FOREIGN` an auto-save by somebody else."""
+    """Why a checkpoint was made. `REFERENCE` is a file of EDI's own class, `FOREIGN` a file of another program."""
 
     MANUAL = "manual"
     TRANSITION = "transition"
@@ -106,11 +106,11 @@ class SessionInfo(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True):
     """One event of `edi-checkpoint watch`; a field that does not apply is None.
 
-    update      `entries` changes of a session became durable, the newest of them `sequence`; `detail` names keys
-    rollback    a session went back; `detail` says where to
-    checkpoint  `name` is its file; `detail` says of what kind it is and why it was made, or that it was amended
+    update      `entries` changes of a session became durable, the newest of them `sequence`; `detail` names the keys
+    rollback    a session was rolled back; `detail` names the target
+    checkpoint  `name` is its file; `detail` gives its kind and reason, or says that it was amended
     condition   a session is `name` from now on: live, interrupted, unfinished or ended
-    fault       `name` is the code of what was refused or failed, `detail` the message
+    fault       an error; `name` is its code, `detail` its message
     daemon      the watching program reports that the daemon is `connected` or `gone`
     """
 
@@ -176,7 +176,7 @@ class Verdict(StrEnum):
     MOVED = "moved"
     EDITED = "edited"
     MISSING = "missing"
-    UNKNOWN = "unknown"  # its path is relative; or nothing of it was recorded, or could be found out in time
+    UNKNOWN = "unknown"
 
 
 class NamedFile(NamedTuple):
@@ -251,30 +251,30 @@ class ResumeReport(msgspec.Struct, frozen=True):
         """Return the report in sentences, for a person who decides whether to continue."""
         if not self.resumed:
             return f"Session {self.session_id} is new."
-        how = {"interrupted": "interrupted", "live": "taken over", "clean": "left"}.get(self.left_as or "", "left")
+        how = {"interrupted": "interrupted", "live": "taken over"}.get(self.left_as or "", "left")
         ago = "" if self.age_s is None else f" {_spoken(self.age_s)} ago"
+        work = f", with {_spoken(self.work_s)} of work" if self.work_s else ""
         parts = [
-            f"Session {self.session_id} was {how}{ago} in stage {self.stage}; all up to entry {self.sequence} is back"
+            f"Session {self.session_id} was {how}{ago} in stage {self.stage}.",
+            f"It is restored up to entry {self.sequence}{work}.",
         ]
-        if self.work_s:
-            parts.append(f", with {_spoken(self.work_s)} of work")
-        parts.append(".")
         if self.from_outbox:
-            what = "entry" if self.from_outbox == 1 else "entries"
-            parts.append(f" {self.from_outbox} {what} came from the outbox of a writer that had died.")
+            parts.append(f"{_entries(self.from_outbox)} recovered from the outbox of a process that had died.")
         if self.document:
-            parts.append(f" It was taken from {self.document}.")
-        if missing := sum(gap.missing for gap in self.gaps):
-            parts.append(f" {missing} entries are missing.")
+            parts.append(f"The state was read from {self.document}.")
+        if lost := sum(gap.missing for gap in self.gaps):
+            parts.append(f"{_entries(lost)} lost.")
         for file in self.files:
             if file.verdict in (Verdict.MOVED, Verdict.EDITED, Verdict.MISSING):
-                parts.append(f" {file.path} is {file.verdict}{f' to {file.moved_to}' if file.moved_to else ''}.")
+                parts.append(f"{file.path} is {file.verdict}{f' to {file.moved_to}' if file.moved_to else ''}.")
         if self.offered:
-            parts.append(
-                f" EDI died {self.short_lives} times within a minute of resuming it: the point before is"
-                f" {self.offered.name}."
-            )
-        return "".join(parts)
+            died = f"EDI died {self.short_lives} times within a minute of resuming this session."
+            parts.append(f"{died} To get an older state, roll back to {self.offered.name}.")
+        return " ".join(parts)
+
+
+def _entries(number: int) -> str:
+    return f"{number} entry was" if number == 1 else f"{number} entries were"
 
 
 def _spoken(seconds: float) -> str:

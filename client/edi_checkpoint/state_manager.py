@@ -1,7 +1,7 @@
 """StateManager: the class of EDI's specification (seed, "See Docs"), on a `Session`.
 
-It behaves as EDI documents it and never prints: it logs. An app may also change `state_data` in place; the next
-`checkpoint` or `save_state` finds such changes and publishes them.
+It behaves as EDI documents it, but logs instead of printing. An app may also change `state_data` in place; the next
+`checkpoint` or `save_state` publishes such changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _FILE_TIMEOUT_S = 2.0
 _NOT_GIVEN: Final = object()
-_EXPECTED = ("current_stage", "image_path", "naive_prompt")  # without them a session can hardly be gone on with
+_EXPECTED = ("current_stage", "image_path", "naive_prompt")  # without them EDI can hardly resume a session
 _FIELDS = frozenset(
     {
         *_EXPECTED, "scene_analysis", "intent", "prompts", "edited_image_path", "validation", "validation_results",
@@ -71,14 +71,14 @@ class StateManager:
     state_data: dict[str, object]
 
     def __init__(self, session_id: str | None = None) -> None:
-        """Begin with an empty state. The first call that needs the session opens it."""
+        """Start with an empty state. The first call that needs the session opens it."""
         self.session_id = new_session_id() if session_id is None else check_session_id(session_id)
         self.state_data = {}
         self._session: Session | None = None
         self._keep: int | None = None
 
     def __getattr__(self, name: str) -> object:
-        """Return a field of the state; None for one that EDI documents and that is not set."""
+        """Return a field of the state, or None for a field that EDI documents and that is not set."""
         state = self.__dict__.get("state_data", {})
         if name in state or name in _FIELDS:
             return state.get(name)
@@ -141,7 +141,7 @@ class StateManager:
     @checkpoint_limit.setter
     def checkpoint_limit(self, limit: int) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= KEEP_MAX:
-            raise UsageError(f"checkpoint_limit = {limit!r}: a whole number from 1 to {KEEP_MAX} is needed")
+            raise UsageError(f"checkpoint_limit = {limit!r}: it must be a whole number from 1 to {KEEP_MAX}")
         self._keep = limit
 
     def set_state(self, key: str | None = None, value: object = _NOT_GIVEN, **fields: object) -> None:
@@ -167,7 +167,7 @@ class StateManager:
         """
         changed = {name: field for name, field in fields.items() if field is not None}
         if (key is None) != (value is _NOT_GIVEN):
-            raise UsageError("set_state(key, value) takes both, set_state(name=value, ...) neither")
+            raise UsageError("give set_state both a key and a value, or only keyword arguments")
         if key is not None:
             changed[key] = value
         if changed:
@@ -197,9 +197,9 @@ class StateManager:
         """
         session = self._published()
         try:
-            session.core.checkpoint(reason, keep=self._keep, timeout_s=self._patience_s())
+            session.core.checkpoint(reason, keep=self._keep, timeout_s=self._timeout_s())
         except FlushTimeout as error:
-            log.warning("%s; it follows when the daemon answers", error)
+            log.warning("%s; it will be made when a daemon answers", error)
 
     def save_state(self) -> None:
         """Publish changes made in place, save the state to `<session_id>.json`, and wait for that file.
@@ -221,9 +221,9 @@ class StateManager:
         """
         session = self._published()
         try:
-            session.flush("checkpointed", timeout_s=self._patience_s())
+            session.flush("checkpointed", timeout_s=self._timeout_s())
         except FlushTimeout as error:
-            log.warning("%s; the file follows when the daemon answers", error)
+            log.warning("%s; the file will be written when a daemon answers", error)
 
     def load_state(self, session_id: str | None = None) -> bool:
         """Open a session, this manager's or `session_id`, with the state as it was published last. Return False if
@@ -247,23 +247,17 @@ class StateManager:
             print(manager.load_state("no_such_session"))  # False
         """
         wanted = self.session_id if session_id is None else check_session_id(session_id)
-        session = self._own(wanted)
-        session = _shared.find(wanted) if session is None else session
+        session = _shared.find(wanted)
         session = _resume(wanted) if session is None else session
         if session is None:
             return False
-        self._take(session)
+        self._use(session)
         self.state_data = session.core.restored(session.texts())
         if missing := [name for name in _EXPECTED if name not in self.state_data]:
             log.warning("session %s is loaded without %s", wanted, ", ".join(missing))
         return True
 
-    def _own(self, session_id: str) -> Session | None:
-        """Return the session that this manager writes to, if it has that id and still may."""
-        session = self._session
-        return session if session is not None and session.session_id == session_id and session.usable else None
-
-    def _take(self, session: Session) -> None:
+    def _use(self, session: Session) -> None:
         """Write to `session` from now on."""
         if session is not self._session:
             _shared.use(session)
@@ -273,46 +267,45 @@ class StateManager:
         self._session = session
 
     def _attached(self) -> Session:
-        """Return the session, attached; the first writer without `load_state` begins it anew."""
-        if self._session is None:
+        """Return the session, attached. A manager that did not load the state first starts it empty."""
+        session = self._session
+        if session is None:
             session = _shared.find(self.session_id)
             if session is None:
                 session = _process_client().attach(self.session_id, seen=False)
             session.core.publication.start_empty()
-            self._take(session)
-        assert self._session is not None
-        return self._session
+            self._use(session)
+        return session
 
     def _published(self) -> Session:
-        """Publish what was changed in place in `state_data`, at the cost of encoding it once; return the session."""
+        """Publish changes made in place in `state_data`, which encodes all of it; return the session."""
         session = self._attached()
         session.core.publish_difference(self.state_data)
         return session
 
-    def _patience_s(self) -> float:
+    def _timeout_s(self) -> float:
         return _FILE_TIMEOUT_S if _process_client().connected else 0.0
 
 
 def _resume(session_id: str) -> Session | None:
-    """Return a session attached with what is kept of it, by the daemon or in files; None when there is nothing.
+    """Return a session that exists, attached, with its state from the daemon or the files; None if it does not exist.
 
-    Asking whether there is leaves no trace, attaching would begin it.
+    It asks first, because attaching would create the session.
     """
     client = _process_client()
     if client.disabled:
         return None
-    found = None if _is_held_by_daemon(client, session_id) else offline.load_state(locate(), session_id)
-    if found is not None and (not found.found or _names_no_session(found)):
+    found = None if _has_own_checkpoints(client, session_id) else offline.load_state(locate(), session_id)
+    if found is not None and (not found.found or _is_unknown_file(found)):
         return None
     session = client.attach(session_id)
-    foreign = found is not None and found.header is not None and found.header.kind in NOT_OURS
-    if found is not None and foreign and not (session and client.connected):
-        session.core.publication.replace(found.state)  # the daemon takes in only what it wrote itself
+    if found and found.header and found.header.kind in NOT_OURS and not (session and client.connected):
+        session.core.publication.replace(found.state)  # the daemon restores only from its own files
     return session
 
 
-def _is_held_by_daemon(client: Client, session_id: str) -> bool:
-    """Return whether a daemon answers and has checkpoints of its own of the session."""
+def _has_own_checkpoints(client: Client, session_id: str) -> bool:
+    """Return whether a daemon answers and has checkpoints of the session that it wrote itself."""
     if not client.connected:
         return False
     with contextlib.suppress(DaemonUnavailable, NotFound):
@@ -322,33 +315,33 @@ def _is_held_by_daemon(client: Client, session_id: str) -> bool:
     return False
 
 
-def _names_no_session(found: offline.FoundState) -> bool:
-    """Return whether all that was found is a session file by somebody else, which says no `session_id`."""
+def _is_unknown_file(found: offline.FoundState) -> bool:
+    """Return whether the state comes only from a session file of another program, without a `session_id`."""
     foreign = found.header is not None and found.header.kind == Kind.FOREIGN and not found.from_outbox
     return foreign and found.state.get("session_id", b"null") == b"null"
 
 
 class _Shared:
-    """The sessions that managers of this process write to, each closed when the last one turns away from it."""
+    """The sessions that managers of this process write to. Each is closed when its last manager leaves it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users: dict[str, tuple[Session, int]] = {}  # by the session's stream
 
     def find(self, session_id: str) -> Session | None:
-        """Return the session of that id, if some manager writes to it and still may."""
+        """Return the session of that id, if a manager uses it and it can still be written."""
         with self._lock:
             sessions = [session for session, _ in self._users.values()]
         return next((one for one in sessions if one.session_id == session_id and one.usable), None)
 
     def use(self, session: Session) -> None:
-        """Note one user more."""
+        """Count one more manager of the session."""
         with self._lock:
             _, users = self._users.get(session.stream, (session, 0))
             self._users[session.stream] = (session, users + 1)
 
     def leave(self, session: Session) -> None:
-        """Note one user less; close the session after the last."""
+        """Count one manager less; close the session after the last."""
         with self._lock:
             _, users = self._users.pop(session.stream)
             if users > 1:
@@ -363,7 +356,7 @@ _shared = _Shared()
 
 
 def _process_client() -> Client:
-    """Return the client all managers of this process share; a forked child makes its own."""
+    """Return the client that all managers of this process share. A forked child makes its own."""
     global _client
     with _client_lock:
         if _client is None or not _client.usable:

@@ -38,7 +38,7 @@ def steady(text: str) -> list[str]:
     """What is the same each time: no time, process or age, nor the spaces that fill a column beside them; nor
     whether the daemon had the last entry from the socket or from the outbox.
     """
-    text = re.sub(r" \d+ entr(y|ies) came from the outbox of a writer that had died\.", "", text)
+    text = re.sub(r" \d+ entr(y was|ies were) recovered from the outbox of a process that had died\.", "", text)
     text = re.sub(r"\d+ seconds?(?= ago)|\d+(?= s\b)|\d{4}-\d\d-\d\d|\d\d:\d\d(:\d\d)?|(?<=process )\d+", "#", text)
     return [re.sub(r" +", " ", line).rstrip() for line in text.strip().splitlines()]
 

@@ -36,12 +36,9 @@ class Point(NamedTuple):
 
 
 def find(
-    link: SessionLink,
-    session_id: str,
-    checkpoint: CheckpointInfo | str | None = None,
-    sequence: int | None = None,
-    time: datetime | None = None,
-) -> Point:
+    link: SessionLink, session_id: str, checkpoint: CheckpointInfo | str | None = None,
+    sequence: int | None = None, time: datetime | None = None,
+) -> Point:  # fmt: skip
     """Return the state at a checkpoint, a sequence or a time. A time without a time zone is local time.
 
     Raises `NotFound`, `DocumentDamaged`, and `DaemonUnavailable` when a sequence or a time needs the journal. Raises
@@ -71,11 +68,9 @@ Found = TypeVar("Found", Point, StateAt)
 
 
 def last_good(
-    session_id: str,
-    checkpoints: Iterable[CheckpointInfo],
-    read: Callable[[CheckpointInfo], Found],
-    now: Mapping[str, JsonText],
-) -> Found:
+    session_id: str, checkpoints: Iterable[CheckpointInfo],
+    read: Callable[[CheckpointInfo], Found], now: Mapping[str, JsonText],
+) -> Found:  # fmt: skip
     """Return the newest of `checkpoints` (oldest first) that is intact, has not failed, and differs from `now`.
 
     `read` reads a checkpoint. Raises `NotFound` when there is none.

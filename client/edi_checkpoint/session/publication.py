@@ -70,12 +70,9 @@ class Publication:
     # -- entries -----------------------------------------------------------------------------------------------------
 
     def update(
-        self,
-        changed: dict[str, JsonText],
-        carried: dict[str, Attachment],
-        removed: tuple[str, ...] = (),
-        reason: str | None = None,
-    ) -> None:
+        self, changed: dict[str, JsonText], carried: dict[str, Attachment],
+        removed: tuple[str, ...] = (), reason: str | None = None,
+    ) -> None:  # fmt: skip
         """Publish changed texts, the arrays and bytes in them (`carried`), and removed keys, as one entry."""
         self.check()
         if carried and (left := self._stream.attachments_left) is not None:

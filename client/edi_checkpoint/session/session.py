@@ -356,13 +356,9 @@ class Session(MutableMapping[str, object]):
         return self.core.restored(self._point(None, sequence, time).state)
 
     def rollback(
-        self,
-        to: CheckpointInfo | str | None = None,
-        *,
-        sequence: int | None = None,
-        time: datetime | None = None,
-        keys: Collection[str] | None = None,
-    ) -> CheckpointInfo:
+        self, to: CheckpointInfo | str | None = None, *,
+        sequence: int | None = None, time: datetime | None = None, keys: Collection[str] | None = None,
+    ) -> CheckpointInfo:  # fmt: skip
         """Go back to a checkpoint, an entry or a time, and return the row of the checkpoint of kind `rollback` that
         this makes.
 
