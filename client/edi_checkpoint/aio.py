@@ -77,7 +77,7 @@ class Client:
         self, session_id: str | None = None, *,
         parent: str | None = None, takeover: bool = False, encoder: Encoder | None = None,
     ) -> Session:  # fmt: skip
-        """Open a session and return it with its newest state. It looks at the files that the state names, too.
+        """Open a session and return it with its newest state. It also checks the files that the state names.
 
         When this is cancelled, the session is closed again as soon as it is open.
         """
@@ -222,7 +222,7 @@ class Session(MutableMapping[str, object]):
         return self._session.closed
 
     def resume_report(self) -> ResumeReport:
-        """Return what happened to the session before it was opened here. The files were looked at then."""
+        """Return what happened to the session before it was opened here. The files were checked then."""
         return self._session.resume_report()
 
     # -- calls that wait ---------------------------------------------------------------------------------------------

@@ -430,7 +430,7 @@ class Client:
         self._leave(cleanly=True, timeout_s=timeout_s)
 
     def _leave(self, *, cleanly: bool, timeout_s: float) -> None:
-        if self._closed or os.getpid() != self._pid:
+        if not self.usable:
             return
         self._closed = True
         atexit.unregister(self._at_exit)

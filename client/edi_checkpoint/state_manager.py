@@ -27,13 +27,11 @@ log = logging.getLogger(__name__)
 _FILE_TIMEOUT_S = 2.0
 _NOT_GIVEN: Final = object()
 _EXPECTED = ("current_stage", "image_path", "naive_prompt")  # without them EDI can hardly resume a session
-_FIELDS = frozenset(
-    {
-        *_EXPECTED, "scene_analysis", "intent", "prompts", "edited_image_path", "validation", "validation_results",
-        "status", "current_iteration", "prompt_history", "entity_detections", "user_feedback", "model_configs",
-        "checkpoints", "temp_files", "metadata", "parent_session",
-    }
-)  # fmt: skip
+_FIELDS = frozenset({
+    *_EXPECTED, "scene_analysis", "intent", "prompts", "edited_image_path", "validation", "validation_results",
+    "status", "current_iteration", "prompt_history", "entity_detections", "user_feedback", "model_configs",
+    "checkpoints", "temp_files", "metadata", "parent_session",
+})  # fmt: skip
 
 
 class StateManager:
@@ -232,7 +230,7 @@ class StateManager:
         It also returns False for a file of another program without `session_id`. If `current_stage`, `image_path` or
         `naive_prompt` is missing, the state is loaded and a warning is logged. Fields that EDI does not know stay.
 
-        Arrays and bytes are read when their keys are looked at in `state_data`.
+        Arrays and bytes are read when their keys are accessed in `state_data`.
 
         Args:
             session_id: the session to load; the manager writes to it from now on. None loads the manager's own.
@@ -246,15 +244,15 @@ class StateManager:
             manager = StateManager()
             print(manager.load_state("no_such_session"))  # False
         """
-        wanted = self.session_id if session_id is None else check_session_id(session_id)
-        session = _shared.find(wanted)
-        session = _resume(wanted) if session is None else session
+        session_id = self.session_id if session_id is None else check_session_id(session_id)
+        session = _shared.find(session_id)
+        session = _resume(session_id) if session is None else session
         if session is None:
             return False
         self._use(session)
         self.state_data = session.core.restored(session.texts())
         if missing := [name for name in _EXPECTED if name not in self.state_data]:
-            log.warning("session %s is loaded without %s", wanted, ", ".join(missing))
+            log.warning("session %s is loaded without %s", session_id, ", ".join(missing))
         return True
 
     def _use(self, session: Session) -> None:

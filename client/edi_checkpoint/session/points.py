@@ -93,8 +93,7 @@ def with_keys(
     """Return the state `now` with the values that `keys` had `then`; None means all keys."""
     if keys is None:
         return dict(then)
-    kept = {key: text for key, text in now.items() if key not in keys}
-    return kept | {key: then[key] for key in keys if key in then}
+    return {key: text for key, text in now.items() if key not in keys} | {key: then[key] for key in keys if key in then}
 
 
 def compact(state: Mapping[str, JsonText]) -> dict[str, JsonText]:

@@ -20,7 +20,6 @@ from edi_checkpoint.link.contracts import SessionAttachments
 from edi_checkpoint.link.stream import Stream
 from edi_checkpoint.model import CheckpointInfo
 from edi_checkpoint.session import points
-from edi_checkpoint.session.points import Point
 from edi_checkpoint.wire.entries import TEXT_MAX, Base, JsonText, Mark, Pin, Rollback, Update, encode_entry
 from edi_checkpoint.wire.records import ENTRY_MAX_BYTES
 from edi_checkpoint.wire.references import Attachment
@@ -80,21 +79,21 @@ class Publication:
             self._stream.note_attachments_left(left)
         entry = encode_entry(Update(_now_us(), changed, removed, reason, 0, carried))
         with self._stream.outbox.lock:
-            held = self.texts
+            texts = self.texts
             grown = 0
             for key, text in changed.items():
-                grown += len(text) - len(held[key]) if key in held else len(text) + _key_bytes(key)
+                grown += len(text) - len(texts[key]) if key in texts else len(text) + _key_bytes(key)
             for key in removed:
-                if key in held:
-                    grown -= len(held[key]) + _key_bytes(key)
+                if key in texts:
+                    grown -= len(texts[key]) + _key_bytes(key)
             if self._bytes + grown > STATE_MAX_BYTES:
                 raise StateValueError(f"{', '.join(changed)}: the state would be larger than {STATE_MAX_BYTES} bytes")
             if len(entry) > ENTRY_MAX_BYTES:  # a reader would stop there and miss the next entries
                 raise StateValueError(f"{len(entry)} bytes in one entry; at most {ENTRY_MAX_BYTES} are stored")
             self._append(entry)
             for key in removed:
-                held.pop(key, None)
-            held.update(changed)
+                texts.pop(key, None)
+            texts.update(changed)
             self._bytes += grown
         if self._stream.wants_link:
             self._wake()
@@ -124,7 +123,7 @@ class Publication:
             self.mark(Mark(_now_us(), "interrupted", "started again with an empty state")).cancel()
             self.replace({})
 
-    def rollback(self, point: Point, keys: Collection[str] | None) -> Future[CheckpointInfo]:
+    def rollback(self, point: points.Point, keys: Collection[str] | None) -> Future[CheckpointInfo]:
         """Publish a rollback to `point`, of all keys or of `keys`; return the future of its checkpoint."""
         self.check()
         with self._stream.outbox.lock:

@@ -43,8 +43,8 @@ class Session(MutableMapping[str, object]):
     call returns, the entry is in the outbox file and survives the death of this process. The daemon then saves it
     to its journal; `durable` tells how far it is.
 
-    `get`, `setdefault`, `popitem`, `keys`, `values`, `items` and `in` work as in any `MutableMapping`. Those that look
-    at a value read it as `session[key]` does; `setdefault` returns the object that it was given, no copy. Several
+    `get`, `setdefault`, `popitem`, `keys`, `values`, `items` and `in` work as in any `MutableMapping`. Those that use
+    a value read it as `session[key]` does; `setdefault` returns the object that it was given, no copy. Several
     threads may use a session. Close it, or use `with`; after an exception other than a successful `sys.exit()` the
     `with` block leaves it as interrupted.
 
@@ -280,7 +280,7 @@ class Session(MutableMapping[str, object]):
             timeout_s: how long to wait, in seconds.
         Waits: for the daemon to write the file and fsync it, at most `timeout_s`.
         Raises:
-            FlushTimeout: nothing was heard in time. The request is in the outbox, fsynced, and the file follows.
+            FlushTimeout: no daemon confirmed it in time. The request is in the outbox, fsynced, and the file follows.
             CheckpointFailed: the daemon could not write the file. The entries themselves are in the journal.
             the publishing errors: see `Session`.
         Source: the seed, "Step-by-step Logic": `~/.edi/sessions/<session_id>_checkpoint_<timestamp>.json`, written
@@ -338,7 +338,7 @@ class Session(MutableMapping[str, object]):
         """Return the state as it was after the entry `sequence`, or at `time`. The session itself stays as it is.
 
         Exactly one of the two is given. The journal keeps single entries for 24 hours (setting `history_hours`). The
-        result is a dict of its own; arrays and bytes are read when their keys are looked at.
+        result is a dict of its own; arrays and bytes are read when their keys are accessed.
 
         Args:
             sequence: the number of an entry of the session, from 1; `edi-checkpoint history` lists them.
@@ -469,10 +469,10 @@ class Session(MutableMapping[str, object]):
         """Return what happened to the session before it was opened here: how it was left, and whether anything is
         missing.
 
-        `print` shows the report in sentences. The first call looks at the files that the state names (`image_path`,
+        `print` shows the report in sentences. The first call checks the files that the state names (`image_path`,
         `edited_image_path`, `mask_path`).
 
-        Waits: the first call looks at these files, at most 0.25 s; a file it cannot check in time is `Verdict.UNKNOWN`.
+        Waits: the first call checks these files, at most 0.25 s; a file it cannot check in time is `Verdict.UNKNOWN`.
         Example:
             session.close()
             with client.session(session.session_id) as again:
@@ -488,7 +488,7 @@ class Session(MutableMapping[str, object]):
 
     @property
     def resumed(self) -> ResumeReport:
-        """The report of `resume_report` without a look at files.
+        """The report of `resume_report` without the check of files.
 
         Example:
             print(session.resumed.resumed)  # False
