@@ -384,7 +384,7 @@ def test_nothing_is_collected_while_a_document_cannot_be_read(home: Home) -> Non
     unread.write_bytes(b"{}")
     writer = home.publisher("s1")
     writer.do("session.update(n=1)")
-    daemon.wait_line(lambda line: "attachments not looked through, none deleted" in line)
+    daemon.wait_line(lambda line: "garbage collection failed, no attachment deleted" in line)
     assert gone.exists()
     unread.unlink()
     eventually(lambda: writer.do("session.update(n=1)") or not gone.exists())

@@ -249,7 +249,7 @@ def test_links_and_two_of_one_name_are_refused(good: bytes) -> None:
     made = io.BytesIO(good)
     with zipfile.ZipFile(made, "a") as packed, pytest.warns(UserWarning, match="Duplicate name"):
         packed.writestr(MANIFEST, b"{}")
-    with pytest.raises(ArchiveRefused, match="two entries"):
+    with pytest.raises(ArchiveRefused, match="two entries have the same name"):
         look(made.getvalue())
     link = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as packed, zipfile.ZipFile(link, "w") as linked:
@@ -257,7 +257,7 @@ def test_links_and_two_of_one_name_are_refused(good: bytes) -> None:
             if info.filename.startswith("documents/"):
                 info.external_attr = (stat.S_IFLNK | 0o777) << 16
             linked.writestr(info, packed.read(info.filename))
-    with pytest.raises(ArchiveRefused, match="no regular file"):
+    with pytest.raises(ArchiveRefused, match="not a regular file"):
         look(link.getvalue())
 
 

@@ -1,10 +1,11 @@
-"""Attachments: the files of arrays and bytes, each once under its digest, and the blobs that are not files yet.
+"""Attachments: the files of arrays and bytes, each stored once under its digest, and the blobs that have no file yet.
 
-    lacking       what an entry carries -> blobs of the open transaction, unless its file is there     (intake thread)
-    store         all blobs -> files, before the next document becomes visible                         (files thread)
-    note          their rows go                                                                        (intake thread)
+    lacking       an entry's attachments -> blobs of the open transaction, unless their files exist   (loop's thread)
+    store         all blobs -> files, before the next document becomes visible                        (files thread)
+    Journal.note  deletes the blobs that are files                                                    (loop's thread)
 
-So a document never names what is in no file, and what an acknowledged entry carried is in a blob or in a file.
+So every attachment that a document names is in a file, and every attachment of an acknowledged entry is in a blob or in
+a file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from edi_checkpointd.journal import JournalDamaged, Reader, named_damage
 from edi_checkpointd.system.clock import Clock
 from edi_checkpointd.system.fs import sweep_temporaries, write_new
 
-TOUCH_AFTER_S = 3600.0  # a file whose content is published again counts as new to the collection, within so much
+TOUCH_AFTER_S = 3600.0  # a file published again counts as new to the garbage collection, to this accuracy
 
 
 class Filed(NamedTuple):
@@ -39,23 +40,23 @@ class Filed(NamedTuple):
 
 
 class AttachmentStore:
-    """The folder of attachments and the blobs of a journal. What they hold together is bounded by `max_bytes`."""
+    """The folder of attachments and the blobs of a journal; together they hold at most `max_bytes`."""
 
     def __init__(self, folder: Path, journal: Path, max_bytes: int, clock: Clock) -> None:
-        """Sweep temporaries that a crash left. What is there counts from `count` on."""
+        """Delete temporaries that a crash left. Call `count` next: it counts the existing files and blobs."""
         self.folder = folder
         self._journal = journal
         self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        self._again: set[str] | None = None  # published again while somebody wants to know
-        self._blobs_wait = True  # there may be blobs without files: at the start, and after a commit
+        self._again: set[str] | None = None  # within `noting`: the digests published again
+        self._blobs_wait = True  # blobs may have no file: at the start, and after a commit
         for shelf in _shelves(folder):
             sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
         self._used_bytes = 0
 
     def count(self) -> None:
-        """Count what is there, in files and blobs; a file costs some 7 us. Raises `JournalDamaged`."""
+        """Count the bytes of all files and blobs; a file takes about 7 us. Raises `JournalDamaged`."""
         used_bytes = sum(filed.size_bytes for filed in listed(self.folder))
         with self._reading() as reader:
             used_bytes += sum(size for digest, kind, size in reader.blobs() if not self._filed(digest, kind, size))
@@ -63,17 +64,17 @@ class AttachmentStore:
             self._used_bytes = used_bytes
 
     def use_limit(self, max_bytes: int) -> None:
-        """Bound what is held by another number from now on."""
+        """Change the limit."""
         self._max_bytes = max_bytes
 
     @property
     def remaining_bytes(self) -> int:
-        """How much of new attachments is still taken."""
+        """How many bytes of new attachments fit below the limit."""
         return max(0, self._max_bytes - self._used_bytes)
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Note, meanwhile, what is published again: for a collection that goes by no age."""
+        """Within the block, note the attachments that are published again: a collection of any age needs to know."""
         self._again = set()
         try:
             yield
@@ -81,16 +82,16 @@ class AttachmentStore:
             self._again = None
 
     def brought(self, size_bytes: int) -> None:
-        """Count a file in that was moved here."""
+        """Count a file that was moved into the folder."""
         with self._lock:
             self._used_bytes += size_bytes
 
     def delete(self, filed: Filed) -> bool:
-        """Delete a file, unless it was published again since it was listed; return whether it was there.
+        """Delete a file, unless it was published again since it was listed; return whether it was deleted.
 
         Raises OSError.
         """
-        with self._lock:  # whoever publishes it again just now finds it, and is seen here, or does not find it
+        with self._lock:  # excludes `renewed`, which either touches the file first or finds it gone
             if self._again is not None and filed.digest in self._again:
                 return False
             try:
@@ -103,31 +104,31 @@ class AttachmentStore:
             return True
 
     def dropped(self, blobs: Iterable[tuple[str, str, int]]) -> None:
-        """Count out blobs whose rows were deleted (digest, type, size); those that are files by now count on."""
+        """Subtract blobs whose rows were deleted (digest, type, size), except those that are files by now."""
         with self._lock:
             self._used_bytes -= sum(size for digest, kind, size in blobs if not self._filed(digest, kind, size))
 
-    # -- the intake thread -------------------------------------------------------------------------------------------
+    # -- the loop's thread -------------------------------------------------------------------------------------------
 
     def committed(self, blobs: Mapping[str, Attachment]) -> None:
-        """Count blobs in that a transaction brought; they have no files yet."""
+        """Count the blobs of a transaction; they have no files yet."""
         if blobs:
             with self._lock:
                 self._used_bytes += _size(blobs)
             self._blobs_wait = True
 
     def lacking(
-        self, carried: Mapping[str, Attachment], reader: Reader, taken: Mapping[str, Attachment]
+        self, carried: Mapping[str, Attachment], reader: Reader, accepted: Mapping[str, Attachment]
     ) -> dict[str, Attachment]:
-        """Return those of the attachments `carried` that are in no file, nor a blob of `reader`'s journal, nor `taken`.
+        """Return the attachments of `carried` that have no file, are no blob of the journal, and are not `accepted`.
 
-        Raises `ProtocolError` for one that is too large or not of its digest, `AttachmentsFull` when all that is taken
-        would hold too much.
+        Raises `ProtocolError` for an attachment that is too large or has another digest, `AttachmentsFull` when they
+        would exceed the limit together with those `accepted` before.
         """
         new = {
             digest: attachment
             for digest, attachment in carried.items()
-            if digest not in taken
+            if digest not in accepted
             and not self.renewed(digest, attachment.type, len(attachment.data))
             and not reader.has_blob(digest)
         }
@@ -136,15 +137,14 @@ class AttachmentStore:
                 raise ProtocolError(f"attachment {digest}: {len(attachment.data)} bytes")
             if sha256(attachment.data).hexdigest() != digest:
                 raise ProtocolError(f"attachment {digest}: digest differs")
-        left_bytes = self.remaining_bytes - _size(taken)
+        left_bytes = self.remaining_bytes - _size(accepted)
         if new and _size(new) > left_bytes:
-            raise AttachmentsFull(
-                f"attachments of {_size(new)} bytes: of {self._max_bytes} (attachments_max_bytes) {left_bytes} are left"
-            )
+            limit = f"{self._max_bytes} (attachments_max_bytes)"
+            raise AttachmentsFull(f"attachments of {_size(new)} bytes: of {limit} {left_bytes} are left")
         return new
 
     def renewed(self, digest: str, kind: str, size_bytes: int) -> bool:
-        """Return whether the file is there; then its age begins anew, so that a collection under way leaves it."""
+        """Whether the file exists; if so, reset its age, so that a running collection keeps it."""
         path = self._path(digest, kind)
         with self._lock:
             try:
@@ -162,25 +162,21 @@ class AttachmentStore:
     # -- the files thread --------------------------------------------------------------------------------------------
 
     def store(self) -> Collection[str]:
-        """Make files of all blobs; return the digests of those, whose rows may go. Raises OSError, `JournalDamaged`."""
+        """Store all blobs as files; return their digests, whose rows may go. Raises OSError, `JournalDamaged`."""
         if not self._blobs_wait:
             return ()
-        self._blobs_wait = False  # before looking: a commit from now on sets it again
+        self._blobs_wait = False  # before reading: a later commit sets it again
         try:
             with self._reading() as reader:
                 rows = reader.blobs()
                 if not rows:
                     return ()
                 reached(CrashPoint.BLOBS_COMMITTED)
-                there: list[tuple[str, str]] = []
-                new: list[tuple[str, str]] = []
-                for digest, kind, size in rows:
-                    (there if self._filed(digest, kind, size) else new).append((digest, attachment_name(digest, kind)))
-                write_new(
-                    self.folder,
-                    ((name, data) for digest, name in new if (data := reader.blob(digest)) is not None),
-                    there=[name for _, name in there],
-                )
+                names = {digest: attachment_name(digest, kind) for digest, kind, _ in rows}
+                there = {digest for digest, kind, size in rows if self._filed(digest, kind, size)}
+                blobs = ((names[digest], reader.blob(digest)) for digest in names if digest not in there)
+                new = ((name, data) for name, data in blobs if data is not None)
+                write_new(self.folder, new, there=[names[digest] for digest in there])
         except (OSError, JournalDamaged):
             self._blobs_wait = True
             raise
@@ -203,9 +199,9 @@ class AttachmentStore:
 
 
 def listed(folder: Path) -> Iterator[Filed]:
-    """Yield the attachments' files below `folder`, one shelf (all that begin alike) after the other.
+    """Yield the attachments' files below `folder`, one shelf after the other: a folder of digests that begin alike.
 
-    Whatever is not named like one of ours, or is no regular file, is passed over.
+    Files with other names, and anything but regular files, are skipped.
     """
     for shelf in _shelves(folder):
         with contextlib.suppress(FileNotFoundError), os.scandir(shelf) as entries:

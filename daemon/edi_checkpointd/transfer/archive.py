@@ -4,8 +4,8 @@
     documents/<file name>       checkpoints and auto-save, byte for byte
     attachments/<digest>.<type> what they name
 
-Nothing in an archive is trusted: an entry is there by the manifest, its name by what may lie in a sessions folder, its
-size by the bounds below, its content by digests. Whatever is wrong, `ArchiveRefused` says before anything is written.
+Nothing in an archive is trusted. The manifest decides which entries exist; names must be possible in a sessions folder;
+the limits below bound sizes; digests prove contents. Any fault raises `ArchiveRefused` before anything is written.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MANIFEST_MAX_BYTES: Final = 8 << 20
 ENTRIES_MAX: Final = 20_000
 DOCUMENT_MAX_BYTES: Final = 256 << 20  # a state of 63 MiB, laid out
 TOTAL_MAX_BYTES: Final = 4 << 30
-RATIO_MAX: Final = 200  # of an entry to what it is packed into, beyond the first MiB: text packs to a tenth
+RATIO_MAX: Final = 200  # unpacked to packed size of an entry, beyond the first MiB; text packs to a tenth
 _DOCUMENTS, _ATTACHMENTS = "documents/", "attachments/"
 _BROKEN = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError,
@@ -50,14 +50,14 @@ _BROKEN = (
 
 
 class ArchiveRefused(EdiCheckpointError):
-    """A file that is no archive of a session, or not the one that was exported; nothing of it was taken."""
+    """The file is no archive of a session, or is damaged; nothing of it was imported."""
 
     code = "archive_refused"
-    default_hint = "nothing was changed; export the session again, and carry the file over whole"
+    default_hint = "nothing was changed; export the session again, and copy the whole file"
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the manifest says of an entry."""
+    """An entry as the manifest describes it."""
 
     name: str
     bytes: int
@@ -65,7 +65,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an archive says of itself."""
+    """The manifest: an archive's description of itself."""
 
     format: int
     session_id: str
@@ -82,7 +82,7 @@ class Member(NamedTuple):
 
 
 def write(file: BinaryIO, session_id: str, software: str, now: datetime, members: Iterable[Member]) -> Manifest:
-    """Write the archive of a session into `file`; attachments are stored as they are, documents packed."""
+    """Write a session's archive into `file`, and return the manifest. Documents are compressed, attachments not."""
     entries = []
     with zipfile.ZipFile(file, "w") as packed:
         for member in members:
@@ -91,16 +91,19 @@ def write(file: BinaryIO, session_id: str, software: str, now: datetime, members
             _put(packed, name, member.data, zipfile.ZIP_STORED if attachment else zipfile.ZIP_DEFLATED)
             entries.append(Entry(name, len(member.data), sha256(member.data).hexdigest()))
         manifest = Manifest(FORMAT, session_id, software, now, tuple(entries))
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        _put(packed, MANIFEST, text, zipfile.ZIP_DEFLATED)
+        _put(packed, MANIFEST, _indented(manifest))
     return manifest
 
 
-def _put(packed: zipfile.ZipFile, name: str, data: bytes, how: int) -> None:
-    info = zipfile.ZipInfo(name)  # of one date for all: the same session gives the same bytes
+def _put(packed: zipfile.ZipFile, name: str, data: bytes, compression: int = zipfile.ZIP_DEFLATED) -> None:
+    info = zipfile.ZipInfo(name)  # with a fixed date: the same session gives the same bytes
     info.external_attr = (stat.S_IFREG | 0o600) << 16
-    info.compress_type = how
+    info.compress_type = compression
     packed.writestr(info, data)
+
+
+def _indented(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
 
 
 def attachments_named(document: Document) -> Iterator[Reference]:
@@ -112,28 +115,28 @@ def attachments_named(document: Document) -> Iterator[Reference]:
 
 
 class Archive:
-    """An archive open for reading. `verify` first: it looks at all there is, and only then may it be taken."""
+    """An archive that is open for reading. Call `verify` before `members`: it checks everything."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Read the manifest and hold the entries against it. Raises `ArchiveRefused`."""
+        """Read the manifest and compare the entries with it. Raises `ArchiveRefused`."""
         try:
             self._packed = zipfile.ZipFile(file)
             infos = self._packed.infolist()
         except _BROKEN as error:
-            raise ArchiveRefused(f"no archive: {error}") from error
+            raise ArchiveRefused(f"not an archive: {error}") from error
         if len(infos) > ENTRIES_MAX:
-            raise ArchiveRefused(f"{len(infos)} entries; {ENTRIES_MAX} are taken")
+            raise ArchiveRefused(f"{len(infos)} entries; at most {ENTRIES_MAX} are allowed")
         self._infos = {info.filename: info for info in infos}
         if len({name.casefold() for name in self._infos}) != len(infos):
-            raise ArchiveRefused("two entries of one name")
+            raise ArchiveRefused("two entries have the same name")
         self.manifest = self._manifest()
         names = [entry.name for entry in self.manifest.entries]
         if sorted(names) != sorted(self._infos.keys() - {MANIFEST}):
-            raise ArchiveRefused("its manifest does not name its entries")
+            raise ArchiveRefused("the manifest does not match the entries")
         for entry in self.manifest.entries:
             self._check_entry(entry)
         if sum(entry.bytes for entry in self.manifest.entries) > TOTAL_MAX_BYTES:
-            raise ArchiveRefused(f"it would hold more than {TOTAL_MAX_BYTES} bytes")
+            raise ArchiveRefused(f"its files have more than {TOTAL_MAX_BYTES} bytes")
 
     def _manifest(self) -> Manifest:
         if MANIFEST not in self._infos:
@@ -155,23 +158,20 @@ class Archive:
             raise ArchiveRefused(f"{entry.name!r:.200} is no file of session {self.manifest.session_id}")
         most = ATTACHMENT_MAX_BYTES if entry.name.startswith(_ATTACHMENTS) else DOCUMENT_MAX_BYTES
         if not 0 <= entry.bytes <= most or info.file_size != entry.bytes:
-            raise ArchiveRefused(
-                f"{entry.name}: {info.file_size} bytes, {entry.bytes} by the manifest; {most} are taken"
-            )
+            sizes = f"{info.file_size} bytes, {entry.bytes} by the manifest; at most {most} are allowed"
+            raise ArchiveRefused(f"{entry.name}: {sizes}")
         if entry.bytes > (1 << 20) + RATIO_MAX * info.compress_size:
             raise ArchiveRefused(f"{entry.name}: {entry.bytes} bytes packed into {info.compress_size}")
         if info.is_dir() or stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-            raise ArchiveRefused(f"{entry.name}: no regular file")
+            raise ArchiveRefused(f"{entry.name}: not a regular file")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise ArchiveRefused(f"{entry.name}: packed in a way that is not taken")
+            raise ArchiveRefused(f"{entry.name}: unsupported compression or encryption")
 
     def _is_ours(self, entry: Entry) -> bool:
         kind, _, name = entry.name.partition("/")
         if kind + "/" == _ATTACHMENTS:
             return parse_attachment_name(name) == entry.sha256
-        named = parse_checkpoint_name(name)
-        session_id = named.session_id if named else parse_autosave_name(name)
-        return kind + "/" == _DOCUMENTS and session_id == self.manifest.session_id
+        return kind + "/" == _DOCUMENTS and _session_of(name) == self.manifest.session_id
 
     def _bytes(self, name: str, most: int) -> bytes:
         try:
@@ -190,7 +190,7 @@ class Archive:
         return Member(entry.name.partition("/")[2], data)
 
     def verify(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Read everything: digests, documents, and that they name what is there. Raises `ArchiveRefused`."""
+        """Check all digests and documents, and that attachments and references match. Raises `ArchiveRefused`."""
         total, done = sum(entry.bytes for entry in self.manifest.entries), 0
         named: set[str] = set()
         for entry in self.manifest.entries:
@@ -203,33 +203,39 @@ class Archive:
                 named.update(reference.sha256 for reference in attachments_named(document))
             done += entry.bytes
             progress(done, total)
-        held = {entry.sha256 for entry in self.manifest.entries if entry.name.startswith(_ATTACHMENTS)}
-        if missing := named - held:
+        stored = {entry.sha256 for entry in self.manifest.entries if entry.name.startswith(_ATTACHMENTS)}
+        if missing := named - stored:
             raise ArchiveRefused(f"attachment {min(missing)} is missing")
-        if unnamed := held - named:
-            raise ArchiveRefused(f"attachment {min(unnamed)} is named by no document")
+        if unnamed := stored - named:
+            raise ArchiveRefused(f"no document names attachment {min(unnamed)}")
 
     def members(self, session_id: str) -> Iterator[Member]:
-        """Yield the files of the session as they come to lie in a sessions folder, under the id `session_id`."""
+        """Yield the files of the session for a sessions folder, under the id `session_id`."""
         for entry in self.manifest.entries:
             member = self._read(entry)
             moved = session_id != self.manifest.session_id and entry.name.startswith(_DOCUMENTS)
             yield _renamed(member, self.manifest.session_id, session_id) if moved else member
 
 
+def _session_of(name: str) -> str | None:
+    """Return the session of a document's file name, None for another file."""
+    checkpoint = parse_checkpoint_name(name)
+    return checkpoint.session_id if checkpoint else parse_autosave_name(name)
+
+
 def parse(member: Member) -> Document:
-    """Return the document that a member is. Raises `DocumentDamaged`, `VersionMismatch`."""
-    named = parse_checkpoint_name(member.name)
-    document = (parse_checkpoint if named else parse_autosave)(member.data, member.name)
-    if document.header.session_id != (named.session_id if named else parse_autosave_name(member.name)):
-        raise DocumentDamaged(f"{member.name}: it is of session {document.header.session_id}")
+    """Return the document of a member. Raises `DocumentDamaged`, `VersionMismatch`."""
+    parse_document = parse_checkpoint if parse_checkpoint_name(member.name) else parse_autosave
+    document = parse_document(member.data, member.name)
+    if document.header.session_id != _session_of(member.name):
+        raise DocumentDamaged(f"{member.name}: it belongs to session {document.header.session_id}")
     return document
 
 
 def _renamed(member: Member, old: str, new: str) -> Member:
-    """Return a document under another session's id: the values stay, byte for byte, but for that id.
+    """Return a document under another session's id; all other values stay, byte for byte.
 
-    The streams go: they are the other session's, which may be there as well.
+    The streams are dropped: they belong to the other session, which the home may have too.
     """
     document = parse(member)
     header = document.header
@@ -239,54 +245,38 @@ def _renamed(member: Member, old: str, new: str) -> Member:
     if "session_id" in fragments:
         fragments["session_id"] = Fragment(msgspec.json.encode(new))
     if header.kind == Kind.REFERENCE or (header.kind == Kind.FOREIGN and name == autosave_name(new)):
-        members = msgspec.json.decode(member.data, type=dict[str, msgspec.Raw]) | {
-            "session_id": msgspec.Raw(msgspec.json.encode(new))
-        }
-        return Member(name, msgspec.json.format(msgspec.json.encode(members), indent=2))
+        members = msgspec.json.decode(member.data, type=dict[str, msgspec.Raw])
+        return Member(name, _indented(members | {"session_id": msgspec.Raw(msgspec.json.encode(new))}))
     write_document = checkpoint_document if parse_checkpoint_name(name) else autosave_document
     renamed = replace(header, session_id=new, previous=previous, streams={})
     return Member(name, b"".join(write_document(renamed, fragments)))
 
 
 def plain(member: Member) -> tuple[Member, int]:
-    """Return a document as EDI's own class writes it, and how many arrays and bytes are null in it."""
+    """Return a document in the format of EDI's own class, and how many arrays and bytes are null in it."""
     document, left_out = parse(member), 0
     state: dict[str, msgspec.Raw] = {}
     for key, text in document.values.items():
         if MARK in text:
-            form, count = _without_attachments(msgspec.json.decode(text))
-            text, left_out = msgspec.json.encode(form), left_out + count
+            form = msgspec.json.decode(text)
+            left_out += sum(1 for _ in references(form))
+            text = msgspec.json.encode(replaced(form, lambda *_: None))
         state[key] = msgspec.Raw(text)
     header = document.header
     if parse_checkpoint_name(member.name) is None:
-        shape: dict[str, object] = {"session_id": header.session_id, **state}
-    else:
-        shape = {
-            "session_id": header.session_id,
-            "timestamp": header.timestamp.isoformat(),
-            "reason": header.reason,
-            "stage": header.stage,
-            "state_info": state,
-            "parent_session": header.parent_session,
-        }
-    return Member(member.name, msgspec.json.format(msgspec.json.encode(shape), indent=2)), left_out
-
-
-def _without_attachments(form: object) -> tuple[object, int]:
-    found: list[Reference] = []
-
-    def leave_out(reference: Reference, _path: str) -> None:
-        found.append(reference)
-
-    return replaced(form, leave_out), len(found)
+        return Member(member.name, _indented({"session_id": header.session_id, **state})), left_out
+    members = {
+        "session_id": header.session_id, "timestamp": header.timestamp.isoformat(), "reason": header.reason,
+        "stage": header.stage, "state_info": state, "parent_session": header.parent_session,
+    }  # fmt: skip
+    return Member(member.name, _indented(members)), left_out
 
 
 def write_plain(file: BinaryIO, members: Iterable[Member]) -> int:
     """Write documents for EDI's own class into `file`, a zip; return how many arrays and bytes were left out."""
     left_out = 0
     with zipfile.ZipFile(file, "w") as packed:
-        for member in members:
-            made, count = plain(member)
+        for made, count in map(plain, members):
             left_out += count
-            _put(packed, made.name, made.data, zipfile.ZIP_DEFLATED)
+            _put(packed, made.name, made.data)
     return left_out

@@ -1,11 +1,11 @@
-"""The import: a session that a command has staged comes into the sessions folder, whole or not at all.
+"""The import: moves a session that a command has staged into the sessions folder, whole or not at all.
 
     stage    the command: verified files -> .importing/.<id>.<pid>/, each fsynced
-    take     the daemon: the folder becomes .importing/<id>/, and with that it is decided
-             -> attachments, then checkpoints, then the auto-save move to their places -> the folder goes
+    accept   the daemon: renames the folder to .importing/<id>/, which decides the import
+             -> moves attachments, then checkpoints, then the auto-save to their places -> deletes the folder
 
-What a crash cuts short after the decision, the next start ends; what was only staged it removes, unless its command
-still lives. Used by the intake thread; names are moved, nothing is read or copied.
+The next start finishes a decided import that a crash interrupted. It deletes a staged folder, unless its command is
+still running. Used by the loop's thread. Files are renamed, none is read or copied.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edi_checkpoint.documents.catalog import Catalog
@@ -48,18 +49,17 @@ def stage(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
     write_new(folder, files)
 
 
+@dataclass(slots=True, eq=False)
 class Importer:
-    """Takes what is staged, of sessions that nobody has anything of."""
+    """Imports staged sessions whose ids are unused."""
 
-    def __init__(self, paths: Paths, catalog: Catalog, attachments: AttachmentStore, ledger: Ledger) -> None:
-        """Nothing is looked at before it is asked for."""
-        self._paths = paths
-        self._catalog = catalog
-        self._attachments = attachments
-        self._ledger = ledger
+    _paths: Paths
+    _catalog: Catalog
+    _attachments: AttachmentStore
+    _ledger: Ledger
 
     def settle(self) -> None:
-        """At a start: end what was decided, and remove what was staged by processes that are gone."""
+        """At a start: finish decided imports, and delete the staged folders of dead processes."""
         try:
             folders = sorted(self._paths.importing.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ class Importer:
                 self._move(check_session_id(folder.name))
 
     def accept(self, session_id: str, pid: int) -> None:
-        """Take the session that the process `pid` has staged; asked again, nothing happens.
+        """Import the session that the process `pid` has staged; a repeated call has no effect.
 
         Raises `SessionExists`, `SessionIdError`, `NotFound` when nothing is staged, OSError.
         """
@@ -81,10 +81,8 @@ class Importer:
         staged, decided = staging(self._paths, session_id, pid), self._paths.importing / session_id
         if staged.is_dir() and not decided.exists():
             if self._knows(session_id):
-                raise SessionExists(
-                    f"session {session_id} exists already",
-                    hint="`edi-checkpoint import FILE --as ID` gives it another id",
-                )
+                hint = "`edi-checkpoint import FILE --as ID` gives it another id"
+                raise SessionExists(f"session {session_id} exists already", hint=hint)
             rename(staged, session_id)
             reached(CrashPoint.IMPORT_DECIDED)
         elif not decided.exists():
@@ -95,7 +93,7 @@ class Importer:
         log.info("session imported session=%s", session_id)
 
     def _knows(self, session_id: str) -> bool:
-        """Whether there is anything of a session: a file, a row of the journal, an outbox; also in the trash."""
+        """Whether the home has a file, a row of the journal, or an outbox of a session; the trash counts too."""
         return (
             bool(self._catalog.names(session_id))
             or self._ledger.journal.read.session(session_id) is not None
@@ -110,14 +108,14 @@ class Importer:
             if (digest := parse_attachment_name(name)) is not None:
                 kind, size_bytes = name.partition(".")[2], (folder / name).stat().st_size
                 if self._attachments.renewed(digest, kind, size_bytes):
-                    continue  # another session's, or nobody's: a collection under way may be about to delete it
+                    continue  # stored already; `renewed` also stops a running collection from deleting it
                 target = self._paths.attachments / attachment_name(digest, kind)
                 ensure_private(self._paths.attachments)
                 ensure_private(target.parent)
                 if not move_files([name], folder, target.parent):
                     self._attachments.brought(size_bytes)
         reached(CrashPoint.IMPORT_ATTACHED)
-        # The auto-save last: with it the session has its current state.
+        # The auto-save last: it completes the session's current state.
         documents = [name for name in names if parse_checkpoint_name(name)]
         documents += [name for name in names if parse_autosave_name(name) == session_id]
         stayed = move_files(documents, folder, self._paths.sessions, lambda: reached(CrashPoint.IMPORT_CUT))
