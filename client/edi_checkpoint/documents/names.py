@@ -86,6 +86,12 @@ def parse_autosave_name(name: str) -> str | None:
     return session_id if session_id != name and is_session_id(session_id) else None
 
 
+def session_of(name: str) -> str | None:
+    """Return the session whose document, a checkpoint or an auto-save, is called `name`; None for any other name."""
+    checkpoint = parse_checkpoint_name(name)
+    return checkpoint.session_id if checkpoint else parse_autosave_name(name)
+
+
 def attachment_name(sha256: str, kind: str) -> str:
     """Return the path of an attachment's file below the folder of attachments."""
     return f"{sha256[:2]}/{sha256}.{kind}"

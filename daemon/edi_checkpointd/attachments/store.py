@@ -213,13 +213,9 @@ def listed(folder: Path) -> Iterator[Filed]:
 
 
 def _shelves(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                folder / entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False)
-            )
-    except FileNotFoundError:
-        return []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(folder / one.name for one in entries if len(one.name) == 2 and one.is_dir(follow_symlinks=False))
+    return []
 
 
 def _size(attachments: Mapping[str, Attachment]) -> int:

@@ -130,17 +130,29 @@ class CheckpointWriter:
             if not waiting:
                 del self._waiting[session_id]
         reached(CrashPoint.MARK_COMMITTED)
+        if isinstance(wish, Amendment):
+            self._try(subject, wish, wish.state, notify, lambda: self._amend(subject, wish))
+        elif info := self._try(subject, wish, wish.state, notify, lambda: self._write_checkpoint(subject, wish)):
+            _log_written(info)  # after the report: a client may wait for it
+
+    def _try(
+        self, subject: Subject, wish: Wish | Amendment | None, state: State, notify: Notify,
+        write: Callable[[], CheckpointInfo | None],
+    ) -> CheckpointInfo | None:  # fmt: skip
+        """Store the attachments, call `write`, and report the result; return the checkpoint, if one was written."""
         filed: Collection[str] = ()
+        info: CheckpointInfo | None = None
+        error: EdiCheckpointError | OSError | None = None
         try:
             filed = self._attachments.store()
-            info = self._amend(subject, wish) if isinstance(wish, Amendment) else self._write_checkpoint(subject, wish)
-        except (EdiCheckpointError, OSError) as error:
-            self._report(notify, Written(session_id, wish.state, wish, None, error, filed))
-            return
-        reached(_crash_point(wish))
-        self._report(notify, Written(session_id, wish.state, wish, info, None, filed))
-        if isinstance(wish, Wish):  # after the report: a client may wait for it
-            _log_written(info)
+            info = write()
+        except (EdiCheckpointError, OSError) as fault:
+            error = fault
+        else:
+            reached(_crash_point(wish))
+        written = Written(subject.session_id, state, wish, info, error, filed)
+        self._worker.report(lambda: notify(written))
+        return info
 
     def _write_checkpoint(self, subject: Subject, wish: Wish) -> CheckpointInfo:
         stamp = next_stamp(self._clock.now(), self._catalog.last_stamp(subject.session_id))
@@ -205,15 +217,7 @@ class CheckpointWriter:
             if session_id not in self._autosaves:
                 return  # `cancel` came first
             subject, state, notify = self._autosaves.pop(session_id)
-        filed: Collection[str] = ()
-        try:
-            filed = self._attachments.store()
-            self._write_autosave(subject, state)
-        except (EdiCheckpointError, OSError) as error:
-            self._report(notify, Written(session_id, state, None, None, error, filed))
-            return
-        reached(CrashPoint.AUTOSAVE_WRITTEN)
-        self._report(notify, Written(session_id, state, None, None, None, filed))
+        self._try(subject, None, state, notify, lambda: self._write_autosave(subject, state))
 
     def _write_autosave(self, subject: Subject, state: State) -> None:
         path = self._paths.sessions / autosave_name(subject.session_id)
@@ -256,18 +260,15 @@ class CheckpointWriter:
                     document = parse_checkpoint(read_regular(self._paths.sessions / info.name), info.name)
                     yield {key: fragment(text) for key, text in document.values.items()}
 
-    def _report(self, notify: Notify, written: Written) -> None:
-        self._worker.report(lambda: notify(written))
-
 
 def _log_written(info: CheckpointInfo) -> None:
     values = info.session_id, info.sequence, info.kind, info.size_bytes
     log.info("checkpoint written session=%s sequence=%d kind=%s bytes=%d", *values)
 
 
-def _crash_point(wish: Wish | Amendment) -> CrashPoint:
-    """Return the crash point after the file of a wish."""
-    if isinstance(wish, Amendment):
-        return CrashPoint.CHECKPOINT_AMENDED
+def _crash_point(wish: Wish | Amendment | None) -> CrashPoint:
+    """Return the crash point after the file of a wish, or of an auto-save."""
+    if not isinstance(wish, Wish):
+        return CrashPoint.CHECKPOINT_AMENDED if wish else CrashPoint.AUTOSAVE_WRITTEN
     before_rollback = wish.kind == Kind.BEFORE_ROLLBACK
     return CrashPoint.BEFORE_ROLLBACK_WRITTEN if before_rollback else CrashPoint.CHECKPOINT_WRITTEN

@@ -56,10 +56,10 @@ def _made_by(info: CheckpointInfo) -> MadeBy:
 
 
 def _deleted(
-    info: CheckpointInfo, session: SessionFacts, cleanup: Cleanup, config: Config, now: datetime
+    info: CheckpointInfo, session: SessionFacts, plan: Cleanup, config: Config, now: datetime
 ) -> Deleted | None:
-    rules = [dropped.rule for dropped in cleanup.drop if dropped.name == info.name]
-    rules += [departure.rule for departure in cleanup.trash if departure.session_id == session.session_id]
+    rules = [dropped.rule for dropped in plan.drop if dropped.name == info.name]
+    rules += [departure.rule for departure in plan.trash if departure.session_id == session.session_id]
     if rules:
         return Deleted(rules[0], at=now)
     if info.pinned or info.kind in NOT_OURS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +29,8 @@ from edi_checkpointd.config import Config, LiveConfig
 from edi_checkpointd.journal import Reader, named_damage
 from edi_checkpointd.retention.deletion import InUse
 from edi_checkpointd.retention.explain import why
-from edi_checkpointd.retention.plan import Cleanup, SessionFacts, SetAside, plan_cleanup
-from edi_checkpointd.retention.rules import Own, stored
+from edi_checkpointd.retention.plan import Cleanup, Departure, KeptSession, SessionFacts, SetAside, plan_cleanup
+from edi_checkpointd.retention.rules import Dropped, Kept, Own, stored
 from edi_checkpointd.sessions.queries import Queries
 from edi_checkpointd.system.clock import Clock, Jumps
 
@@ -138,18 +138,13 @@ def explain(query: messages.Explained, inventory: Inventory, catalog: Catalog, c
 def document(cleanup: Cleanup, *, applied: bool) -> bytes:
     """Return the JSON text of `edi-checkpoint prune --json`, without its format."""
     damaged = [{"name": str(one.path), "rule": "damaged_max_bytes", "bytes": one.size_bytes} for one in cleanup.damaged]
-    sessions = {
-        "keep": [one._asdict() for one in cleanup.sessions],
-        "trash": [one._asdict() for one in cleanup.trash],
-    }
-    return msgspec.json.encode(
-        {
-            "applied": applied,
-            "keep": [one._asdict() for one in cleanup.keep],
-            "drop": [one._asdict() for one in cleanup.drop],
-            "sessions": sessions,
-            "trash": [one._asdict() for one in cleanup.empty],
-            "damaged": damaged,
-            "spare_bytes": cleanup.spare_bytes,
-        }
-    )
+    body = {
+        "applied": applied, "keep": _rows(cleanup.keep), "drop": _rows(cleanup.drop),
+        "sessions": {"keep": _rows(cleanup.sessions), "trash": _rows(cleanup.trash)},
+        "trash": _rows(cleanup.empty), "damaged": damaged, "spare_bytes": cleanup.spare_bytes,
+    }  # fmt: skip
+    return msgspec.json.encode(body)
+
+
+def _rows(items: Iterable[Kept | Dropped | KeptSession | Departure]) -> list[dict[str, object]]:
+    return [one._asdict() for one in items]

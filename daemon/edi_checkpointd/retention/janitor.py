@@ -208,10 +208,8 @@ class Janitor:
         journal = self._ledger.journal
         if thinned.rule == "history_max_bytes" and journal.bytes <= self._ledger.config.now.history_max_bytes:
             return
-        known = (
-            journal.read.session(thinned.session_id) is not None
-        )  # else it was purged, and `load` would make it again
-        if known and thinned.session_id not in self._ledger.sessions:
+        # A purged session has no row, and `load` would make a new one.
+        if journal.read.session(thinned.session_id) and thinned.session_id not in self._ledger.sessions:
             session, unwritten, _ = self._loader.load(thinned.session_id)
             if unwritten:  # a crash left a checkpoint unwritten: the rows stay until a writer opens the session
                 return

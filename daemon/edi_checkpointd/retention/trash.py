@@ -23,7 +23,7 @@ import msgspec
 
 from edi_checkpoint.documents import trash
 from edi_checkpoint.documents.catalog import Catalog
-from edi_checkpoint.documents.names import check_session_id, parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.documents.names import check_session_id, session_of
 from edi_checkpoint.documents.trash import CONDEMNED, NOTE, Note, Trashed
 from edi_checkpoint.errors import SessionExists, SessionIdError
 from edi_checkpoint.system.paths import Paths, ensure_private
@@ -110,7 +110,7 @@ class Trash:
         return True
 
     def _return(self, folder: Path, moved: Callable[[], None] = lambda: None) -> list[str]:
-        names = sorted(path.name for path in folder.iterdir() if _is_of(folder.name, path.name))
+        names = sorted(path.name for path in folder.iterdir() if session_of(path.name) == folder.name)
         stayed = move_files(names, folder, self._paths.sessions, moved)
         for name in names:
             if name not in stayed:
@@ -175,16 +175,10 @@ class Trash:
         """Delete a session's documents in the trash, and no other file. Raises OSError."""
         folder = self._paths.trash / session_id
         for path in sorted(folder.iterdir()):
-            if _is_of(session_id, path.name):
+            if session_of(path.name) == session_id:
                 path.unlink(missing_ok=True)
                 log.info("document deleted with its session name=%s", path.name)
         for note in (NOTE, CONDEMNED):
             (folder / note).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the folder holds other files
             folder.rmdir()
-
-
-def _is_of(session_id: str, name: str) -> bool:
-    """Whether `name` is that of a document of the session."""
-    checkpoint = parse_checkpoint_name(name)
-    return (checkpoint.session_id if checkpoint else parse_autosave_name(name)) == session_id

@@ -21,7 +21,6 @@ from edi_checkpoint.documents.names import check_session_id
 from edi_checkpoint.documents.newest import newest_listed
 from edi_checkpoint.documents.reader import Document, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, NotFound
-from edi_checkpoint.home.condition import Condition
 from edi_checkpoint.home.listing import Journaled, condition_of, header_of, newest_first, numbers_held, session_info
 from edi_checkpoint.home.status import DaemonReport, Status, status_of
 from edi_checkpoint.model import CheckpointInfo, HistoryEntry, SessionInfo
@@ -169,10 +168,13 @@ class Queries:
         past = query.checkpoint is not None or found.source == "journal"
         present = self._current(query.session_id) if past else found
         status = summarise(present.state.fragments).get("status")
+        condition = condition_of(
+            self.catalog.checkpoints(query.session_id), self.catalog.newest_header(query.session_id), streams,
+            self._journaled(row), status if isinstance(status, str) else None,
+        )  # fmt: skip
         return messages.StateAt(
             request=query.request, session_id=query.session_id, sequence=found.state.sequence,
-            time_us=found.state.time_us, stage=stage_of(found.state.fragments),
-            condition=self._condition(query.session_id, row, streams, status if isinstance(status, str) else None),
+            time_us=found.state.time_us, stage=stage_of(found.state.fragments), condition=condition,
             parent_session=found.parent_session or parent_of(found.state.fragments), checkpoint=query.checkpoint,
             source=found.source, state={key: value.text for key, value in found.state.fragments.items()},
         )  # fmt: skip
@@ -184,12 +186,6 @@ class Queries:
             self._paths, session_id, query.sha256, query.kind, ask=lambda: reader.blob(query.sha256) if reader else None
         )
         return messages.AttachmentFound(query.request, data)
-
-    def _condition(
-        self, session_id: str, row: SessionRow | None, streams: Sequence[WaitingStream], status: str | None
-    ) -> Condition:
-        checkpoints, header = self.catalog.checkpoints(session_id), self.catalog.newest_header(session_id)
-        return condition_of(checkpoints, header, streams, self._journaled(row), status)
 
     def _require(self, session_id: str) -> SessionRow | None:
         """Return the journal's row of a session, None if only files know it. Raises `NotFound`."""
@@ -262,9 +258,8 @@ class Queries:
     def _window(self, row: SessionRow | None, session_id: str) -> tuple[Reader, SessionRow, int, int]:
         """Return the reader, the row, and the first and the last sequence that the journal holds. Raises `NotFound`."""
         if row is None or self.reader is None:
-            raise NotFound(
-                f"session {session_id}: the journal holds no entries of it", hint="name a checkpoint instead"
-            )
+            fault = f"session {session_id}: the journal holds no entries of it"
+            raise NotFound(fault, hint="name a checkpoint instead")
         first, last = self.reader.span(row.key)
         return self.reader, row, first, last
 
@@ -276,10 +271,9 @@ class Queries:
             found = self._replayed(reader, row, sequence)
             reachable = found.sequence == sequence  # not where a file was ahead of the journal
         if not reachable:
-            raise NotFound(
-                f"session {session_id}: sequence {sequence} is outside the journal's window {first}-{last}",
-                hint="`edi-checkpoint history` shows the window; checkpoints reach further back",
-            )
+            fault = f"session {session_id}: sequence {sequence} is outside the journal's window {first}-{last}"
+            hint = "`edi-checkpoint history` shows the window; checkpoints reach further back"
+            raise NotFound(fault, hint=hint)
         return found
 
     def _sequence_at(self, row: SessionRow | None, session_id: str, time_us: int) -> int:

@@ -8,7 +8,6 @@ checkpoint, goes through `read` and `fold`. Property tests compare both ways, st
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from edi_checkpoint.documents.fragments import fragment
 from edi_checkpoint.wire.entries import JsonText, Update, decode_entries
@@ -32,16 +31,9 @@ class Replay:
     def state(self) -> State:
         """The state after all rows added. Raises `ProtocolError` for an invalid value."""
         if self.sequence > self._state.sequence:
-            laid_out = {key: fragment(text) for key, text in self._latest.items()}
-            self._latest = {}
-            self._state = replace(
-                self._state,
-                sequence=self.sequence,
-                changed=self.sequence,
-                time_us=self._time_us,
-                fragments={**self._state.fragments, **laid_out},
-                streams=dict(self._streams),
-            )
+            new = {key: fragment(text) for key, text in self._latest.items()}
+            self._latest, fragments = {}, {**self._state.fragments, **new}
+            self._state = State(self.sequence, self.sequence, self._time_us, fragments, dict(self._streams))
         return self._state
 
     def add(self, frame: Frame) -> list[Moment]:

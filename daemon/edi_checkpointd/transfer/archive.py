@@ -23,13 +23,7 @@ import msgspec
 
 from edi_checkpoint.documents.fragments import Fragment, fragment
 from edi_checkpoint.documents.layout import autosave_document, checkpoint_document
-from edi_checkpoint.documents.names import (
-    autosave_name,
-    check_session_id,
-    parse_attachment_name,
-    parse_autosave_name,
-    parse_checkpoint_name,
-)
+from edi_checkpoint.documents.names import check_session_id, parse_attachment_name, parse_checkpoint_name, session_of
 from edi_checkpoint.documents.reader import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError
 from edi_checkpoint.model import Kind
@@ -171,7 +165,7 @@ class Archive:
         kind, _, name = entry.name.partition("/")
         if kind + "/" == _ATTACHMENTS:
             return parse_attachment_name(name) == entry.sha256
-        return kind + "/" == _DOCUMENTS and _session_of(name) == self.manifest.session_id
+        return kind + "/" == _DOCUMENTS and session_of(name) == self.manifest.session_id
 
     def _bytes(self, name: str, most: int) -> bytes:
         try:
@@ -217,17 +211,11 @@ class Archive:
             yield _renamed(member, self.manifest.session_id, session_id) if moved else member
 
 
-def _session_of(name: str) -> str | None:
-    """Return the session of a document's file name, None for another file."""
-    checkpoint = parse_checkpoint_name(name)
-    return checkpoint.session_id if checkpoint else parse_autosave_name(name)
-
-
 def parse(member: Member) -> Document:
     """Return the document of a member. Raises `DocumentDamaged`, `VersionMismatch`."""
     parse_document = parse_checkpoint if parse_checkpoint_name(member.name) else parse_autosave
     document = parse_document(member.data, member.name)
-    if document.header.session_id != _session_of(member.name):
+    if document.header.session_id != session_of(member.name):
         raise DocumentDamaged(f"{member.name}: it belongs to session {document.header.session_id}")
     return document
 
@@ -244,7 +232,7 @@ def _renamed(member: Member, old: str, new: str) -> Member:
     fragments = {key: fragment(text) for key, text in document.values.items()}
     if "session_id" in fragments:
         fragments["session_id"] = Fragment(msgspec.json.encode(new))
-    if header.kind == Kind.REFERENCE or (header.kind == Kind.FOREIGN and name == autosave_name(new)):
+    if header.kind == Kind.REFERENCE or (header.kind == Kind.FOREIGN and not parse_checkpoint_name(name)):
         members = msgspec.json.decode(member.data, type=dict[str, msgspec.Raw])
         return Member(name, _indented(members | {"session_id": msgspec.Raw(msgspec.json.encode(new))}))
     write_document = checkpoint_document if parse_checkpoint_name(name) else autosave_document
