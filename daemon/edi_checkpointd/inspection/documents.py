@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from edi_checkpoint.documents.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.documents.names import parse_checkpoint_name, session_of
 from edi_checkpoint.documents.reader import Document, parse_autosave, parse_checkpoint
 from edi_checkpoint.errors import DocumentDamaged, VersionMismatch
 from edi_checkpoint.model import NOT_OURS
@@ -103,9 +103,3 @@ def _size(path: Path) -> int:
         return path.lstat().st_size
     except OSError:
         return 0
-
-
-def session_of(name: str) -> str | None:
-    """Return the session in a document's file name; None if it is not a document's name."""
-    named = parse_checkpoint_name(name)
-    return named.session_id if named else parse_autosave_name(name)

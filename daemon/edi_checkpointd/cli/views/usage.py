@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from edi_checkpoint.documents.names import parse_autosave_name, parse_checkpoint_name
+from edi_checkpoint.documents.names import session_of
 from edi_checkpoint.documents.trash import listed
 from edi_checkpoint.home.sizes import tree_bytes
 from edi_checkpoint.system.paths import Paths
@@ -79,7 +79,5 @@ def _documents(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the documents in a folder, each with the session that its file name says."""
     if folder.exists():
         for path in folder.iterdir():
-            checkpoint = parse_checkpoint_name(path.name)
-            session_id = checkpoint.session_id if checkpoint else parse_autosave_name(path.name)
-            if session_id is not None:
+            if (session_id := session_of(path.name)) is not None:
                 yield session_id, path
