@@ -1,8 +1,8 @@
 """The garbage collection: finds and deletes attachments that nothing names any more.
 
-A collection has steps, so that documents are written between them. It lists files older than the grace, removes those
-from the list that a carrier names (documents, trash, outboxes, the journal's rows and snapshots), and unlinks the rest.
-When a carrier cannot be read, the collection ends and deletes nothing. It also notices a name that appears meanwhile: a
+A collection has steps, so that documents are written between them. It lists the files older than the grace, and takes
+those off the list that a carrier names: documents, trash, outboxes, the journal's rows and snapshots. It unlinks the
+rest. When a carrier cannot be read, it ends and deletes nothing. It also notices a name that appears during its run: a
 published attachment's file is touched, and a document that is written passes its texts to `keep`.
 
 A collection reads all carriers once, in the files thread between two documents. That takes 0.4 s a GB where nothing is
@@ -132,7 +132,7 @@ class Collection:
 
     def steps(self) -> Generator[None]:
         """Collect, a step at each `next`. Raises OSError, `JournalDamaged` when a carrier cannot be read."""
-        with self._attachments.noting():
+        with self._attachments.noting_renewals():
             for filed in listed(self._attachments.folder):
                 if self._grace_s and filed.modified_s > self._now_s + CLOCK_SLACK_S:
                     log.warning("garbage collection skipped: the wall clock is behind the attachments' files")

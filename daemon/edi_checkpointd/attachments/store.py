@@ -4,8 +4,7 @@
     store         all blobs -> files, before the next document becomes visible                        (files thread)
     Journal.note  deletes the blobs that are files                                                    (loop's thread)
 
-So every attachment that a document names is in a file, and every attachment of an acknowledged entry is in a blob or in
-a file.
+So every attachment that a document names has a file. Every attachment of an acknowledged entry has a blob or a file.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class AttachmentStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        self._again: set[str] | None = None  # within `noting`: the digests published again
+        self._renewed: set[str] | None = None  # within `noting_renewals`: the digests published again
         self._blobs_wait = True  # blobs may have no file: at the start, and after a commit
         for shelf in _shelves(folder):
             sweep_temporaries(shelf, lambda name: parse_attachment_name(name) is not None)
@@ -73,15 +72,15 @@ class AttachmentStore:
         return max(0, self._max_bytes - self._used_bytes)
 
     @contextlib.contextmanager
-    def noting(self) -> Iterator[None]:
-        """Within the block, note the attachments that are published again: a collection of any age needs to know."""
-        self._again = set()
+    def noting_renewals(self) -> Iterator[None]:
+        """Within the block, note which attachments are published again, for a collection that ignores ages."""
+        self._renewed = set()
         try:
             yield
         finally:
-            self._again = None
+            self._renewed = None
 
-    def brought(self, size_bytes: int) -> None:
+    def count_file(self, size_bytes: int) -> None:
         """Count a file that was moved into the folder."""
         with self._lock:
             self._used_bytes += size_bytes
@@ -91,8 +90,8 @@ class AttachmentStore:
 
         Raises OSError.
         """
-        with self._lock:  # excludes `renewed`, which either touches the file first or finds it gone
-            if self._again is not None and filed.digest in self._again:
+        with self._lock:  # excludes `renew`, which either touches the file first or finds it gone
+            if self._renewed is not None and filed.digest in self._renewed:
                 return False
             try:
                 if filed.path.stat(follow_symlinks=False).st_mtime != filed.modified_s:
@@ -129,7 +128,7 @@ class AttachmentStore:
             digest: attachment
             for digest, attachment in carried.items()
             if digest not in accepted
-            and not self.renewed(digest, attachment.type, len(attachment.data))
+            and not self.renew(digest, attachment.type, len(attachment.data))
             and not reader.has_blob(digest)
         }
         for digest, attachment in new.items():
@@ -137,13 +136,13 @@ class AttachmentStore:
                 raise ProtocolError(f"attachment {digest}: {len(attachment.data)} bytes")
             if sha256(attachment.data).hexdigest() != digest:
                 raise ProtocolError(f"attachment {digest}: digest differs")
-        left_bytes = self.remaining_bytes - _size(accepted)
-        if new and _size(new) > left_bytes:
-            limit = f"{self._max_bytes} (attachments_max_bytes)"
-            raise AttachmentsFull(f"attachments of {_size(new)} bytes: of {limit} {left_bytes} are left")
+        free_bytes = self.remaining_bytes - _size(accepted)
+        if new and _size(new) > free_bytes:
+            free = f"{free_bytes} of {self._max_bytes} bytes (attachments_max_bytes) are free"
+            raise AttachmentsFull(f"attachments of {_size(new)} bytes do not fit: {free}")
         return new
 
-    def renewed(self, digest: str, kind: str, size_bytes: int) -> bool:
+    def renew(self, digest: str, kind: str, size_bytes: int) -> bool:
         """Whether the file exists; if so, reset its age, so that a running collection keeps it."""
         path = self._path(digest, kind)
         with self._lock:
@@ -155,8 +154,8 @@ class AttachmentStore:
                     os.utime(path, follow_symlinks=False)
             except OSError:
                 return False
-            if self._again is not None:
-                self._again.add(digest)
+            if self._renewed is not None:
+                self._renewed.add(digest)
             return True
 
     # -- the files thread --------------------------------------------------------------------------------------------

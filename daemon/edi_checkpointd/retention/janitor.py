@@ -4,8 +4,8 @@ The reader thread makes the plan. The janitor moves sessions into the trash and 
 frame waits. It checks each session again first: a session that a writer opened meanwhile stays. The files thread
 deletes checkpoints.
 
-No timer runs when nothing could be due. A clean-up is planned for when the next session or document goes by age, a
-while after a writer left, and when documents have grown beyond their limit.
+No timer runs when nothing could be due. A clean-up follows when the next session or document goes by age. It also
+follows a while after a writer left, and when documents have grown beyond their limit.
 """
 
 from __future__ import annotations

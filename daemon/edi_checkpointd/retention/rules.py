@@ -1,6 +1,6 @@
 """Retention: which of a session's checkpoints stay and which go, each with its reason. Pure; it deletes nothing.
 
-Checkpoints of automatic kinds have a few slots of their own within the session's number, so a timer never displaces a
+Checkpoints of automatic kinds have a few slots of their own within the session's number. So a timer never displaces a
 checkpoint that a person made. The others use the slots that automatic kinds do not need. Order decides here, not age.
 `retention.plan` plans deletions by age and bytes, for a whole home.
 """
@@ -56,9 +56,9 @@ def plan(
 ) -> Plan:  # fmt: skip
     """Return which of the valid `checkpoints` of one session stay and which are deleted; they come in any order.
 
-    `keep` (at least 1) are kept in all, at most `keep_automatic` of them of automatic kinds. Kept besides, and not
-    counted: files that are not ours, pinned ones, the `keep_best` of the highest score, and the last ones of the
-    `keep_stages` newest stages. Kept in any case: the newest of ours, those that `exempt` names (in use), and
+    `keep` (at least 1) are kept in all, at most `keep_automatic` of them of automatic kinds. Not counted, and kept too:
+    files that are not ours, pinned ones, and the `keep_best` of the highest score. So are the last ones of the
+    `keep_stages` newest stages. Always kept: the newest of ours, those that `exempt` names (in use), and the
     `interrupted` ones that `unseen` names. With `keep` 1, a newer automatic one does not displace the newest other:
     both stay.
     """

@@ -100,8 +100,8 @@ class Files(NamedTuple):
     """The facts that a session's documents give: sequences of the auto-save and the newest checkpoint.
 
     `streams` holds the highest number of each stream in the newer of the two. `gone`: there are no documents. `ahead`
-    is the newest valid state, from the file `document`, when the journal lacks it; `keep` is the session's own number
-    of checkpoints kept, by that file.
+    is the newest valid state, from the file `document`, when the journal lacks it. `keep` is that file's number of
+    checkpoints kept for the session.
     """
 
     saved: int = 0

@@ -4,8 +4,8 @@
     documents/<file name>       checkpoints and auto-save, byte for byte
     attachments/<digest>.<type> what they name
 
-Nothing in an archive is trusted. The manifest decides which entries exist; names must be possible in a sessions folder;
-the limits below bound sizes; digests prove contents. Any fault raises `ArchiveRefused` before anything is written.
+Nothing in an archive is trusted. The manifest decides which entries exist. Names must be possible in a sessions folder.
+Sizes have the limits below, and digests prove contents. Any fault raises `ArchiveRefused` before anything is written.
 """
 
 from __future__ import annotations

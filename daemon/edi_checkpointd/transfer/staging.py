@@ -107,13 +107,13 @@ class Importer:
         for name in names:
             if (digest := parse_attachment_name(name)) is not None:
                 kind, size_bytes = name.partition(".")[2], (folder / name).stat().st_size
-                if self._attachments.renewed(digest, kind, size_bytes):
-                    continue  # stored already; `renewed` also stops a running collection from deleting it
+                if self._attachments.renew(digest, kind, size_bytes):
+                    continue  # stored already; `renew` also stops a running collection from deleting it
                 target = self._paths.attachments / attachment_name(digest, kind)
                 ensure_private(self._paths.attachments)
                 ensure_private(target.parent)
                 if not move_files([name], folder, target.parent):
-                    self._attachments.brought(size_bytes)
+                    self._attachments.count_file(size_bytes)
         reached(CrashPoint.IMPORT_ATTACHED)
         # The auto-save last: it completes the session's current state.
         documents = [name for name in names if parse_checkpoint_name(name)]

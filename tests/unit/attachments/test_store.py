@@ -141,7 +141,9 @@ def test_more_than_is_taken_in_all_is_refused_by_name_and_the_next_entry_is_take
     daemon.take(carrying(0))
     for size, left in ((9001, 9000), (8000, 7999)):
         large = bytes(size)
-        with pytest.raises(AttachmentsFull, match=rf"{size} bytes: of 10000 \(attachments_max_bytes\) {left} are left"):
+        with pytest.raises(
+            AttachmentsFull, match=rf"{size} bytes do not fit: {left} of 10000 bytes \(attachments_max_bytes\) are free"
+        ):
             daemon.take(Update(1, {}, (), None, 0, {sha256(large).hexdigest(): Attachment("raw", large)}))
         daemon.take(carrying(0, 1))  # the one has been there since before
     daemon.take(Update(2, {"n": b"1"}))
