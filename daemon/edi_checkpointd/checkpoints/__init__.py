@@ -1,1 +1,1 @@
-"""Checkpoints and auto-saves: when one is due, and how it is written."""
+"""Checkpoints and auto-saves: the decision when one is due, and the writing of its file."""

@@ -1,1 +1,1 @@
-"""Sessions in memory: the ledger, how it loads them, and what it answers about them."""
+"""Sessions in memory: the ledger, loading, upkeep of the journal, events, and the answers to questions."""
