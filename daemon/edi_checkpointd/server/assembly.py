@@ -1,6 +1,6 @@
-"""The assembly: it makes every part of one daemon and hands finished parts to those that need them.
+"""The assembly: it makes all parts of a daemon, and gives each part the finished parts that it needs.
 
-What the parts do is in their own modules. How a process lives by them, its lock, signals and end, is `run`.
+`server.run` has the process around them: its lock, its signals and its end.
 """
 
 from __future__ import annotations
@@ -53,23 +53,16 @@ log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """The parts. The caller holds the folder's lock."""
+    """All parts of a daemon. The caller holds the folder's lock."""
 
     def __init__(
-        self,
-        paths: Paths,
-        config: Config,
-        version: str,
-        rescan: Callable[[], None],
-        *,
-        idle_exit: bool = False,
-        fault: str | None = None,
-    ) -> None:
-        """Open the journal, list the folder, and make all that works on them; nothing is served yet.
+        self, paths: Paths, config: Config, version: str, rescan: Callable[[], None], *,
+        idle_exit: bool, fault: str | None,
+    ) -> None:  # fmt: skip
+        """Open the journal, list the folder, and make the parts. The daemon serves nobody yet.
 
-        `rescan` is called, in the loop's thread, when the sessions folder is to be looked at. `fault` says why the
-        journal was set aside just now, if it was. Raises `JournalDamaged` where setting it aside does not help,
-        `VersionMismatch`, OSError.
+        The loop's thread calls `rescan` to have the sessions folder checked. `fault` says why the journal was just set
+        aside, if it was. Raises `JournalDamaged` if setting it aside does not help, `VersionMismatch`, OSError.
         """
         clock = SystemClock()
         self.config = LiveConfig(config)
@@ -77,7 +70,7 @@ class Daemon:
         self.mailbox = Mailbox()
         self._paths = paths
 
-        # What lies on disk.
+        # Files.
         sweep_temporaries(paths.sessions)
         reserve = Reserve(paths.reserve)
         reserve.lend()
@@ -115,7 +108,7 @@ class Daemon:
             ledger, timers, writer, upkeep, janitor, feed, clock, listener.notify
         )
 
-        # The way of an entry, and the writers.
+        # Entries and writers.
         refusals = Refusals(listener, ledger, self.health, feed, paths.damaged)
         self._pipeline = pipeline = Pipeline(listener, ledger, coordinator, upkeep, refusals, feed, timers, rescan)
         self._liveness = liveness = Liveness(paths.outbox, listener, clock)
@@ -147,48 +140,48 @@ class Daemon:
         self.loop = Loop(listener, self.mailbox, pipeline, dispatcher, (drains, purger), background, timers, idleness)
 
     def recover(self) -> int:
-        """End what was cut short; return of how many sessions files were ordered. Raises `JournalDamaged`."""
+        """Settle interrupted work and order missing files; return for how many sessions. Raises `JournalDamaged`."""
         return self._startup.recover()
 
     def bind(self, socket_path: str, listening_fd: int | None = None) -> None:
-        """Begin to listen; `listening_fd`, from systemd, listens on that path already."""
+        """Start to listen at `socket_path`; `listening_fd`, from systemd, is a socket that already listens there."""
         ensure_private(self._paths.runtime)
         self._listener.bind(socket_path, listening_fd)
 
     def settle(self) -> None:
-        """Take in what dead writers left, until a file covers it; nobody is served. Raises `JournalRefused`."""
+        """Drain the outboxes of dead writers until files cover them; serve nobody. Raises `JournalRefused`."""
         while not self.loop.stopping and not self._drains.settled:
             self.loop.turn()
             if self._pipeline.has_paused or self._coordinator.failing:
-                raise JournalRefused("what dead writers left cannot be taken in: the disk refuses")
+                raise JournalRefused("the outboxes of dead writers cannot be drained: the disk refuses")
 
     def check_files(self, names: Collection[str] | None) -> None:
-        """Look at these files of the sessions folder, None: at all of them; any thread may ask.
+        """Check these files of the sessions folder, or all of them (None). Any thread may call this.
 
-        What is gone is seen to in the loop's thread.
+        The loop's thread then handles sessions whose files are missing.
         """
         self._files.submit(self._refresh, names)
 
     def _refresh(self, names: Collection[str] | None) -> None:
         try:
             gone = self._catalog.refresh(names)
-        except OSError as error:  # the folder itself is gone, which `rescan` sees to
-            log.warning("sessions folder not looked at: %s", error)
+        except OSError as error:  # the folder itself is gone; `rescan` creates it again
+            log.warning("sessions folder not checked: %s", error)
             return
-        if gone or names is None:  # own writes are seen too, and are to cost little
+        if gone or names is None:  # the daemon's own writes come here too, and must be cheap
             self.mailbox.post(lambda: self._missing.check(gone))
 
     def abandon(self) -> None:
-        """Close everything as it stands: the journal turned out damaged before anybody was served."""
+        """Close everything without saving: the journal proved damaged before the daemon served anybody."""
         self._timers.close()
         self._files.close()
         self._close_socket()
         self._journal.close()
 
     def close(self, finish_s: float | None) -> bool:
-        """Bring what is unsaved into files, for at most `finish_s` (None: however long), then close everything.
+        """Save all changes to files within `finish_s` (None: without a limit), then close everything.
 
-        The loop has ended. Returns whether the journal is still the one at its path.
+        The caller has ended the loop. Returns whether the open journal is still the file at its path.
         """
         self._timers.close()
         self._coordinator.finish(self._drains.drains)
@@ -201,7 +194,7 @@ class Daemon:
         return in_place
 
     def _close_socket(self) -> None:
-        """Let the questions come to their end, and make the calls that the threads posted meanwhile."""
+        """Answer the open questions, make the calls that threads have posted, and close the socket."""
         self._reader.close()
         self.mailbox.close(ignored=JournalDamaged)
         self._liveness.close()

@@ -1,9 +1,10 @@
-"""The dispatcher: each message but entries goes to its handler, and an error becomes a refusal."""
+"""The dispatcher: it gives each message except entries to its handler, and answers errors."""
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,42 +22,31 @@ log = logging.getLogger(__name__)
 
 
 class DaemonIdentity(NamedTuple):
-    """Who this daemon is, as it tells a client that says hello."""
+    """What the welcome tells a client: the folder that the daemon serves, its version, and its journal's id."""
 
     sessions: Path
     version: str
     journal_id: str
 
 
+@dataclass(slots=True, eq=False)
 class Dispatcher:
     """Gives the messages of one socket to their handlers, in the loop's thread."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        pipeline: Pipeline,
-        refusals: Refusals,
-        identity: DaemonIdentity,
-        writers: WriterHandler,
-        queries: QueryHandler,
-        retention: RetentionHandler,
-        purges: PurgeHandler,
-    ) -> None:
-        """Take the handlers, and what answers when one of them fails."""
-        self._listener = listener
-        self._pipeline = pipeline
-        self._refusals = refusals
-        self._identity = identity
-        self._writers = writers
-        self._queries = queries
-        self._retention = retention
-        self._purges = purges
-        self._short: str | None = None  # of descriptors, when a client came last
+    _listener: Listener
+    _pipeline: Pipeline
+    _refusals: Refusals
+    _identity: DaemonIdentity
+    _writers: WriterHandler
+    _queries: QueryHandler
+    _retention: RetentionHandler
+    _purges: PurgeHandler
+    _shortage: str | None = field(default=None, init=False)  # of descriptors, when the last client came
 
     def dispatch(self, routing_id: bytes, message: messages.ClientMessage) -> None:
-        """Have a message handled; its sender is told of an error. Raises `JournalDamaged`."""
+        """Handle a message; answer its sender if that fails. Raises `JournalDamaged`."""
         peer = self._listener.peers.get(routing_id)
-        if peer is None:  # it died while this waited, as an answer sent to it has shown
+        if peer is None:  # the client died while the message waited: an answer could not be sent
             if isinstance(message, messages.Close):
                 self._writers.close(message.stream)
             return
@@ -68,14 +58,14 @@ class Dispatcher:
             if isinstance(error, JournalRefused):
                 self._pipeline.pause(error)
             self._refusals.refuse(routing_id, error, message)
-        except OSError as error:  # of what this one is about: the disk takes what the others publish
+        except OSError as error:  # concerns this message only: the disk still takes the entries of other clients
             self._refusals.refuse(routing_id, EdiCheckpointError(str(error)), message)
 
     def _handle(self, routing_id: bytes, peer: Peer, message: messages.ClientMessage) -> None:
         match message:
             case messages.Hello():
                 self._welcome(routing_id, peer, message)
-            # Before the next case: an answer that could not be sent any more has had the welcome forgotten.
+            # Before the next case: after an answer that could not be sent, the connection counts as new.
             case messages.Close(stream_id) if self._listener.routes.get(stream_id) in (routing_id, None):
                 self._writers.close(stream_id)
             case _ if peer.state is not ConnectionState.OPEN:
@@ -105,7 +95,7 @@ class Dispatcher:
             case messages.Purge():
                 self._purges.purge(routing_id, message)
             case messages.Entries() | messages.Close():
-                pass  # accepted by the pipeline; the stream of another connection
+                pass  # the pipeline has accepted the entries; the stream belongs to another connection
             case _:
                 self._queries.read(routing_id, message)
 
@@ -114,13 +104,13 @@ class Dispatcher:
         self._queries.send_events()
 
     def _welcome(self, routing_id: bytes, peer: Peer, message: messages.Hello) -> None:
-        ours, version, journal_id = self._identity
+        sessions, version, journal_id = self._identity
         peer.advance(ConnectionEvent.HELLO)
-        if Path(message.sessions_dir) != ours:
+        if Path(message.sessions_dir) != sessions:
             peer.advance(ConnectionEvent.ERROR)
-            raise WrongFolder(f"this daemon serves {ours}, not {message.sessions_dir}")
+            raise WrongFolder(f"this daemon serves {sessions}, not {message.sessions_dir}")
         peer.advance(ConnectionEvent.WELCOME)
-        before, self._short = self._short, rlimits.short()
-        if self._short and not before:
-            log.warning("%s: without any left the daemon ends, and the next client starts it again", self._short)
+        before, self._shortage = self._shortage, rlimits.short()
+        if self._shortage and not before:
+            log.warning("%s: if it runs out of them, it ends, and the next client restarts it", self._shortage)
         self._listener.send(routing_id, messages.Welcome(version, os.getpid(), journal_id))

@@ -1,12 +1,14 @@
-"""The handlers of the daemon's messages, one for each family: writers, reading, retention, purges.
+"""The handlers of the daemon's messages, one for each family: writers, questions, retention, purges.
 
 The dispatcher calls them in the loop's thread, after the commit. A handler answers at once or through the reader
-thread; an error that it raises becomes a refusal.
+thread. The dispatcher answers the errors that a handler raises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
 
 from msgspec.json import encode as encode_json
 
@@ -34,28 +36,19 @@ from edi_checkpointd.writers.drains import OutboxDrains
 from edi_checkpointd.writers.removal import OutboxRemoval
 
 
+@dataclass(slots=True, eq=False)
 class WriterHandler:
-    """Handles what a writer asks beside its entries."""
+    """Handles the messages of a writer, except its entries."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        drains: OutboxDrains,
-        purger: Purger,
-        feed: Feed,
-    ) -> None:
-        """Take the parts."""
-        self._listener = listener
-        self._ledger = ledger
-        self._coordinator = coordinator
-        self._drains = drains
-        self._purger = purger
-        self._feed = feed
+    _listener: Listener
+    _ledger: Ledger
+    _coordinator: Coordinator
+    _drains: OutboxDrains
+    _purger: Purger
+    _feed: Feed
 
     def attach(self, routing_id: bytes, message: messages.Attach, pid: int | None) -> None:
-        """Let a writer in; `pid` is its process by the kernel's word. Raises as `OutboxDrains.attach` does."""
+        """Attach a writer; `pid` is its process as the kernel reports it. Raises as `OutboxDrains.attach` does."""
         self._purger.check(message.session_id, message.stream)
         attached = self._drains.attach(message, pid)
         self._listener.routes[message.stream] = routing_id
@@ -72,7 +65,7 @@ class WriterHandler:
         self._coordinator.save_now(self._attached(routing_id, message.stream))
 
     def ask_mark(self, routing_id: bytes, message: messages.AskMark) -> None:
-        """Tell what became of a mark whose answer got lost with a daemon; one under way is told when it is written."""
+        """Repeat the answer to a mark whose checkpoint is written; if it is not, the answer follows when it is."""
         stream = self._attached(routing_id, message.stream)
         sequence = self._ledger.sequence_of(stream, message.number)
         info = self._coordinator.checkpoint_at(stream.session, sequence) if sequence else None
@@ -80,7 +73,7 @@ class WriterHandler:
             self._listener.notify(stream.id, messages.MarkDone(stream.id, message.number, info))
 
     def close(self, stream_id: str) -> None:
-        """End a stream whose client said good-bye: what it left is drained."""
+        """Drain the outbox of a stream that its client has closed."""
         self._listener.routes.pop(stream_id, None)
         if stream := self._ledger.streams.get(stream_id):
             self._drains.scan(stream.session.session_id)
@@ -93,83 +86,63 @@ class WriterHandler:
         return stream
 
 
+@dataclass(slots=True, eq=False)
 class Account:
-    """What the daemon tells of itself in a status."""
+    """Makes the daemon's own part of a status from what its parts report."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        removal: OutboxRemoval,
-        janitor: Janitor,
-        timers: Scheduler,
-        health: Health,
-    ) -> None:
-        """Take the parts that know."""
-        self._listener = listener
-        self._ledger = ledger
-        self._coordinator = coordinator
-        self._removal = removal
-        self._janitor = janitor
-        self._timers = timers
-        self._health = health
+    _listener: Listener
+    _ledger: Ledger
+    _coordinator: Coordinator
+    _removal: OutboxRemoval
+    _janitor: Janitor
+    _timers: Scheduler
+    _health: Health
 
     def report(self) -> DaemonReport:
-        """Return it; no disk is touched."""
-        told = self._health.report(
+        """Return the part; reads no file."""
+        report = self._health.report(
             connections=len(set(self._listener.routes.values())),
             failing=self._coordinator.failing,
             refused_streams=self._removal.kept,
             stepped=self._timers.stepped,
         )
-        troubles = (*told.troubles, *self._janitor.troubles)
-        return told._replace(troubles=troubles, caps=caps(self._ledger.config.now))
+        troubles = (*report.troubles, *self._janitor.troubles)
+        return report._replace(troubles=troubles, caps=caps(self._ledger.config.now))
 
 
+@dataclass(slots=True, eq=False)
 class QueryHandler:
-    """Handles questions; what has to be read for an answer, the reader thread reads."""
+    """Handles questions. The reader thread does the reading that an answer needs."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        ledger: Ledger,
-        drains: OutboxDrains,
-        reader: ReaderThread,
-        planner: inventory.Planner,
-        account: Account,
-        feed: Feed,
-    ) -> None:
-        """Take the parts."""
-        self._listener = listener
-        self._ledger = ledger
-        self._drains = drains
-        self._reader = reader
-        self._planner = planner
-        self._account = account
-        self._feed = feed
+    _listener: Listener
+    _ledger: Ledger
+    _drains: OutboxDrains
+    _reader: ReaderThread
+    _planner: inventory.Planner
+    _account: Account
+    _feed: Feed
 
     def read(self, routing_id: bytes, query: messages.Query) -> None:
-        """Answer a reading request, after what dead writers left is in the journal."""
+        """Drain the dead writers that a question concerns; then answer it."""
         drained = self._drains.try_finish_drains(getattr(query, "session_id", None))
-        self._reader.answer(routing_id, query, drained=drained)
+        self._reader.ask(routing_id, query.request, partial(self._reader.answer, query, drained=drained))
 
     def explain(self, routing_id: bytes, query: messages.Explained) -> None:
-        """Answer what a clean-up would do, or why a checkpoint is there."""
+        """Answer what a clean-up would delete, or why a checkpoint is there."""
         take_inventory = self._planner.prepare(frozenset(self._ledger.sessions))
         self._drains.try_finish_drains()
         self._reader.ask(routing_id, query.request, lambda: self._planner.explain(query, take_inventory()))
 
     def status(self, routing_id: bytes, request: int) -> None:
-        """Answer with the status; nothing is drained or written for it, so that a full disk cannot delay it."""
-        self._reader.status(routing_id, request, self._account.report())
+        """Answer with the status. Drains and writes nothing, so that a full disk cannot delay the answer."""
+        self._reader.ask(routing_id, request, partial(self._reader.status, request, self._account.report()))
 
     def settings(self, routing_id: bytes, request: int) -> None:
         """Answer with the settings in force."""
         self._listener.send(routing_id, messages.Settings(request, encode_json(explain(self._ledger.config.now))))
 
     def subscribe(self, routing_id: bytes, message: messages.Subscribe) -> None:
-        """Have the next events sent when there are some."""
+        """Send the next events to this subscriber when there are some."""
         self._feed.subscribe(routing_id, message)
 
     def send_events(self) -> None:
@@ -178,40 +151,28 @@ class QueryHandler:
             self._listener.send(routing_id, events)
 
 
+@dataclass(slots=True, eq=False)
 class RetentionHandler:
-    """Handles clean-ups, the trash, and sessions that are imported."""
+    """Handles clean-ups, the trash, and imported sessions."""
 
-    def __init__(
-        self,
-        listener: Listener,
-        ledger: Ledger,
-        access: WriterAccess,
-        drains: OutboxDrains,
-        purger: Purger,
-        janitor: Janitor,
-        trash: Trash,
-        importer: Importer,
-    ) -> None:
-        """Take the parts."""
-        self._listener = listener
-        self._ledger = ledger
-        self._access = access
-        self._drains = drains
-        self._purger = purger
-        self._janitor = janitor
-        self._trash = trash
-        self._importer = importer
+    _listener: Listener
+    _ledger: Ledger
+    _access: WriterAccess
+    _drains: OutboxDrains
+    _purger: Purger
+    _janitor: Janitor
+    _trash: Trash
+    _importer: Importer
 
     def prune(self, routing_id: bytes, request: int) -> None:
-        """Clean up now; the answer follows when it is done."""
+        """Clean up now, and answer at the end."""
 
         def answer(outcome: Outcome) -> None:
             if isinstance(outcome, EdiCheckpointError):
                 self._listener.send(routing_id, refusal(outcome, request))
-            else:
-                self._listener.send(
-                    routing_id, messages.CleanupReply(request, inventory.document(outcome, applied=True))
-                )
+                return
+            report = inventory.document(outcome, applied=True)
+            self._listener.send(routing_id, messages.CleanupReply(request, report))
 
         self._drains.try_finish_drains()
         self._janitor.prune(answer)
@@ -221,34 +182,31 @@ class RetentionHandler:
         session_id = message.session_id
         self._purger.check(session_id)
         if self._trash.find(check_session_id(session_id)) is None:
-            raise NotFound(
-                f"session {session_id} is not in the trash",
-                hint="`edi-checkpoint sessions --condition trashed` lists what is",
-            )
+            hint = "`edi-checkpoint sessions --condition trashed` lists the sessions in the trash"
+            raise NotFound(f"session {session_id} is not in the trash", hint=hint)
         self._trash.require_room(session_id)
         session = self._access.open(session_id)
         self._ledger.journal.touch(session.key, to_us(self._ledger.clock.now()))
         self._listener.send(routing_id, messages.Restored(message.request, session_id))
 
     def accept_import(self, routing_id: bytes, message: messages.Import) -> None:
-        """Take a session that a command has staged. Raises `SessionExists`, `SessionIdError`, `NotFound`, OSError."""
+        """Import a session that a command has staged. Raises `SessionExists`, `SessionIdError`, `NotFound`, OSError."""
         self._purger.check(message.session_id)
         self._importer.accept(message.session_id, message.pid)
         self._listener.send(routing_id, messages.Imported(message.request, message.session_id))
 
 
+@dataclass(slots=True, eq=False)
 class PurgeHandler:
     """Handles purges."""
 
-    def __init__(self, listener: Listener, purger: Purger) -> None:
-        """Take the parts."""
-        self._listener = listener
-        self._purger = purger
+    _listener: Listener
+    _purger: Purger
 
     def purge(self, routing_id: bytes, message: messages.Purge) -> None:
-        """Purge sessions; the answer follows at the end. Raises as `Purger.purge` does."""
+        """Purge sessions, and answer at the end. Raises as `Purger.purge` does."""
 
-        def answer(kept: Collection[str]) -> None:
-            self._listener.send(routing_id, messages.Purged(message.request, tuple(kept)))
+        def answer(failures: Collection[str]) -> None:
+            self._listener.send(routing_id, messages.Purged(message.request, tuple(failures)))
 
         self._purger.purge(message.sessions, answer, everything=message.everything, takeover=message.takeover)

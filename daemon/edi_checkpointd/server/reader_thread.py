@@ -1,12 +1,13 @@
-"""The thread that reads for clients: it answers their questions from files and journal, and changes nothing.
+"""The reader thread: it answers clients' questions from the files and the journal, and changes nothing.
 
-It has a connection to the journal of its own. What it finds goes back to the loop's thread, which sends it.
+It has its own connection to the journal. The loop's thread sends the answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,50 +25,34 @@ from edi_checkpointd.sessions.queries import Queries
 from edi_checkpointd.system.clock import Clock
 from edi_checkpointd.system.worker import Mailbox, Worker
 
-QUESTIONS_MAX = 256  # of one connection that wait for their answers
+QUESTIONS_MAX = 256  # open questions of one connection
 
 
+@dataclass(slots=True, eq=False)
 class ReaderThread:
-    """Answers questions, one after the other. The loop's thread calls it."""
+    """Answers questions, one after the other; `_worker` is the thread.
 
-    def __init__(
-        self,
-        paths: Paths,
-        catalog: Catalog,
-        in_use: InUse,
-        damaged: DamagedDocuments,
-        listener: Listener,
-        worker: Worker,
-        mailbox: Mailbox,
-        clock: Clock,
-    ) -> None:
-        """Take the parts; `worker` is the thread."""
-        self._paths = paths
-        self._catalog = catalog
-        self._in_use = in_use
-        self._damaged = damaged
-        self._listener = listener
-        self._worker = worker
-        self._mailbox = mailbox
-        self._clock = clock
+    The loop's thread calls `ask`. `answer` and `status` run in the reader thread.
+    """
 
-    def answer(self, routing_id: bytes, query: messages.Query, *, drained: bool) -> None:
-        """Have a reading request answered; `drained` says whether the outboxes it is about are in the journal.
-
-        Raises `ProtocolError` when too many questions of one connection wait.
-        """
-        self.ask(routing_id, query.request, lambda: self._answer(query, drained=drained))
-
-    def status(self, routing_id: bytes, request: int, told: DaemonReport) -> None:
-        """Have the status of the home sent; `told` is what the daemon tells of itself. Raises as `answer` does."""
-        self.ask(routing_id, request, lambda: self._status(request, told))
+    _paths: Paths
+    _catalog: Catalog
+    _in_use: InUse
+    _damaged: DamagedDocuments
+    _listener: Listener
+    _worker: Worker
+    _mailbox: Mailbox
+    _clock: Clock
 
     def ask(self, routing_id: bytes, request: int, question: Callable[[], messages.Answer]) -> None:
-        """Have `question` called in the thread, and its answer or error sent. Raises as `answer` does."""
+        """Call `question` in the thread, then send its answer or its error.
+
+        Raises `ProtocolError` if too many questions of the connection are open.
+        """
         if (peer := self._listener.peers.get(routing_id)) is None:
             return
         if peer.asked >= QUESTIONS_MAX:
-            raise ProtocolError(f"{QUESTIONS_MAX} questions wait for their answers", hint="ask again when one has come")
+            raise ProtocolError(f"{QUESTIONS_MAX} questions are open", hint="wait for an answer, then ask again")
         peer.asked += 1
         self._worker.ask(question, lambda outcome: self._send(peer, routing_id, request, outcome))
 
@@ -77,26 +62,25 @@ class ReaderThread:
         peer.asked -= 1
         if isinstance(outcome, JournalDamaged):
             self._mailbox.fail(outcome)
-        self._listener.send(
-            routing_id, refusal(outcome, request) if isinstance(outcome, EdiCheckpointError) else outcome
-        )
+        answer = refusal(outcome, request) if isinstance(outcome, EdiCheckpointError) else outcome
+        self._listener.send(routing_id, answer)
 
-    # -- in the thread -----------------------------------------------------------------------------------------------
-
-    def _answer(self, query: messages.Query, *, drained: bool) -> messages.Answer:
+    def answer(self, query: messages.Query, *, drained: bool) -> messages.Answer:
+        """Return the answer to `query`; `drained`: the journal has the outboxes that it concerns."""
         if isinstance(query, messages.GetState) and query.hold and query.checkpoint is not None:
             self._in_use.add(query.checkpoint)
         with contextlib.closing(Reader.open(self._paths.journal)) as reader:
             requests = Queries(self._paths, self._catalog, reader, drained=drained, met_damaged=self._damaged.report)
             return requests.answer(query)
 
-    def _status(self, request: int, told: DaemonReport) -> messages.StatusReply:
+    def status(self, request: int, report: DaemonReport) -> messages.StatusReply:
+        """Return the status of the home; `report` is the daemon's own part of it."""
         try:
             with contextlib.closing(Reader.open(self._paths.journal)) as reader:
-                found = Queries(self._paths, self._catalog, reader).status(told, self._clock.now())
-        except EdiCheckpointError as error:  # damaged, or no descriptor is left: the files tell all the same
+                found = Queries(self._paths, self._catalog, reader).status(report, self._clock.now())
+        except EdiCheckpointError as error:  # a damaged journal, or no descriptor left: the files alone tell most of it
             if isinstance(error, JournalDamaged):
                 self._mailbox.fail(error)
-            told = told._replace(troubles=(*told.troubles, met(error)))
-            found = Queries(self._paths, self._catalog, None).status(told, self._clock.now())
+            report = report._replace(troubles=(*report.troubles, met(error)))
+            found = Queries(self._paths, self._catalog, None).status(report, self._clock.now())
         return messages.StatusReply(request, msgspec.json.encode(found))

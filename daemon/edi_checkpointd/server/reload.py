@@ -1,7 +1,7 @@
-"""The reload: a daemon that runs goes by its configuration file as it is now, or, where that is bad, as it was.
+"""The reload: a running daemon reads its configuration file again and uses it, unless the file has an error.
 
-Flags and environment are those of the start, and win as they did then. The file is read in the thread that asks; the
-parts are told in the intake thread, between two turns, so that no decision is made by two sets of settings.
+Flags and environment are still those of the start, and still have precedence. The calling thread reads the file. The
+loop's thread replaces the settings between two turns, so that no decision mixes old and new settings.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 
 class ConfigReloader:
-    """Loads the settings anew by `load`, and gives them to the parts that go by them."""
+    """Loads the settings again, and gives them to the parts of a daemon."""
 
     def __init__(self, load: Callable[[], Config], daemon: Daemon) -> None:
-        """Take the parts of `daemon`; they go by the settings that `load` gave at the start."""
+        """Store the parts; `load` returns the present settings."""
         self._load = load
         self._daemon = daemon
 
     def reload(self) -> None:
-        """Read the file; go by it if it is good, else say in log and status what is wrong with it."""
+        """Read the file and use it. If it has an error, keep the settings, and report the error in log and status."""
         try:
             config = self._load()
         except ConfigError as error:
@@ -36,7 +36,7 @@ class ConfigReloader:
 
     def _refuse(self, error: ConfigError) -> None:
         self._daemon.health.config_read(error)
-        log.error("configuration refused, the one from before holds: %s; %s", error, error.hint)
+        log.error("configuration refused, the previous settings still apply: %s; %s", error, error.hint)
 
     def _use(self, config: Config) -> None:
         self._daemon.health.config_read(None)

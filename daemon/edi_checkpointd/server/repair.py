@@ -1,7 +1,7 @@
-"""The repair: what an inspection finds is set aside or mended, and a start's own recovery rebuilds the rest.
+"""The repair: set aside or fix what an inspection finds, then let the recovery of a start rebuild the rest.
 
-Nothing is deleted but temporaries and planted links. What is left when it is done, nobody can mend: an attachment that
-is nowhere, a file of another user.
+It deletes only temporaries and links. What an inspection still finds afterwards cannot be repaired: a lost attachment,
+or a file of another user.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _OF_DOCUMENTS = {Code.DOCUMENT_DAMAGED, Code.DOCUMENT_MISNAMED, Code.ATTACHMENT_
 
 
 def repair(paths: Paths, config: Config) -> tuple[Report, Result]:
-    """Mend a home that no daemon serves; return what was found, or is left, and what it came to.
+    """Repair a home that no daemon serves; return what was found, or what is left, and the result.
 
-    Done again it changes nothing. Raises `DaemonRuns` naming the process while one does, and as `server.run.run` does.
+    A second repair changes nothing. Raises `DaemonRuns`, which names the process, and what `server.run.run` raises.
     """
-    found = check(paths)  # before the lock, which closes the folders
+    found = check(paths)  # before the lock is taken, which changes the folders' modes
     with _alone(paths):
         findings = check(paths).findings
         for finding in findings:
-            _mend(paths, finding)
+            _fix(paths, finding)
         if faults := [one.fault for one in findings if one.code in _OF_THE_JOURNAL]:
             set_journal_aside(paths, "; ".join(faults))
         settle(paths, config)
-        left = check(paths)
-    if Result.LOST in (found.result, left.result):
-        return (found if found.result is Result.LOST else left), Result.LOST
-    if left.result is Result.CLEAN and found.result is not Result.CLEAN:
+        after = check(paths)
+    if Result.LOST in (found.result, after.result):
+        return (found if found.result is Result.LOST else after), Result.LOST
+    if after.result is Result.CLEAN and found.result is not Result.CLEAN:
         return found, Result.REPAIRED
-    return left, left.result
+    return after, after.result
 
 
 @contextlib.contextmanager
 def _alone(paths: Paths) -> Iterator[None]:
-    """Hold the daemon's lock; the folders are made and closed to others. Raises `DaemonRuns`, `FolderError`."""
+    """Hold the daemon's lock; create the folders and make them private. Raises `DaemonRuns`, `FolderError`."""
     os.umask(0o077)
     for folder in (paths.sessions, paths.state, paths.runtime):
         ensure_private(folder)
@@ -61,8 +61,8 @@ def _alone(paths: Paths) -> Iterator[None]:
         os.close(fd)
 
 
-def _mend(paths: Paths, finding: Finding) -> None:
-    """Mend one thing; what lies in outboxes, the recovery sees to."""
+def _fix(paths: Paths, finding: Finding) -> None:
+    """Fix one finding; the recovery handles the outboxes."""
     path = finding.path
     if finding.code in _OF_DOCUMENTS:
         _set_aside(path, paths.damaged_documents)
@@ -73,7 +73,7 @@ def _mend(paths: Paths, finding: Finding) -> None:
         log.warning("removed file=%s: %s", path, finding.fault)
     elif finding.code is Code.MODE:
         path.chmod(path.lstat().st_mode & 0o700)
-        log.warning("closed file=%s: %s", path, finding.fault)
+        log.warning("made private file=%s: %s", path, finding.fault)
 
 
 def _set_aside(path: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The service: a process that holds the lock, recovers, serves until a signal, and leaves in order."""
+"""The daemon process: take the folder's lock, recover, serve until a signal, save everything, and exit."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FINISH_S = 1.5  # for files at SIGTERM; what is not in them by then is in the journal, and saved at the next start
-SWITCH_INTERVAL_S = 0.0005  # an fdatasync's return waits for the GIL at most so long
+FINISH_S = 1.5  # to write files at SIGTERM; the journal has the rest, and the next start writes it
+SWITCH_INTERVAL_S = 0.0005  # the loop waits at most so long for the GIL after an fdatasync
 
 
 def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: bool = False) -> None:
-    """Serve `paths` until SIGTERM or SIGINT; at SIGHUP go by the settings that `load` gives then.
+    """Serve `paths` until SIGTERM or SIGINT; at SIGHUP use the settings that `load` returns.
 
-    Prints one line on stderr when entries are taken, and tells a service manager what it wants to hear. Raises
-    `DaemonRuns`, `FolderError`, `VersionMismatch`, `JournalDamaged`, `ActivationError` before anything is served.
+    Prints one line on stderr when the daemon accepts entries, and notifies a service manager. Raises `DaemonRuns`,
+    `FolderError`, `VersionMismatch`, `JournalDamaged`, `ActivationError` before it serves anything.
     """
     os.umask(0o077)
-    faulthandler.enable()  # a manager ends a hung daemon by SIGABRT: this says where it hung
+    faulthandler.enable()  # a service manager ends a hung daemon by SIGABRT: this prints where it hung
     notifier = Notifier(os.environ)
     rlimits.raise_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -59,8 +59,8 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
     try:
         reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
-        _begin(partial(_serve, paths, config, load, version, socket, lock, listening_fd, notifier, idle_exit=idle_exit))
-        if listening_fd is None:  # one that failed leaves it: clients take that for a death, and start another
+        _serve(paths, config, load, version, notifier, lock, socket, listening_fd, idle_exit=idle_exit)
+        if listening_fd is None:  # not after a failure: then clients find the path, and start another daemon
             with contextlib.suppress(OSError):
                 paths.socket.unlink()
         start_freely(paths)
@@ -70,95 +70,85 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
 
 
 def settle(paths: Paths, config: Config) -> None:
-    """Do what a start does and what it leads to, and serve nobody; what dead writers left is then in files.
+    """Recover and write all files without serving anybody, so that files hold the outboxes of dead writers.
 
     The caller holds the lock. Raises as `run` does.
     """
-    _begin(
-        partial(_serve, paths, config, lambda: config, installed_version(), "", None, None, Notifier({}), listen=False)
-    )
-
-
-def _begin(serve: Callable[..., None]) -> None:
-    """Serve, anew where the journal had to be set aside before anybody was served."""
-    with SignalQueue[Chore]() as chores:
-        try:
-            serve(chores)
-        except _BeginAnew as again:
-            serve(chores, fault=str(again))
+    _serve(paths, config, lambda: config, installed_version(), Notifier({}))
 
 
 class Chore(Enum):
-    """What the main thread does when it is asked; else it only waits."""
+    """What other threads and signals ask the main thread to do."""
 
-    RESCAN = auto()  # look at the sessions folder: files or the folder itself may be gone
-    RELOAD = auto()  # SIGHUP: read the configuration again, and tell the service manager
+    RESCAN = auto()  # check the sessions folder: files or the folder itself may be gone
+    RELOAD = auto()  # SIGHUP: read the configuration again, and notify the service manager
     CONFIG_CHANGED = auto()
     END = auto()  # the loop has ended
 
 
-class _BeginAnew(Exception):
-    """The journal was set aside before anything was served."""
-
-
 def _serve(
-    paths: Paths, config: Config, load: Callable[[], Config], version: str,
-    socket: str, lock: FolderLock | None, listening_fd: int | None, notifier: Notifier, chores: SignalQueue[Chore], *,
-    idle_exit: bool = False, listen: bool = True, fault: str | None = None,
+    paths: Paths, config: Config, load: Callable[[], Config], version: str, notifier: Notifier,
+    lock: FolderLock | None = None, socket: str = "", listening_fd: int | None = None, *, idle_exit: bool = False,
 ) -> None:  # fmt: skip
-    """Recover, then serve; `chores` are for this thread, which else only waits.
-
-    `fault` says why the journal was set aside just now, if it was.
-    """
-    daemon = Daemon(paths, config, version, lambda: chores.put(Chore.RESCAN), idle_exit=idle_exit, fault=fault)
-    try:
-        with named_damage(paths.journal):
-            recovered = daemon.recover()
-    except JournalDamaged as error:
-        daemon.abandon()
-        set_journal_aside(paths, str(error))
-        raise _BeginAnew(str(error)) from error
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: daemon.loop.stop())
-    signal.signal(signal.SIGHUP, lambda *_: chores.put(Chore.RELOAD))
-    serving = f"serves {paths.sessions}; sessions recovered at the start: {recovered}"
-    if listen:
-        daemon.janitor.soon()
-        daemon.bind(socket, listening_fd)
-        notifier.ready(serving)
-        print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
-    heartbeat = Heartbeat(notifier, daemon.pulse, serving)
-    failures: list[BaseException] = []
-    work = daemon.loop.run if listen else daemon.settle
-    thread = threading.Thread(
-        target=_run_guarded, args=(paths, work, failures, lambda: chores.put(Chore.END)), name="loop"
-    )
-    thread.start()
-    watch = _watch(paths, daemon, chores) if listen else None
-    reloader = ConfigReloader(load, daemon)
-    while (chore := chores.get()) is not Chore.END:
-        if chore is Chore.RESCAN:
-            _rescan(paths, daemon, lock, failures)
-        elif chore is Chore.CONFIG_CHANGED:
-            reloader.reload()
-        else:
-            notifier.reloading()
-            reloader.reload()
+    """Recover, then serve on `socket` until the loop ends; without `lock`, only write files."""
+    with SignalQueue[Chore]() as chores:
+        rescan, end = partial(chores.put, Chore.RESCAN), partial(chores.put, Chore.END)
+        daemon, recovered = _recover(paths, partial(Daemon, paths, config, version, rescan, idle_exit=idle_exit))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: daemon.loop.stop())
+        signal.signal(signal.SIGHUP, lambda *_: chores.put(Chore.RELOAD))
+        serving = f"serving {paths.sessions}; sessions recovered at the start: {recovered}"
+        if lock:
+            daemon.janitor.soon()
+            daemon.bind(socket, listening_fd)
             notifier.ready(serving)
-    thread.join()
-    if watch is not None:
-        watch.close()
-    heartbeat.close()
-    notifier.stopping("brings what is unsaved into files")
-    in_place = daemon.close(FINISH_S if listen and not failures else None)
+            print(f"ready pid={os.getpid()} socket={socket} recovered={recovered}", file=sys.stderr, flush=True)  # noqa: T201
+        heartbeat = Heartbeat(notifier, daemon.pulse, serving)
+        failures: list[BaseException] = []
+        work = daemon.loop.run if lock else daemon.settle
+        thread = threading.Thread(target=_run_guarded, args=(paths, work, failures, end), name="loop")
+        thread.start()
+        watch = _watch(paths, daemon, chores) if lock else None
+        reloader = ConfigReloader(load, daemon)
+        while (chore := chores.get()) is not Chore.END:
+            if chore is Chore.RESCAN:
+                _rescan(paths, daemon, lock, failures)
+            elif chore is Chore.CONFIG_CHANGED:
+                reloader.reload()
+            else:
+                notifier.reloading()
+                reloader.reload()
+                notifier.ready(serving)
+        thread.join()
+        if watch is not None:
+            watch.close()
+        heartbeat.close()
+        notifier.stopping("saving all changes to files")
+        in_place = daemon.close(FINISH_S if lock and not failures else None)
     if failures:
         if isinstance(failures[0], JournalDamaged) and in_place:
             set_journal_aside(paths, str(failures[0]))
         raise failures[0]
 
 
+def _recover(paths: Paths, make: Callable[..., Daemon]) -> tuple[Daemon, int]:
+    """Return a recovered daemon and the number of sessions that it recovered; replace a damaged journal once."""
+    fault: str | None = None
+    while True:
+        daemon = make(fault=fault)
+        try:
+            with named_damage(paths.journal):
+                return daemon, daemon.recover()
+        except JournalDamaged as error:
+            daemon.abandon()
+            set_journal_aside(paths, str(error))
+            if fault is not None:
+                raise
+            fault = str(error)
+
+
 def _rescan(paths: Paths, daemon: Daemon, lock: FolderLock | None, failures: list[BaseException]) -> None:
-    """See that the sessions folder is there and ours, and have all of it looked at."""
+    """Create the sessions folder if it is gone, check that the lock is ours, and check all files."""
     try:
         ensure_private(paths.sessions)
         if lock is not None:
@@ -173,7 +163,7 @@ def _rescan(paths: Paths, daemon: Daemon, lock: FolderLock | None, failures: lis
 
 
 def _watch(paths: Paths, daemon: Daemon, chores: SignalQueue[Chore]) -> Watch:
-    """Begin to watch folder and configuration; the library is loaded now, so that nobody waits for it to be served."""
+    """Start to watch the folder and the configuration. The library is loaded here, after the start, to start faster."""
     from edi_checkpointd.server.watch import Watch
 
     return Watch(
@@ -187,12 +177,12 @@ def _watch(paths: Paths, daemon: Daemon, chores: SignalQueue[Chore]) -> Watch:
 def _run_guarded(
     paths: Paths, work: Callable[[], None], failures: list[BaseException], ended: Callable[[], None]
 ) -> None:
-    """Run the intake; what fails there ends the daemon in order: the states it holds still come into files."""
+    """Run the loop. An error ends the daemon in order: it still saves the states in memory to files."""
     try:
         with named_damage(paths.journal):
             work()
     except Exception as error:
-        log.exception("intake failed; the daemon ends, and starts anew from what is durable")
+        log.exception("the loop failed; the daemon exits, and the next one starts from the journal and the outboxes")
         failures.append(error)
     finally:
         ended()

@@ -1,4 +1,4 @@
-"""A queue for the main thread, in which a signal is handled at once."""
+"""A queue that the main thread waits for; a signal ends the wait at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import contextlib
 import os
 import signal
 from collections import deque
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 _T = TypeVar("_T")
 
 
 class SignalQueue(Generic[_T]):
-    """What other threads and signal handlers put, for the main thread to get.
+    """Items that other threads and signal handlers put, and the main thread gets.
 
-    Python runs a handler when the main thread takes its next step. A signal that comes just before the thread waits in
-    a `SimpleQueue`, or that another thread takes, does not end that wait. Here the thread waits for a pipe, and Python
-    writes a byte into it for each signal.
+    Python runs a signal handler when the main thread executes its next instruction. If a signal comes just before the
+    thread waits in a `SimpleQueue`, or another thread receives it, the wait does not end. Here the thread waits for a
+    pipe, and Python writes a byte into it for each signal.
     """
 
     def __init__(self) -> None:
@@ -28,23 +27,21 @@ class SignalQueue(Generic[_T]):
         self._before = -1
 
     def __enter__(self) -> Self:
-        """Have signals end the wait; for the main thread alone."""
+        """Let signals end the wait; only the main thread may do this."""
         self._before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the pipe; what is put from now on is never got."""
+    def __exit__(self, *_: object) -> None:
+        """Close the pipe; items that are put from now on are ignored."""
         signal.set_wakeup_fd(self._before)
         for fd in (self._read_fd, self._write_fd):
             os.close(fd)
         self._read_fd = self._write_fd = -1
 
     def put(self, item: _T) -> None:
-        """Add `item`; from any thread, also in a signal handler."""
+        """Add `item`; safe in any thread and in a signal handler."""
         self._items.append(item)
-        with contextlib.suppress(OSError):  # full: the thread is woken already; closed: nobody waits any more
+        with contextlib.suppress(OSError):  # full: the thread wakes up anyway; closed: it waits no longer
             os.write(self._write_fd, b"\0")
 
     def get(self) -> _T:

@@ -1,9 +1,9 @@
-"""The watch: tells at once what others do in the sessions folder and to the configuration file. The only importer of
+"""The watch: report changes of the sessions folder and of the configuration file at once. Only this module imports
 watchdog.
 
-Events are only the fast path: they name files to look at, and whoever is told looks for himself. Where they may have
-been lost (the kernel's queue ran over, the folder was replaced, too many came at once) the whole folder is to be looked
-at. Nothing wakes up while nothing happens. Its own thread loads watchdog, which costs a start some 50 ms.
+Events are hints: they name files, and the receiver checks these files itself. After a possible loss of events, the
+receiver checks the whole folder: the kernel's queue overflowed, the folder was replaced, or too many events came at
+once. Without events, no thread wakes up. Loading watchdog takes 50 ms; the daemon imports this module when it is ready.
 """
 
 from __future__ import annotations
@@ -15,36 +15,27 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog import events
 from watchdog.observers import Observer
 
 from edi_checkpoint.system.paths import Paths
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 0.05  # what happens within it is told at once: a burst is one look, and own writes cost little
-NAMES_MAX = 1000  # told one by one; for more, the whole folder is looked at
+SETTLE_S = 0.05  # the watch collects events for so long: a burst causes one check, and own writes cost little
+NAMES_MAX = 1000  # of one report; if more files change, it is about the whole folder
 
-_FILES: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent]
-_FOLDERS: list[type[FileSystemEvent]] = [DirCreatedEvent, DirDeletedEvent, DirMovedEvent]
+_Kinds = list[type[events.FileSystemEvent]]
+_FILES: _Kinds = [events.FileClosedEvent, events.FileCreatedEvent, events.FileDeletedEvent, events.FileMovedEvent]
+_FOLDERS: _Kinds = [events.DirCreatedEvent, events.DirDeletedEvent, events.DirMovedEvent]
 
 
 class Watch:
-    """Watches until it is closed. What it is given is called in its thread, never two at a time.
+    """Watches until it is closed. It calls its callbacks in its own thread, one at a time.
 
-    `touched` is given the names of files in the sessions folder, or None for the whole folder. `misplaced` is called
-    instead when the folder may be another one, or the lock or the marker in it: then all of that is to be looked at.
-    `configured` is called when the configuration file may be another.
+    `touched` gets the names of changed files in the sessions folder, or None for the whole folder. If the folder, the
+    lock or the marker in it may have been replaced, `misplaced` is called instead. `configured` is called if the
+    configuration file may have changed.
     """
 
     def __init__(
@@ -58,138 +49,135 @@ class Watch:
         """Start the thread."""
         self._sessions = paths.sessions
         self._config = paths.config
-        self._kept = {paths.lock.name, paths.marker.name}
+        self._lock_and_marker = {paths.lock.name, paths.marker.name}
         self._touched = touched
         self._misplaced = misplaced
         self._configured = configured
-        self._points: set[str] = set()  # what is of interest in the folders above
-        self._lock = threading.Lock()  # of what follows: what was seen and is not told of
+        self._above: set[str] = set()  # the paths that matter in the parent folders
+        self._lock = threading.Lock()  # of the events that are not reported yet, the next four
         self._names: set[str] = set()
         self._all = False
-        self._moved = False
-        self._config_seen = False
-        self._news = threading.Event()
+        self._replaced = False
+        self._config_changed = False
+        self._wakeup = threading.Event()
         self._closing = threading.Event()
-        self._complaints = _Complaints(self.rescan)
-        logging.getLogger("watchdog").addHandler(self._complaints)
+        self._warnings = _Warnings(self.rescan)
+        logging.getLogger("watchdog").addHandler(self._warnings)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     def rescan(self) -> None:
-        """Have the whole folder looked at: events may have been lost. Safe in any thread."""
+        """Report the whole folder, because events may have been lost. Safe in any thread."""
         with self._lock:
             self._all = True
-        self._news.set()
+        self._wakeup.set()
 
     def close(self) -> None:
         """End the threads."""
         self._closing.set()
-        self._news.set()
+        self._wakeup.set()
         self._thread.join()
-        logging.getLogger("watchdog").removeHandler(self._complaints)
+        logging.getLogger("watchdog").removeHandler(self._warnings)
 
-    # -- seen: in watchdog's threads ---------------------------------------------------------------------------------
+    # -- events, in watchdog's threads -------------------------------------------------------------------------------
 
-    def seen_in_sessions(self, path: str) -> None:
-        """Note what was touched in the sessions folder, or that this itself is gone."""
+    def _session_event(self, path: str) -> None:
+        """Record a change in the sessions folder, or the loss of the folder itself."""
         name = os.path.basename(path)  # noqa: PTH119 - for each write of ours, too
         with self._lock:
-            if path == str(self._sessions) or name in self._kept:
-                self._moved = True
+            if path == str(self._sessions) or name in self._lock_and_marker:
+                self._replaced = True
             elif name.startswith(".") or not name.endswith(".json"):
                 return
             elif len(self._names) < NAMES_MAX:
                 self._names.add(name)
             else:
                 self._all = True
-        self._news.set()
+        self._wakeup.set()
 
-    def seen_above(self, path: str) -> None:
-        """Note what was touched in a folder above."""
-        if path not in self._points:
+    def _event_above(self, path: str) -> None:
+        """Record a change in a parent folder."""
+        if path not in self._above:
             return
         with self._lock:
-            self._config_seen = self._config_seen or path != str(self._sessions)
-            self._moved = self._moved or path != str(self._config)
-        self._news.set()
+            self._config_changed = self._config_changed or path != str(self._sessions)
+            self._replaced = self._replaced or path != str(self._config)
+        self._wakeup.set()
 
-    # -- told: in the watch's own ------------------------------------------------------------------------------------
+    # -- reports, in the watch's thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
         observer = None
         try:
             observer = self._observer = Observer()
             observer.start()
-            self._seen_above_all()  # what happened since the start
-            self._tell()
+            with self._lock:  # changes since the daemon's start caused no events
+                self._replaced = self._config_changed = True
+            self._report()
             while self._wait():
-                self._tell()
-        except OSError as error:  # of inotify's limits, or of descriptors
-            log.warning("folders are not watched, changes by others are seen within a minute: %s", error)
+                self._report()
+        except OSError as error:  # a limit of inotify, or no descriptor left
+            log.warning("folders are not watched, the daemon notices changes by others within a minute: %s", error)
         finally:
             if observer is not None and observer.is_alive():
                 observer.stop()
                 observer.join()
 
-    def _seen_above_all(self) -> None:
-        with self._lock:
-            self._moved = self._config_seen = True
-
     def _wait(self) -> bool:
-        self._news.wait()
+        self._wakeup.wait()
         self._closing.wait(SETTLE_S)
-        self._news.clear()
+        self._wakeup.clear()
         return not self._closing.is_set()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         with self._lock:
-            names, everything, moved, config = self._names, self._all, self._moved, self._config_seen
-            self._names, self._all, self._moved, self._config_seen = set(), False, False, False
-        if moved:
-            self._place()
+            names, everything, replaced, config = self._names, self._all, self._replaced, self._config_changed
+            self._names, self._all, self._replaced, self._config_changed = set(), False, False, False
+        if replaced:
+            self._watch_folders()
             self._misplaced()
         elif everything or names:
             self._touched(None if everything else names)
         if config:
             self._configured()
 
-    def _place(self) -> None:
-        """Watch the folders that have their names now: a watch stays with the folder that it began with.
+    def _watch_folders(self) -> None:
+        """Watch the folders that now have our paths: inotify follows a folder that is renamed.
 
-        Raises OSError when the kernel watches no more.
+        Raises OSError if the kernel allows no more watches.
         """
         above = {self._sessions.parent, self._config.parent}
-        points = {self._sessions, self._config, *above}
+        paths = {self._sessions, self._config, *above}
         while not all(folder.is_dir() for folder in above):
             above = {folder if folder.is_dir() else folder.parent for folder in above}
-            points |= above
-        self._points = set(map(str, points))
+            paths |= above
+        self._above = set(map(str, paths))
         self._observer.unschedule_all()
         for folder in above:
-            self._schedule(folder, self.seen_above, [*_FILES, *_FOLDERS])
-        with contextlib.suppress(FileNotFoundError):  # its coming is seen from above
-            self._schedule(self._sessions, self.seen_in_sessions, [*_FILES, DirDeletedEvent])
+            self._schedule(folder, self._event_above, [*_FILES, *_FOLDERS])
+        with contextlib.suppress(FileNotFoundError):  # an event in its parent folder will report it
+            self._schedule(self._sessions, self._session_event, [*_FILES, events.DirDeletedEvent])
 
-    def _schedule(self, folder: Path, seen: Callable[[str], None], events: list[type[FileSystemEvent]]) -> None:
-        self._observer.schedule(_Handler(seen), str(folder), event_filter=events, follow_symlink=True)
+    def _schedule(self, folder: Path, handle: Callable[[str], None], kinds: _Kinds) -> None:
+        self._observer.schedule(_Handler(handle), str(folder), event_filter=kinds, follow_symlink=True)
 
 
-class _Handler(FileSystemEventHandler):
-    def __init__(self, seen: Callable[[str], None]) -> None:
-        self._seen = seen
+class _Handler(events.FileSystemEventHandler):
+    def __init__(self, handle: Callable[[str], None]) -> None:
+        self._handle = handle
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
+    def on_any_event(self, event: events.FileSystemEvent) -> None:
         for path in (event.src_path, event.dest_path):
             if path:
-                self._seen(os.fsdecode(path))
+                self._handle(os.fsdecode(path))
 
 
-class _Complaints(logging.Handler):
-    """Whatever watchdog warns of (its log is all that tells of an overflow) may mean that events are lost."""
+class _Warnings(logging.Handler):
+    """Calls `warned` for each warning that watchdog logs: only its log reports an overflow, and thus lost events."""
 
-    def __init__(self, complained: Callable[[], None]) -> None:
+    def __init__(self, warned: Callable[[], None]) -> None:
         super().__init__(logging.WARNING)
-        self._complained = complained
+        self._warned = warned
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._complained()
+        self._warned()
