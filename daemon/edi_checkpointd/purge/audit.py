@@ -22,7 +22,7 @@ from edi_checkpointd.purge import files as purge_files
 
 READ_BYTES = 1 << 20
 _QUOTED = re.compile(rb'"([A-Za-z0-9_-][A-Za-z0-9._-]{0,127})"')
-_FEW = 8  # so many ids are searched one by one; for more, each quoted word is compared
+_FEW = 8  # up to 8 ids are searched one by one; for more, each quoted word is compared
 _OVERLAP = 130  # bytes that two parts of a file share: an id with its quotes
 _STREAM = 32  # digits of a stream's id
 _DIGITS = re.compile(rb"[0-9a-f]{32,}")

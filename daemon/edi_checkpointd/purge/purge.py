@@ -86,7 +86,7 @@ class Purger:
     _collector: GarbageCollector
     _worker: Worker
     _requests: deque[_PurgeRequest] = field(default_factory=deque, init=False)
-    _steps: _Steps | None = field(default=None, init=False)  # of the first request, once it has begun
+    _steps: _Steps | None = field(default=None, init=False)  # of the first request, once it has started
     _job: _Job | None = field(default=None, init=False)  # the next step waits for it
     _due_s: float = field(default=0.0, init=False)
     _failures: list[str] = field(default_factory=list, init=False)

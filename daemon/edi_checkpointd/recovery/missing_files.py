@@ -101,7 +101,7 @@ class MissingFiles:
     def _damaged(self) -> set[str]:
         """Return the sessions whose damaged auto-save was set aside.
 
-        A checkpoint that was set aside tells nothing: the auto-save beside it was whole, and somebody has deleted that.
+        A checkpoint that was set aside tells nothing: the auto-save beside it was whole, and somebody deleted it.
         """
         found = set()
         with contextlib.suppress(FileNotFoundError), os.scandir(self._paths.damaged_documents) as entries:

@@ -99,7 +99,7 @@ class Account:
     _health: Health
 
     def report(self) -> DaemonReport:
-        """Return the part; reads no file."""
+        """Return the report; it reads no file."""
         report = self._health.report(
             connections=len(set(self._listener.routes.values())),
             failing=self._coordinator.failing,

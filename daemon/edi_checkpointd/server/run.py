@@ -60,7 +60,7 @@ def run(paths: Paths, config: Config, load: Callable[[], Config], *, idle_exit: 
         reached(CrashPoint.LOCKED)
         listening_fd = activation.still_reached(paths, listening_fd)
         _serve(paths, config, load, version, notifier, lock, socket, listening_fd, idle_exit=idle_exit)
-        if listening_fd is None:  # not after a failure: then clients find the path, and start another daemon
+        if listening_fd is None:  # a daemon that failed leaves the path: clients take this for a crash, and restart it
             with contextlib.suppress(OSError):
                 paths.socket.unlink()
         start_freely(paths)

@@ -98,7 +98,7 @@ class OutboxRemoval:
         stream = self._ledger.streams.get(target)
         if stream is not None and stream.session.uncovered:
             return False
-        # If the journal is lost, only the lock file of a stream tells which streams it fenced: it outlives them.
+        # If the journal is lost, only the lock file of a stream tells which streams it fenced: so theirs go first.
         fenced = files.owner.fenced
         others = self._liveness.outboxes(files.owner.session_id) if fenced else []
         return not any(other.owner.stream in fenced for other in others)
