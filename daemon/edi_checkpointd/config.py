@@ -118,27 +118,27 @@ def load(paths: Paths, environ: Mapping[str, str], flags: Mapping[str, str] | No
     origins: dict[str, tuple[Source, str]] = {}
     warnings: list[str] = []
 
-    def take(key: str, value: Value, source: Source, where: str) -> None:
+    def use(key: str, value: Value, source: Source, where: str) -> None:
         values[key], origins[key] = value, (source, where)
 
     for key, value, where in read_file(paths.config):
         if key not in SETTINGS:
             raise ConfigError(f"{shown(key)} in {where} is not a setting{_meant(key, SETTINGS)}")
-        take(key, checked(SETTINGS[key], value, where), "file", where)
+        use(key, checked(SETTINGS[key], value, where), "file", where)
     keys = {setting.variable: key for key, setting in SETTINGS.items()}
     for variable in sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS):
         if variable not in keys:
             warnings.append(f"the variable {variable} is not a setting and has no effect{_meant(variable, keys)}")
         elif environ[variable]:
             setting = SETTINGS[keys[variable]]
-            take(setting.key, parsed(setting, environ[variable], variable), "environment", variable)
+            use(setting.key, parsed(setting, environ[variable], variable), "environment", variable)
     for name, text in (flags or {}).items():
         key = name.removeprefix("--").replace("-", "_")
         if key not in SETTINGS:
             raise ConfigError(f"--{name.removeprefix('--')} is not a setting{_meant(key, SETTINGS)}")
         setting = SETTINGS[key]
-        take(key, parsed(setting, text, setting.flag), "flag", setting.flag)
-    # mypy cannot know that each value has its key's type; `checked` made sure.
+        use(key, parsed(setting, text, setting.flag), "flag", setting.flag)
+    # mypy cannot know that each value has its key's type; `checked` has ensured it.
     return Config(**values, origins=MappingProxyType(origins), warnings=tuple(warnings))  # type: ignore[arg-type]
 
 
@@ -174,7 +174,7 @@ class LiveConfig:
 
 
 def changes(before: Config, after: Config) -> list[str]:
-    """Return a sentence for each setting whose value differs in `after`."""
+    """Return a sentence for each setting that has another value in `after` than in `before`."""
     return [
         f"{key} is {as_text(after.value(key))} now, was {as_text(before.value(key))}"
         + ("; for clients that connect from now on" if key in CLIENT_KEYS else "")

@@ -1,6 +1,6 @@
-"""The daemon's own part of the status: its uptime, the requests it refused, its present faults.
+"""The daemon's part of the status: its uptime, the requests that it refused, its present faults.
 
-The intake thread keeps it. `edi_checkpoint.home.status` finds out everything that is visible from outside.
+Only the loop's thread uses it. `edi_checkpoint.home.status` finds everything that is visible from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edi_checkpointd.system import rlimits
 from edi_checkpointd.system.clock import Clock
 from edi_checkpointd.system.logs import LOG_BYTES
 
-TOLD_S = 3600.0  # how long a past event is reported: a step of the clock, a removed folder
+REPORT_S = 3600.0  # how long a past event is reported: a step of the clock, a removed folder
 
 
 class Health:
@@ -59,12 +59,7 @@ class Health:
         self._folder_lost = (sessions, self._clock.now(), self._clock.monotonic_s())
 
     def report(
-        self,
-        *,
-        connections: int,
-        failing: Mapping[str, str],
-        refused_streams: int,
-        stepped: tuple[float, float] | None,
+        self, *, connections: int, failing: Mapping[str, str], refused_streams: int, stepped: tuple[float, float] | None
     ) -> DaemonReport:
         """Return the daemon's part of the status.
 
@@ -73,75 +68,47 @@ class Health:
         seconds, and its monotonic time.
         """
         troubles = []
+
+        def trouble(code: str, message: str, hint: str) -> None:
+            troubles.append(Trouble(code, message, hint))
+
         if self._refusal:
             fault, since = self._refusal
-            troubles.append(
-                Trouble(
-                    "disk_refused",
-                    f"the journal cannot be written since {since.isoformat(timespec='seconds')}: {fault}",
-                    "free some space; the daemon then resumes by itself",
-                )
-            )
+            message = f"the journal cannot be written since {since.isoformat(timespec='seconds')}: {fault}"
+            trouble("disk_refused", message, "free some space; the daemon then resumes by itself")
         if self._journal_fault:
-            troubles.append(
-                Trouble(
-                    "journal_begun_anew",
-                    f"this daemon started a new journal: {self._journal_fault}",
-                    "the states were recovered from checkpoints and outboxes; `edi-checkpoint sessions` lists them",
-                )
-            )
-        if self._folder_lost and self._clock.monotonic_s() - self._folder_lost[2] < TOLD_S:
+            message = f"this daemon started a new journal: {self._journal_fault}"
+            hint = "the states were recovered from checkpoints and outboxes; `edi-checkpoint sessions` lists them"
+            trouble("journal_begun_anew", message, hint)
+        if self._folder_lost and self._clock.monotonic_s() - self._folder_lost[2] < REPORT_S:
             sessions, when, _ = self._folder_lost
-            troubles.append(
-                Trouble(
-                    "folder_removed",
-                    f"the sessions folder was found empty, without its marker, at {when.isoformat(timespec='seconds')}",
-                    f"the current states of {sessions} sessions were saved again; if the folder still exists elsewhere,"
-                    " move its files back: only it has the older checkpoints, masks and pictures",
-                )
+            trouble(
+                "folder_removed",
+                f"the sessions folder was found empty, without its marker, at {when.isoformat(timespec='seconds')}",
+                f"the current states of {sessions} sessions were saved again; if the folder still exists elsewhere,"
+                " move its files back: only it has the older checkpoints, masks and pictures",
             )
         if self._config_fault:
-            troubles.append(
-                Trouble(
-                    "config_refused",
-                    f"the configuration file has an error and is not used: {self._config_fault}",
-                    f"{self._config_fault.hint}; the previous settings still apply (`edi-checkpoint config`)",
-                )
-            )
+            message = f"the configuration file has an error and is not used: {self._config_fault}"
+            hint = f"{self._config_fault.hint}; the previous settings still apply (`edi-checkpoint config`)"
+            trouble("config_refused", message, hint)
         if failing:
             session_id, fault = next(iter(failing.items()))
             more = f", and of {len(failing) - 1} more sessions" if len(failing) > 1 else ""
-            troubles.append(
-                Trouble(
-                    "checkpoints_failing",
-                    f"files of session {session_id}{more} cannot be written: {fault}",
-                    "free some space or fix the sessions folder; the changes are safe in the journal",
-                )
-            )
+            message = f"files of session {session_id}{more} cannot be written: {fault}"
+            hint = "free some space or fix the sessions folder; the changes are safe in the journal"
+            trouble("checkpoints_failing", message, hint)
         if refused_streams:
-            troubles.append(
-                Trouble(
-                    "streams_refused",
-                    f"{refused_streams} outboxes cannot be read into the journal and are kept unchanged",
-                    "the daemon's log names each one with the reason",
-                )
-            )
+            message = f"{refused_streams} outboxes cannot be read into the journal and are kept unchanged"
+            trouble("streams_refused", message, "the daemon's log names each one with the reason")
         if shortage := rlimits.short():
-            troubles.append(
-                Trouble(
-                    "descriptors_short",
-                    f"{shortage} by the daemon; if it runs out of them, it ends and is restarted",
-                    "close idle clients, or raise the limit (`ulimit -Hn`, LimitNOFILE= of the unit)",
-                )
-            )
-        if stepped and self._clock.monotonic_s() - stepped[1] < TOLD_S:
-            troubles.append(
-                Trouble(
-                    "clock_stepped",
-                    f"the clock was stepped by {stepped[0]:+.0f} s within the last hour",
-                    "check that the clock is right now; timers and the order of changes were not affected",
-                )
-            )
+            message = f"{shortage} by the daemon; if it runs out of them, it ends and is restarted"
+            hint = "close idle clients, or raise the limit (`ulimit -Hn`, LimitNOFILE= of the unit)"
+            trouble("descriptors_short", message, hint)
+        if stepped and self._clock.monotonic_s() - stepped[1] < REPORT_S:
+            message = f"the clock was stepped by {stepped[0]:+.0f} s within the last hour"
+            hint = "check that the clock is right now; timers and the order of changes were not affected"
+            trouble("clock_stepped", message, hint)
         daemon = Served(True, os.getpid(), self._version, self._clock.monotonic_s() - self._started_s, connections)
         return DaemonReport(daemon, answered=True, troubles=troubles, errors=dict(self._errors))
 

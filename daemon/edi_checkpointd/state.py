@@ -1,7 +1,7 @@
-"""A session's state as a value, and how entries change it. No clock, no disk, no lock.
+"""A session's state as an immutable value, and how entries change it. It uses no clock, disk or lock.
 
-Live traffic, a drained outbox and the journal's replay all go through `read` and `fold`, so replay equals live. What an
-entry does to the values is defined in `edi_checkpoint.wire.fold`; `fold` here adds the position and the moments.
+Live frames, drained outboxes and the journal's replay all use `read` and `fold`, so a replay gives the same state.
+`edi_checkpoint.wire.fold` defines what an entry does to the values; `fold` here adds the position and the moments.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ KEY_MAX_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a session after the entry `sequence`; never changed, so any thread may read it.
+    """The state of a session after the entry `sequence`. It is never changed, so any thread may read it.
 
-    `changed` is the sequence of the newest entry that changed a value (a mark does not), `streams` the highest number
-    contained of each stream whose outbox may still lie there, `time_us` the newest entry's time.
+    `changed` is the sequence of the newest entry that changed a value (a mark does not). `time_us` is the newest
+    entry's time. `streams` has the highest number that the state contains, for each stream whose outbox may exist.
     """
 
     sequence: int = 0
@@ -42,9 +42,9 @@ class State:
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A whole state as the journal keeps it: fragments' texts by key, and what `State` says of them.
+    """A whole state as the journal stores it: the fragments' texts by key, and the other fields of `State`.
 
-    `settled`: all checkpoints that were wished for up to here are written, so that a start need not go further back.
+    `settled`: all checkpoints for moments up to here are written, so that a start need not replay earlier rows.
     """
 
     changed: int
@@ -55,7 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class ValidEntry(NamedTuple):
-    """One entry, validated: its number in the stream and the fragments of the values it sets."""
+    """A validated entry, its number in the stream, and the fragments of the values that it sets."""
 
     number: int
     entry: Entry
@@ -63,7 +63,7 @@ class ValidEntry(NamedTuple):
 
 
 class MarkMoment(NamedTuple):
-    """Somebody wished for a checkpoint of `state`, by the entry `number` of its stream."""
+    """The entry `number` of a stream is a mark: it asks for a checkpoint of `state`."""
 
     state: State
     number: int
@@ -71,7 +71,7 @@ class MarkMoment(NamedTuple):
 
 
 class RollbackMoment(NamedTuple):
-    """Somebody went back, by the entry `number` of a stream: from the state `before` to the state `after`."""
+    """The entry `number` of a stream is a rollback, from the state `before` to the state `after`."""
 
     before: State
     after: State
@@ -80,7 +80,7 @@ class RollbackMoment(NamedTuple):
 
 
 class PinMoment(NamedTuple):
-    """Somebody pinned a checkpoint or noted something at it, by the entry `number` of a stream."""
+    """The entry `number` of a stream pins a checkpoint, or adds a note to it."""
 
     state: State
     number: int
@@ -88,7 +88,7 @@ class PinMoment(NamedTuple):
 
 
 class TransitionMoment(NamedTuple):
-    """A key that matters changed; `before` is the state without that change."""
+    """A transition: a key of the setting `transition_keys` changed. `before` is the state before the change."""
 
     before: State
     rule: str
@@ -100,17 +100,17 @@ Moment = MarkMoment | RollbackMoment | PinMoment | TransitionMoment
 
 
 def read(records: Sequence[Record]) -> list[ValidEntry]:
-    """Validate the entries of `records` and lay out their values. Raises `ProtocolError` naming number and fault."""
-    prepared: list[ValidEntry] = []
-    known: set[str] = set()  # keys looked at already: a frame mostly sets the same few
+    """Return the entries of `records`, validated, with fragments. Raises `ProtocolError` with number and fault."""
+    valid: list[ValidEntry] = []
+    known: set[str] = set()  # keys that were checked already: most entries of a frame set the same few
     number = 0
     try:
         for number, data, _ in records:
             entry = decode_entry(data)
-            prepared.append(ValidEntry(number, entry, _fragments(entry, known)))
+            valid.append(ValidEntry(number, entry, _fragments(entry, known)))
     except ProtocolError as error:
         raise ProtocolError(f"entry {number}: {error}", hint=error.hint) from error
-    return prepared
+    return valid
 
 
 def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
@@ -118,7 +118,7 @@ def _fragments(entry: Entry, known: set[str]) -> dict[str, Fragment]:
     for key in texts:
         if key not in known:
             if not key or len(key.encode()) > KEY_MAX_BYTES or key == RESERVED:
-                raise ProtocolError(f"key {key[:80]!r} cannot be one of a state")
+                raise ProtocolError(f"the key {key[:80]!r} is not allowed")
             known.add(key)
     return {key: fragment(text) for key, text in texts.items()}
 
@@ -137,7 +137,7 @@ def fold(
     for at, entry, new in entries:
         before, reason = None, None
         removed: Collection[str] = ()
-        if isinstance(entry, Update):  # the first, since it is by far the most frequent
+        if isinstance(entry, Update):  # tested first, since most entries are updates
             removed, reason = entry.removed, entry.reason
         elif isinstance(entry, Base):
             removed = fragments.keys() - new.keys()
@@ -163,13 +163,13 @@ def fold(
 
 
 def snapshot_of(state: State, *, settled: bool = False) -> Snapshot:
-    """Return `state` as the journal keeps it."""
+    """Return `state` as the journal stores it."""
     texts = {key: value.text for key, value in state.fragments.items()}
     return Snapshot(state.changed, state.time_us, texts, dict(state.streams), settled)
 
 
 def state_at(found: tuple[int, Snapshot] | None) -> State:
-    """Return the state of a snapshot, given with its sequence; the empty one without."""
+    """Return the state of a snapshot and its sequence; the empty state if there is none."""
     if found is None:
         return State()
     sequence, snapshot = found
@@ -178,7 +178,7 @@ def state_at(found: tuple[int, Snapshot] | None) -> State:
 
 
 def state_of(document: Document) -> State:
-    """Return the state that a parsed document holds."""
+    """Return the state in a document."""
     header = document.header
     fragments = {key: fragment(text) for key, text in document.values.items()}
     return State(header.sequence, header.sequence, to_us(header.timestamp), fragments, dict(header.streams))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from edi_checkpoint.home.status import DaemonReport
-from edi_checkpointd.health import TOLD_S, Health
+from edi_checkpointd.health import REPORT_S, Health
 
 
 class HandClock:
@@ -73,7 +73,7 @@ def test_a_step_of_the_clock_is_told_of_for_an_hour() -> None:
     clock = HandClock()
     stats = Health(clock, "0.1.0")
     step = (60.0, clock.s)
-    clock.s += TOLD_S - 1
+    clock.s += REPORT_S - 1
     assert codes(told(stats, stepped=step)) == ["clock_stepped"]
     clock.s += 1
     assert codes(told(stats, stepped=step)) == []
