@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from edi_checkpoint.errors import VersionMismatch
@@ -39,37 +38,29 @@ def _sure(look: Callable[[], Report]) -> Report:
     return confirmed(first, look()) if first.findings else first
 
 
-@dataclass(slots=True)
-class _Reading:
-    """Counts the bytes read, and reports them to `progress`."""
-
-    progress: Progress
-    total_bytes: int = 0
-    read_bytes: int = 0
-
-    def read(self, count: int) -> None:
-        self.read_bytes += count
-        self.progress(self.read_bytes, max(self.total_bytes, self.read_bytes))
-
-
 def _look(paths: Paths, session_id: str | None, progress: Progress, *, everything: bool) -> Report:
-    every = session_id is None
+    every, read_bytes, total_bytes = session_id is None, 0, 0
+
+    def read(count: int) -> None:
+        nonlocal read_bytes
+        read_bytes += count
+        progress(read_bytes, max(total_bytes, read_bytes))
+
     checked: Counter[str] = Counter(checkpoints=0, autosaves=0, attachments=0, entries=0, outboxes=0)
-    reading = _Reading(progress)
     findings = list(folders.examine(paths, served=running(paths.lock) is not None)) if everything else []
-    documents = Documents(paths, session_id, reading.read)
+    documents = Documents(paths, session_id, read)
     filed = list(listed(paths.attachments))
-    reading.total_bytes = documents.size_bytes + (sum(one.size_bytes for one in filed) if every else 0)
+    total_bytes = documents.size_bytes + (sum(one.size_bytes for one in filed) if every else 0)
     findings += documents.read(checked)
     if not every:
         filed = [one for one in filed if one.digest in {digest for digest, _ in documents.named}]
-        reading.total_bytes += sum(one.size_bytes for one in filed)
+        total_bytes += sum(one.size_bytes for one in filed)
     # Outboxes before the journal: an entry that moves meanwhile is then found in both, and not in neither.
     reached: dict[str, tuple[str, int]] = {}
     beside = list(outboxes.examine(paths, checked, reached))
     reach = journal.Reach(documents.newest, reached)
     findings += journal.examine(paths, reach, checked, session_id)
-    findings += attachments.examine(paths, filed, documents.named, checked, reading.read)
+    findings += attachments.examine(paths, filed, documents.named, checked, read)
     if everything:
         findings += beside
         with contextlib.suppress(JournalDamaged, VersionMismatch, OSError):  # already among the findings

@@ -37,9 +37,8 @@ class Documents:
         """List the folder, without reading a document. Raises OSError if the folder cannot be listed."""
         self._paths = paths
         self._progress = progress
-        self.names = sorted(
-            name for name in _names(paths.sessions) if (of := session_of(name)) and session_id in (None, of)
-        )
+        names = ((name, session_of(name)) for name in _names(paths.sessions))
+        self.names = sorted(name for name, of in names if of and session_id in (None, of))
         self.size_bytes = sum(_size(paths.sessions / name) for name in self.names)
         self.newest: dict[str, int] = {}
         self.named: Named = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -31,9 +32,7 @@ from edi_checkpointd.journal import (
     witness_path,
 )
 
-_SET_ASIDE = (
-    "the next start, or `edi-checkpointd check --repair`, sets it aside and recovers from documents and outboxes"
-)
+_SET_ASIDE = "a start or `edi-checkpointd check --repair` sets it aside and recovers from documents and outboxes"
 _GONE = "they cannot be recovered; the state now is the newest one available"
 
 
@@ -81,9 +80,7 @@ def _rows(paths: Paths, reader: Reader, seen: WitnessMark | None, reach: Reach) 
         missing = seen.rows - reader.newest_row() if seen and seen.journal == reader.id else 0
         beyond = _beyond(reader, reach) if missing > 0 else 0
     if missing > 0:
-        fault = (
-            f"{missing} acknowledged rows are missing at its end; documents and outboxes have {beyond} later entries"
-        )
+        fault = f"{missing} acknowledged rows are missing at its end; {beyond} later ones are in documents and outboxes"
         severity = Severity.REPAIRABLE if beyond >= missing else Severity.LOST  # a row has at least one entry
         yield _finding(paths, Code.ROWS_MISSING, fault, severity)
 
@@ -109,7 +106,7 @@ def _sessions(
         with reader.one_view():  # one per session, because SQLite's WAL checkpoints wait for it
             found = list(_session(paths, reader, row, reach.documents.get(row.session_id, 0), checked))
         if found and not _is_being_forgotten(paths, row.session_id):
-            yield from found
+            yield from (one._replace(what=f"{one.what}: session {row.session_id}") for one in found)
 
 
 class _Forgetting(msgspec.Struct):
@@ -129,11 +126,7 @@ def _is_being_forgotten(paths: Paths, session_id: str) -> bool:
 
 def _session(paths: Paths, reader: Reader, row: SessionRow, filed: int, checked: Counter[str]) -> Iterator[Finding]:
     """Yield the faults of one session's rows; `filed` is the newest sequence in its documents."""
-
-    def finding(code: Code, fault: str, severity: Severity = Severity.REPAIRABLE, remedy: str = _SET_ASIDE) -> Finding:
-        where = f"{paths.journal.name}: session {row.session_id}"
-        return Finding(severity, code, where, fault, remedy, paths.journal)
-
+    finding = partial(_finding, paths)
     snapshots = [sequence for sequence, _ in reader.snapshots(row.key)]
     numbers: dict[str, int] = {}
     holes: list[tuple[int, int]] = []
@@ -141,14 +134,12 @@ def _session(paths: Paths, reader: Reader, row: SessionRow, filed: int, checked:
     for frame in reader.frames(row.key, after=0):
         try:
             records = scan_all(frame.records)  # their checksums prove: these are the bytes validated at intake
+            if len(records) != frame.last - frame.first + 1 or frame.first <= before:
+                raise ProtocolError("its row is out of order")
+            if records[0].number <= numbers.get(frame.stream, 0):
+                raise ProtocolError("a stream's number occurs twice")
         except ProtocolError as error:
             yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: {error}")
-            return
-        if len(records) != frame.last - frame.first + 1 or frame.first <= before:
-            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: its row is out of order")
-            return
-        if records[0].number <= numbers.get(frame.stream, 0):
-            yield finding(Code.JOURNAL_DAMAGED, f"sequence {frame.first}: a stream's number occurs twice")
             return
         if frame.first > before + 1:
             holes.append((before + 1, frame.first - 1))
@@ -163,24 +154,21 @@ def _session(paths: Paths, reader: Reader, row: SessionRow, filed: int, checked:
             yield finding(Code.ENTRIES_MISSING, f"entries {first} to {last} are missing", severity)
     trimmed = max([0, *(last for _, last in holes), *(sequence for sequence in snapshots if sequence > before)])
     for gap in reader.gaps(row.key):
-        if gap.sequence > max(
-            trimmed, _newest_base(reader, row)
-        ):  # else a later whole state contains them, or there is no proof
+        # Else a later whole state contains them, or there is no proof.
+        if gap.sequence > max(trimmed, _newest_base(reader, row)):
             fault = f"numbers {gap.first} to {gap.last} of a stream never arrived, before sequence {gap.sequence}"
             yield finding(Code.ENTRIES_NEVER_CAME, fault, Severity.LOST, _GONE)
 
 
 def _newest_base(reader: Reader, row: SessionRow) -> int:
     """Return the sequence of the session's newest entry with a whole state, 0 if there is none."""
-    return max(
-        (
-            sequence
-            for frame in reader.frames(row.key, after=0)
-            for sequence, record in enumerate(scan_all(frame.records), start=frame.first)
-            if isinstance(decode_entry(record.entry), Base | Rollback)
-        ),
-        default=0,
+    whole = (
+        sequence
+        for frame in reader.frames(row.key, after=0)
+        for sequence, record in enumerate(scan_all(frame.records), start=frame.first)
+        if isinstance(decode_entry(record.entry), Base | Rollback)
     )
+    return max(whole, default=0)
 
 
 def _blobs(paths: Paths, reader: Reader) -> Iterator[Finding]:

@@ -44,8 +44,5 @@ def lines(report: Report, result: Result, width: int | None) -> list[str]:
             said.append(f"    {one.remedy}")
     if width is None:
         return said
-    return [
-        line
-        for text in said
-        for line in textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False, drop_whitespace=True)
-    ]
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_on_hyphens=False)
+    return [line for text in said for line in wrapper.wrap(text)]
