@@ -1,5 +1,5 @@
-# The one runner: people and CI call the same targets. Each makes the .venv it needs.
-# A target's last line on stdout is its result, so nothing here prints there; notes go to stderr.
+# People and CI call the same targets. Each target makes the .venv that it needs.
+# A target's last line on stdout is its result. Notes go to stderr.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 help: ## list the targets
 	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: $(VENV)/.made-daemon ## show it at work: a session is killed and comes back whole
+demo: $(VENV)/.made-daemon ## show how a killed session is recovered
 	$(BIN)/edi-checkpoint demo
 
 run: $(VENV)/.made-daemon ## run the daemon in the foreground
@@ -23,9 +23,9 @@ run: $(VENV)/.made-daemon ## run the daemon in the foreground
 
 test: $(VENV)/.made-dev ## run the tests, on all cores
 	$(BIN)/python -m compileall -q client daemon tests
-	$(BIN)/python -m pytest --numprocesses=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist=worksteal  # they wait, too
+	$(BIN)/python -m pytest --numprocesses=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist=worksteal  # one more: tests also wait
 
-systemd-test: $(VENV)/.made-dev ## install and use the service on a real systemd, in a machine of its own (root)
+systemd-test: $(VENV)/.made-dev ## test the service with a real systemd, in a container (root)
 	$(BIN)/python tests/systemd/machine.py
 
 check: $(VENV)/.made-dev ## check format, style, types and imports
@@ -35,29 +35,29 @@ check: $(VENV)/.made-dev ## check format, style, types and imports
 	$(BIN)/lint-imports --no-logo
 	echo 'check: ok'
 
-fmt: $(VENV)/.made-dev ## format the code and mend what can be mended by itself
+fmt: $(VENV)/.made-dev ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-crash: $(VENV)/.made-dev ## die at every crash point, fail the power, kill at random: count what is lost
+crash: $(VENV)/.made-dev ## kill processes at every crash point and at random, cut the power, and count losses
 	PYTHONPATH=tests $(BIN)/python -m crash
 
-soak: $(VENV)/.made-dev ## ten minutes of work, kills and a full disk; SECONDS=60 shortens it
+soak: $(VENV)/.made-dev ## run for ten minutes with kills and a full disk; SECONDS=60 shortens it
 	PYTHONPATH=tests $(BIN)/python -m crash.soak
 
-crash-selftest: $(VENV)/.made-dev ## take safeguards out one at a time, and see the crash tests miss them
+crash-selftest: $(VENV)/.made-dev ## remove one safeguard at a time, and check that the crash tests notice
 	PYTHONPATH=tests $(BIN)/python -m crash.selftest
 
-bench: $(VENV)/.made-bench ## measure all figures beside their floors and peers: seven minutes on an idle machine
+bench: $(VENV)/.made-bench ## measure all figures with floors and peers: seven minutes on an idle machine
 	$(BIN)/python bench/run.py
 
 bench-quick: $(VENV)/.made-dev ## measure the main figures in a minute
 	$(BIN)/python bench/run.py --quick
 
-plots: $(VENV)/.made-bench ## draw the growth of what was measured, from the results that are kept
+plots: $(VENV)/.made-bench ## draw the growth figures from the results in bench/results
 	$(BIN)/python bench/plots.py
 
-pictures: $(VENV)/.made-dev ## draw the pictures of the README anew
+pictures: $(VENV)/.made-dev ## draw the pictures of the README again
 	$(BIN)/python docs/pictures/make.py
 	echo 'pictures: drawn'
 
@@ -66,11 +66,11 @@ manual: $(VENV)/.made-dev ## make man pages and completions from the commands, d
 	$(BIN)/python docs/api/make.py
 	echo 'manual: made'
 
-clean: ## remove what these targets made, .venv included
+clean: ## remove everything that these targets made, also .venv
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results/latest.json
 	find client daemon tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment, made in steps; a stamp says that its step was finished, and pyproject.toml outdates it.
+# One environment, made in steps. A stamp file marks a finished step; a change of pyproject.toml repeats the step.
 $(VENV)/.made:
 	command -v '$(PYTHON)' >/dev/null \
 	  || { echo 'no $(PYTHON) found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
