@@ -19,11 +19,9 @@ from edi_checkpointd.cli.exits import PROGRAM, Exit, exit_code
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments, as_json = _json_last(arguments)
+    arguments, as_json = _json_last(list(sys.argv[1:] if argv is None else argv))
     try:
-        run = _load()
-        code = run(arguments)
+        code = _load()(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_left()
@@ -43,17 +41,9 @@ def _load() -> Callable[[Sequence[str]], int]:
     gc.disable()  # imports create no garbage; collecting would take a fifth of a short command's time
     try:
         from edi_checkpointd.cli.app import run
-        from edi_checkpointd.cli.commands import (  # noqa: F401 - importing them registers their commands
-            change,
-            config,
-            doctor,
-            keep,
-            look,
-            purge,
-            transfer,
-            verify,
-            watch,
-        )
+
+        # Importing these modules registers their commands.
+        from edi_checkpointd.cli.commands import change, config, doctor, keep, look, purge, transfer, verify, watch  # noqa: F401
     except ModuleNotFoundError as error:
         hint = "install the extra `daemon` from the clone: pip install '.[daemon]'"
         raise EdiCheckpointError(f"{error.name} is missing", hint=hint) from error
@@ -73,10 +63,10 @@ def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
 def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:
     code = exit_code(error)
     if as_json:
-        from edi_checkpointd.cli.views.documents import failure, write
+        from edi_checkpointd.cli.views.documents import write
 
         try:
-            write(failure(error))
+            write({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
             sys.stdout.flush()
         except OSError:
             _reader_left()  # stdout itself failed

@@ -1,12 +1,12 @@
-"""The command line as a whole: the app, the arguments that several commands share, and helpers for all of them."""
+"""The app with all its commands, and what most commands call."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from edi_checkpoint.system.paths import locate
 from edi_checkpointd.cli import select
@@ -17,31 +17,9 @@ from edi_checkpointd.cli.source import Source
 if TYPE_CHECKING:
     from rich.console import Console
 
-SEQUENCE_MAX = (1 << 63) - 1
 
-SessionArgument = Annotated[str, Parameter(help="An id, a unique beginning of one, or `latest`.")]
-CheckpointArgument = Annotated[
-    str | None,
-    Parameter(
-        help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2;"
-        " by default the current state."
-    ),
-]
-AsJson = Annotated[
-    bool, Parameter("--json", negative="", show_default=False, help="Print one JSON document, with times in UTC.")
-]
-
-Takeover = Annotated[
-    bool,
-    Parameter(
-        negative="",
-        show_default=False,
-        help="Do it even while an app has the session open. Whatever that app publishes later becomes a branch.",
-    ),
-]
-
-
-def _version() -> str:
+def software() -> str:
+    """Return the program's name and version."""
     from importlib.metadata import version
 
     return f"{PROGRAM} {version(PROGRAM)}"
@@ -60,7 +38,7 @@ Then:        edi-checkpoint show latest
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 needs a daemon and
 none answers, 5 busy, 6 damage, 7 acknowledged entries lost.""",
     help_format="plaintext",
-    version=_version,
+    version=software,
     version_flags=["--version"],
     result_action="return_value",
 )
@@ -83,12 +61,6 @@ def open_source() -> Source:
 def chosen(source: Source, text: str) -> str:
     """Return the id of the session that `text` selects. A whole id needs no list of all sessions."""
     return text if source.knows(text) else select.session(text, [info.session_id for info in source.sessions()])
-
-
-def require_within(option: str, number: int, least: int, most: int) -> None:
-    """Raise `UsageError` for a number outside its range."""
-    if not least <= number <= most:
-        raise select.CommandLineError(f"{option} {number}: it must be {least} to {most}")
 
 
 def agreed(question: str) -> bool:

@@ -10,27 +10,21 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from edi_checkpoint import errors
 from edi_checkpoint.documents.names import check_session_id
 from edi_checkpoint.documents.trash import holds, listed
-from edi_checkpoint.errors import (
-    ConfigError,
-    DaemonUnavailable,
-    EdiCheckpointError,
-    NotFound,
-    ProtocolError,
-    SessionIdError,
-    VersionMismatch,
-)
+from edi_checkpoint.errors import DaemonUnavailable, EdiCheckpointError, NotFound
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.system.daemon_lock import running
 from edi_checkpoint.system.paths import Paths
 from edi_checkpoint.wire import messages
 from edi_checkpoint.wire.references import Reference
+from edi_checkpointd.cli.daemon import Answered, expect
+from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.system.clock import to_us
 
 if TYPE_CHECKING:
@@ -41,10 +35,8 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 2.0  # the intake answers at once, unless it hangs
-SESSIONS_MAX = 100_000  # sessions that one answer can hold
 PAGE_ENTRIES = 2000
 
-Answered = TypeVar("Answered", bound=messages.Answer)
 T = TypeVar("T")
 
 
@@ -52,46 +44,55 @@ class Source:
     """Answers reading requests about the home at `paths`; calls `note` with sentences for the user."""
 
     def __init__(self, paths: Paths, note: Callable[[str], None]) -> None:
-        """Look whether a daemon runs. Nothing is loaded or connected before the first question."""
-        self._paths = paths
+        """Check whether a daemon runs. Nothing is loaded or connected before the first query."""
+        self.paths = paths
         self._note = note
         self._daemon = running(paths.lock)
         self._link: Link | None = None
-        self._requests: Queries | None = None
+        self._queries: Queries | None = None
         self._unusable: list[EdiCheckpointError] = []  # why the journal cannot be read
 
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._link is not None:
             self._link.close()
 
-    def ask(self, question: Callable[[int], messages.Query]) -> messages.Answer:
+    def _ask(self, kind: type[Answered], question: Callable[[int], messages.Query]) -> Answered:
         """Return the answer to a query of the protocol. Raises the error of the answering side, such as `NotFound`."""
         try:
             if self._daemon is not None:
-                return self._ask_daemon(question, ANSWER_TIMEOUT_S)
+                return self._ask_daemon(kind, question, ANSWER_TIMEOUT_S)
         except DaemonUnavailable as error:
             self._note(f"{error}; reading the journal and the files instead")
-        return self._from_disk(lambda requests: self._answered(requests, question(0)))
+        return expect(kind, self._from_disk(lambda queries: self._answered(queries, question(0))))
 
-    def _ask_daemon(self, question: Callable[[int], messages.Query], timeout_s: float) -> messages.Answer:
+    def _ask_daemon(
+        self, kind: type[Answered], question: Callable[[int], messages.Query], timeout_s: float
+    ) -> Answered:
         """Return the daemon's answer. After a time-out, the daemon is not asked again."""
+        from edi_checkpoint.link.link import Link  # a whole Client, which writers need, loads longer than the answer
+
         assert self._daemon is not None
+        self._link = self._link or Link(self.paths, app=PROGRAM, version="")
         try:
-            link = self._connected()
-            link.wait_connected(timeout_s)
-            return link.ask(question, timeout_s)
+            self._link.wait_connected(timeout_s)
+            return expect(kind, self._link.ask(question, timeout_s))
         except DaemonUnavailable:
             pid, self._daemon = self._daemon.pid, None
             raise DaemonUnavailable(f"the daemon (process {pid}) did not answer within {timeout_s:g} s") from None
 
-    def sessions(self, condition: str | None = None, limit: int = SESSIONS_MAX) -> list[SessionInfo]:
+    def sessions(self, condition: str | None = None, limit: int = messages.SESSIONS_MAX) -> list[SessionInfo]:
         """Return the newest sessions, newest first, of one condition or of all."""
         return self._ask(messages.Sessions, lambda n: messages.ListSessions(n, condition, limit)).sessions
+
+    def session(self, session_id: str) -> SessionInfo:
+        """Return a session's row. Raises `NotFound`."""
+        for info in self.sessions():
+            if info.session_id == session_id:
+                return info
+        raise NotFound(f"no session {session_id}")
 
     def status(self) -> Status:
         """Return whether all work is safe, and what is wrong. A daemon that does not answer is one of the faults."""
@@ -99,9 +100,8 @@ class Source:
 
         if self._daemon is not None:
             with contextlib.suppress(DaemonUnavailable):
-                answer = self._ask_daemon(messages.GetStatus, STATUS_TIMEOUT_S)
-                if isinstance(answer, messages.StatusReply):
-                    return msgspec.json.decode(answer.body, type=Status)
+                answer = self._ask_daemon(messages.StatusReply, messages.GetStatus, STATUS_TIMEOUT_S)
+                return msgspec.json.decode(answer.body, type=Status)
         return self._from_disk(self._status_from_disk)
 
     def settings(self) -> list[dict[str, object]]:
@@ -111,15 +111,13 @@ class Source:
         """
         if self._daemon is not None:
             try:
-                answer = self._ask_daemon(messages.GetSettings, STATUS_TIMEOUT_S)
+                answer = self._ask_daemon(messages.Settings, messages.GetSettings, STATUS_TIMEOUT_S)
+                return msgspec.json.decode(answer.body, type=list[dict[str, object]])
             except DaemonUnavailable as error:
                 self._note(f"{error}; these are the settings that a new daemon would use")
-            else:
-                if isinstance(answer, messages.Settings):
-                    return msgspec.json.decode(answer.body, type=list[dict[str, object]])
         from edi_checkpointd import config
 
-        found = config.load(self._paths, os.environ)
+        found = config.load(self.paths, os.environ)
         for warning in found.warnings:
             self._note(warning)
         return config.explain(found)
@@ -130,25 +128,20 @@ class Source:
         from edi_checkpoint.home.listing import newest_first, session_info
 
         rows = []
-        for one in listed(self._paths.trash):
-            catalog = Catalog(self._paths.trash / one.session_id)
+        for trashed in listed(self.paths.trash):
+            catalog = Catalog(self.paths.trash / trashed.session_id)
             catalog.load()
-            row = session_info(one.session_id, catalog, (), None, lambda header: header)
+            row = session_info(trashed.session_id, catalog, (), None, lambda header: header)
             rows.append(msgspec.structs.replace(row, condition="trashed"))
         return newest_first(rows)
 
-    @property
-    def paths(self) -> Paths:
-        """The home that this source reads."""
-        return self._paths
-
     def row_bytes(self) -> dict[str, int]:
         """Return the bytes of each session in the journal, read from the file even while a daemon runs."""
-        return self._from_disk(lambda requests: requests.reader.row_bytes() if requests.reader else {})
+        return self._from_disk(lambda queries: queries.reader.row_bytes() if queries.reader else {})
 
-    def pruning(self) -> dict[str, Any]:
-        """Return what the rules would keep and delete: the document of `prune`, without `format`."""
-        return decode_plan(self._ask(messages.CleanupReply, messages.GetCleanup))
+    def pruning(self) -> messages.CleanupReply:
+        """Return what the rules would keep and delete; `body` is the document of `prune`, without `format`."""
+        return self._ask(messages.CleanupReply, messages.GetCleanup)
 
     def why(self, session_id: str, checkpoint: str) -> Why:
         """Return why a checkpoint exists. Raises `NotFound`."""
@@ -157,30 +150,30 @@ class Source:
         found = self._ask(messages.WhyReply, lambda n: messages.GetWhy(n, session_id, checkpoint))
         return msgspec.json.decode(found.body, type=Why)
 
-    def _answered(self, requests: Queries, query: messages.Query) -> messages.Answer:
+    def _answered(self, queries: Queries, query: messages.Query) -> messages.Answer:
         if not isinstance(query, messages.Explained):
-            return requests.answer(query)
+            return queries.answer(query)
         from edi_checkpointd import config
         from edi_checkpointd.retention import inventory
 
-        settings, catalog = config.load(self._paths, os.environ), requests.catalog
-        found = inventory.build(self._paths, catalog, requests.reader, settings, datetime.now(UTC))
+        settings, catalog = config.load(self.paths, os.environ), queries.catalog
+        found = inventory.build(self.paths, catalog, queries.reader, settings, datetime.now(UTC))
         return inventory.explain(query, found, catalog, settings)
 
-    def _status_from_disk(self, requests: Queries) -> Status:
+    def _status_from_disk(self, queries: Queries) -> Status:
         from edi_checkpoint.home.problems import met
         from edi_checkpoint.home.status import DaemonReport, served
         from edi_checkpointd import config
         from edi_checkpointd.health import caps
 
         now = datetime.now(UTC)
-        troubles, bounds = [*map(met, self._unusable)], dict[str, int]()
+        troubles, limits = [*map(met, self._unusable)], dict[str, int]()
         try:
-            bounds = caps(config.load(self._paths, os.environ))
-        except ConfigError as error:
+            limits = caps(config.load(self.paths, os.environ))
+        except errors.ConfigError as error:
             troubles.append(met(error))
-        told = DaemonReport(served(running(self._paths.lock), now), answered=False, troubles=troubles, caps=bounds)
-        return requests.status(told, now)
+        report = DaemonReport(served(running(self.paths.lock), now), answered=False, troubles=troubles, caps=limits)
+        return queries.status(report, now)
 
     def checkpoints(self, session_id: str) -> list[CheckpointInfo]:
         """Return a session's checkpoints, oldest first."""
@@ -193,32 +186,25 @@ class Source:
         """
         try:
             self._ask(messages.History, lambda n: messages.GetHistory(n, check_session_id(text), limit=1))
-        except SessionIdError:
+        except errors.SessionIdError:
             return False
         except NotFound:
-            if holds(self._paths.trash, text):
+            if holds(self.paths.trash, text):
                 raise  # the error says that the session is in the trash
             return False
         return True
 
     def state(
-        self,
-        session_id: str,
-        *,
-        checkpoint: str | None = None,
-        sequence: int | None = None,
-        time: datetime | None = None,
+        self, session_id: str, *, checkpoint: str | None = None, sequence: int | None = None, at: datetime | None = None
     ) -> messages.StateAt:
         """Return a state: of a checkpoint by name, at a sequence, at a time, or the current one."""
-        time_us = None if time is None else to_us(time)
+        time_us = None if at is None else to_us(at)
         return self._ask(messages.StateAt, lambda n: messages.GetState(n, session_id, checkpoint, sequence, time_us))
 
     def attachment(self, session_id: str, reference: Reference) -> bytes:
         """Return the content of an attachment. Raises `AttachmentMissing`, `AttachmentDamaged`."""
-        return self._ask(
-            messages.AttachmentFound,
-            lambda n: messages.GetAttachment(n, session_id, reference.sha256, reference.type),
-        ).data
+        sha256, kind = reference.sha256, reference.type
+        return self._ask(messages.AttachmentFound, lambda n: messages.GetAttachment(n, session_id, sha256, kind)).data
 
     def history(self, session_id: str, since: int) -> Iterator[messages.History]:
         """Yield pages of the journal's entries from sequence `since` to the newest at the time of the first page.
@@ -234,53 +220,34 @@ class Source:
     def _page(self, session_id: str, since: int) -> messages.History:
         return self._ask(messages.History, lambda n: messages.GetHistory(n, session_id, since, PAGE_ENTRIES))
 
-    def _ask(self, kind: type[Answered], question: Callable[[int], messages.Query]) -> Answered:
-        answer = self.ask(question)
-        if not isinstance(answer, kind):
-            raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
-        return answer
-
-    def _connected(self) -> Link:
-        # Only a link: loading a whole Client, which writers need, takes longer than the answer.
-        if self._link is None:
-            from edi_checkpoint.link.link import Link
-
-            self._link = Link(self._paths, app="edi-checkpoint", version="")
-        return self._link
-
     def _from_disk(self, read: Callable[[Queries], T]) -> T:
         from edi_checkpointd.journal import JournalDamaged
 
-        if self._requests is None:
-            self._requests = self._open(journal=True)
+        if self._queries is None:
+            self._queries = self._open(journal=True)
         try:
-            return read(self._requests)
+            return read(self._queries)
         except JournalDamaged as error:
             self._do_without_journal(error)
-            self._requests = self._open(journal=False)
-            return read(self._requests)
+            self._queries = self._open(journal=False)
+            return read(self._queries)
 
     def _open(self, *, journal: bool) -> Queries:
         from edi_checkpoint.documents.catalog import Catalog
         from edi_checkpointd.journal import JournalDamaged, Reader
         from edi_checkpointd.sessions.queries import Queries
 
-        catalog = Catalog(self._paths.sessions)
-        if self._paths.sessions.exists():
+        catalog = Catalog(self.paths.sessions)
+        if self.paths.sessions.exists():
             catalog.load()
         reader = None
-        if journal and self._paths.journal.exists():
+        if journal and self.paths.journal.exists():
             try:
-                reader = Reader.open(self._paths.journal)
-            except (JournalDamaged, VersionMismatch) as error:
+                reader = Reader.open(self.paths.journal)
+            except (JournalDamaged, errors.VersionMismatch) as error:
                 self._do_without_journal(error)
-        return Queries(self._paths, catalog, reader)
+        return Queries(self.paths, catalog, reader)
 
     def _do_without_journal(self, error: EdiCheckpointError) -> None:
         self._unusable.append(error)
         self._note(f"{error}; reading only the files instead")
-
-
-def decode_plan(answer: messages.CleanupReply) -> dict[str, Any]:
-    """Return the document in the answer to `GetCleanup` or `Prune`."""
-    return msgspec.json.decode(answer.body, type=dict[str, Any])

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
-from edi_checkpoint.errors import DaemonUnavailable, EdiCheckpointError, NotFound
+from edi_checkpoint.errors import EdiCheckpointError
 from edi_checkpoint.model import CheckpointInfo, SessionInfo
 from edi_checkpoint.wire.messages import StateAt
 from edi_checkpointd.cli import select
-from edi_checkpointd.cli.app import (
-    SEQUENCE_MAX,
+from edi_checkpointd.cli.app import agreed, app, chosen, open_source, tell
+from edi_checkpointd.cli.arguments import (
     AsJson,
+    Checkpoint,
     SessionArgument,
     Takeover,
-    agreed,
-    app,
-    chosen,
-    open_source,
+    Target,
+    Yes,
+    flag,
     require_within,
-    tell,
 )
-from edi_checkpointd.cli.exits import PROGRAM, Exit
+from edi_checkpointd.cli.daemon import daemon_client
+from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.cli.output import tables
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.output.tree import flat
@@ -37,13 +37,6 @@ from edi_checkpointd.cli.views import documents
 if TYPE_CHECKING:
     from edi_checkpoint.session.session import Session
 
-Wanted = Annotated[
-    str, Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2.")
-]
-Target = Annotated[
-    str | None,
-    Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2."),
-]
 Sequence = Annotated[int | None, Parameter(help="Take the state after this change (see `history`).")]
 At = Annotated[
     str | None, Parameter(help="Take the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")
@@ -51,7 +44,7 @@ At = Annotated[
 
 
 @app.command(sort_key=6, usage="Usage: edi-checkpoint dismiss SESSION [--takeover] [--json]")
-def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
+def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: AsJson = False) -> None:
     """Stop offering an interrupted session. Nothing is deleted.
 
     The session then counts as closed cleanly. You can still resume it at any
@@ -62,24 +55,20 @@ def dismiss(session: SessionArgument, /, *, takeover: Takeover = False, json: As
     from edi_checkpoint.client import connect
 
     with open_source() as source:
-        before = _row(source, chosen(source, session))
+        before = source.session(chosen(source, session))
     if before.condition in ("interrupted", "live"):
         with connect(app=PROGRAM, autostart=False) as client:
             client.session(before.session_id, takeover=takeover).close()
     else:
         tell(f"session {before.session_id} is {before.condition}: there is nothing to dismiss")
     with open_source() as source:
-        after = _row(source, before.session_id)
+        after = source.session(before.session_id)
     if after.condition == "interrupted":
         raise EdiCheckpointError(
             f"session {after.session_id} could not be dismissed: the disk did not save the change",
             hint="`edi-checkpoint status` shows what is wrong",
         )
-    if json:
-        documents.write(documents.session(after))
-    else:
-        tables.sessions(Screen.of_stdout(), flat([after]), [after.session_id])
-    return Exit.DONE
+    show_session(after, json=json)
 
 
 @app.command(
@@ -94,18 +83,13 @@ def rollback(
     sequence: Sequence = None,
     at: At = None,
     last_good: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Take the newest checkpoint that is intact, not failed, and different from the current state.",
-        ),
+        bool, flag("Take the newest checkpoint that is intact, not failed, and different from the current state.")
     ] = False,
     keys: Annotated[str | None, Parameter(help="Roll back only these keys of the state: a,b.")] = None,
-    yes: Annotated[bool, Parameter(negative="", show_default=False, help="Do not ask.")] = False,
+    yes: Yes = False,
     takeover: Takeover = False,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Return a session to an earlier state.
 
     The command shows the changes and asks first. A rollback is saved like any
@@ -123,40 +107,32 @@ def rollback(
         raise select.CommandLineError("choose the target: one of CHECKPOINT, --sequence, --at and --last-good")
     if not yes and (json or not sys.stdin.isatty()):
         raise select.CommandLineError("cannot ask for confirmation here", hint="--yes rolls back without asking")
-    wanted = None if keys is None else [key.strip() for key in keys.split(",") if key.strip()]
+    only = None if keys is None else [key.strip() for key in keys.split(",") if key.strip()]
     with open_source() as source:
         session_id = chosen(source, session)
         now = source.state(session_id)
         then = _last_good(source, now) if last_good else _target(source, session_id, checkpoint, sequence, at)
         if not yes:
-            gone = structs.replace(then, state=with_keys(now.state, then.state, wanted))
-            going = differences.Side(then.checkpoint or "then", gone)
-            differences.show(Screen.of_stdout(), source, differences.Side("now", now), going)
+            result = structs.replace(then, state=with_keys(now.state, then.state, only))
+            after = differences.Side(then.checkpoint or "then", result)
+            differences.show(Screen.of_stdout(), source, differences.Side("now", now), after)
     if not yes and not agreed("roll back, and save the current state as a checkpoint? [y/N] "):
         tell("nothing was changed")
-        return Exit.DONE
-    with _writing(session_id, takeover=takeover) as held:
-        before, from_sequence = held.texts(), held.resumed.sequence
-        info = held.rollback(then.checkpoint, sequence=None if then.checkpoint else then.sequence, keys=wanted)
-        made = patch(before, held.texts())
-        rows = held.checkpoints()
-    kept = [row.name for row in rows if row.kind == "before_rollback" and row.sequence == info.sequence - 1]
+        return
+    with _writer(session_id, takeover=takeover) as writer:
+        before, from_sequence = writer.texts(), writer.resumed.sequence
+        info = writer.rollback(then.checkpoint, sequence=None if then.checkpoint else then.sequence, keys=only)
+        made = patch(before, writer.texts())
+        rows = writer.checkpoints()
+    saved = [row.name for row in rows if row.kind == "before_rollback" and row.sequence == info.sequence - 1]
+    undo = saved[-1] if saved else None
     if json:
-        documents.write(
-            {
-                "session_id": session_id,
-                "from_sequence": from_sequence,
-                "to_sequence": then.sequence,
-                "before": kept[-1] if kept else None,
-                "after": info.name,
-                "patch": made,
-            }
-        )
+        sequences = {"from_sequence": from_sequence, "to_sequence": then.sequence}
+        documents.write({"session_id": session_id, **sequences, "before": undo, "after": info.name, "patch": made})
     else:
         print(f"session {session_id} is rolled back to {then.checkpoint or f'sequence {then.sequence}'}")
-        if kept:
-            tell(f"to undo: {PROGRAM} rollback {session_id} {kept[-1]}")
-    return Exit.DONE
+        if undo:
+            tell(f"to undo: {PROGRAM} rollback {session_id} {undo}")
 
 
 @app.command(sort_key=8, usage="Usage: edi-checkpoint fork SESSION [CHECKPOINT | --sequence N] [--as ID] [--json]")
@@ -168,7 +144,7 @@ def fork(
     sequence: Sequence = None,
     new: Annotated[str | None, Parameter("--as", help="The new session's id; by default a new unique one.")] = None,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Start a new session from a state of an existing one.
 
     By default this is the current state. The original session does not change.
@@ -183,22 +159,20 @@ def fork(
 
     with open_source() as source:
         session_id = chosen(source, session)
-        if checkpoint is None and sequence is None:
-            found = source.state(session_id)
-        else:
-            found = _target(source, session_id, checkpoint, sequence, None)
-    said = found.checkpoint or f"sequence {found.sequence}"
+        found = _target(source, session_id, checkpoint, sequence, None)
+    origin = found.checkpoint or f"sequence {found.sequence}"
     with connect(app=PROGRAM) as client:
-        made = client.fork(session_id, Point(compact(found.state), found.sequence, said), new)
+        made = client.fork(session_id, Point(compact(found.state), found.sequence, origin), new)
     if json:
         documents.write({"session_id": made, "parent_session": session_id, "sequence": 1})
     else:
         print(made)
-    return Exit.DONE
 
 
 @app.command(sort_key=9, usage="Usage: edi-checkpoint pin SESSION CHECKPOINT [--takeover] [--json]")
-def pin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
+def pin(
+    session: SessionArgument, checkpoint: Checkpoint, /, *, takeover: Takeover = False, json: AsJson = False
+) -> None:
     """Protect a checkpoint from the clean-up rules.
 
     A pinned checkpoint does not count towards keep_per_session. A session can
@@ -206,33 +180,35 @@ def pin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover =
 
     Example: edi-checkpoint pin latest @1
     """
-    return _amend(session, checkpoint, takeover=takeover, json=json, pinned=True)
+    _amend(session, checkpoint, takeover=takeover, json=json, pinned=True)
 
 
 @app.command(sort_key=10, usage="Usage: edi-checkpoint unpin SESSION CHECKPOINT [--takeover] [--json]")
-def unpin(session: SessionArgument, checkpoint: Wanted, /, *, takeover: Takeover = False, json: AsJson = False) -> int:
+def unpin(
+    session: SessionArgument, checkpoint: Checkpoint, /, *, takeover: Takeover = False, json: AsJson = False
+) -> None:
     """Let the clean-up rules delete a pinned checkpoint again.
 
     Example: edi-checkpoint unpin latest "good so far"
     """
-    return _amend(session, checkpoint, takeover=takeover, json=json, pinned=False)
+    _amend(session, checkpoint, takeover=takeover, json=json, pinned=False)
 
 
 @app.command(sort_key=11, usage="Usage: edi-checkpoint label SESSION CHECKPOINT [TEXT] [--takeover] [--json]")
 def label(
     session: SessionArgument,
-    checkpoint: Wanted,
+    checkpoint: Checkpoint,
     text: Annotated[str, Parameter(help="The label; without it, the checkpoint loses its label.")] = "",
     /,
     *,
     takeover: Takeover = False,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Give a checkpoint a label, for use in later commands.
 
     Example: edi-checkpoint label latest @1 "before the roof"
     """
-    return _amend(session, checkpoint, takeover=takeover, json=json, label=text)
+    _amend(session, checkpoint, takeover=takeover, json=json, label=text)
 
 
 @app.command(
@@ -240,74 +216,69 @@ def label(
 )
 def note_at(
     session: SessionArgument,
-    checkpoint: Wanted,
+    checkpoint: Checkpoint,
     text: Annotated[str, Parameter(help="The note; without it, the checkpoint loses its note.")] = "",
     /,
     *,
     takeover: Takeover = False,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Add a note to a checkpoint.
 
     The note is saved in the checkpoint's file.
 
     Example: edi-checkpoint note latest @1 "the client liked this one"
     """
-    return _amend(session, checkpoint, takeover=takeover, json=json, note=text)
+    _amend(session, checkpoint, takeover=takeover, json=json, note=text)
 
 
-def _row(source: Source, session_id: str) -> SessionInfo:
-    """Return a session's row. Raises `NotFound`."""
-    for info in source.sessions():
-        if info.session_id == session_id:
-            return info
-    raise NotFound(f"no session {session_id}")
+def show_session(info: SessionInfo, *, json: bool) -> None:
+    """Print the row of a session that a command has changed."""
+    if json:
+        documents.write({"session": documents.row(info)})
+    else:
+        tables.sessions(Screen.of_stdout(), flat([info]), [info.session_id])
 
 
-def _amend(session: str, checkpoint: str, *, takeover: bool, json: bool, **changed: bool | str) -> int:
+def _amend(session: str, checkpoint: str, *, takeover: bool, json: bool, **changed: bool | str) -> None:
     from edi_checkpointd.cli.views import differences
 
     with open_source() as source:
         session_id = chosen(source, session)
         name = select.checkpoint(checkpoint, source.checkpoints(session_id)).name
-    with _writing(session_id, takeover=takeover) as held:
-        held.amend(name, **changed)  # type: ignore[arg-type] # each of its own kind
+    with _writer(session_id, takeover=takeover) as writer:
+        writer.amend(name, **changed)  # type: ignore[arg-type] # each of its own kind
     with open_source() as source:
         rows = source.checkpoints(session_id)
-        told = list(differences.summaries(source, rows))
+        summaries = list(differences.summaries(source, rows))
     at = [row.name for row in rows].index(name)
     if json:
-        documents.write(documents.checkpoint(rows[at], told[at]))
+        documents.write({"checkpoint": documents.log_row(rows[at], summaries[at])})
     else:
-        tables.log(Screen.of_stdout(), session_id, rows, told)
-    return Exit.DONE
+        tables.log(Screen.of_stdout(), session_id, rows, summaries)
 
 
 @contextlib.contextmanager
-def _writing(session_id: str, *, takeover: bool) -> Iterator[Session]:
+def _writer(session_id: str, *, takeover: bool) -> Iterator[Session]:
     """Attach to a session as its writer, and keep its condition: an interrupted session stays interrupted.
 
     Raises `DaemonUnavailable`, and `SessionBusy` unless `takeover`; nothing has changed then.
     """
-    from edi_checkpoint.client import connect
-
-    with connect(app=PROGRAM) as client:
-        if not client.connected:
-            raise DaemonUnavailable("this command needs a daemon, and none answers")
-        held = client.attach(session_id, seen=False, takeover=takeover)
+    with daemon_client() as client:
+        writer = client.attach(session_id, seen=False, takeover=takeover)
         try:
-            yield held
+            yield writer
         finally:
-            held.leave(cleanly=held.resumed.left_as != "interrupted")
+            writer.leave(cleanly=writer.resumed.left_as != "interrupted")
 
 
 def _target(source: Source, session_id: str, checkpoint: str | None, sequence: int | None, at: str | None) -> StateAt:
-    if checkpoint is not None:
-        name = select.checkpoint(checkpoint, source.checkpoints(session_id)).name
-        return source.state(session_id, checkpoint=name)
+    """Return the state that one of the three selects; without one, the current state."""
     if sequence is not None:
-        require_within("--sequence", sequence, 0, SEQUENCE_MAX)
-    return source.state(session_id, sequence=sequence, time=None if at is None else select.time(at, datetime.now(UTC)))
+        require_within("--sequence", sequence)
+    name = None if checkpoint is None else select.checkpoint(checkpoint, source.checkpoints(session_id)).name
+    time = None if at is None else select.time(at, datetime.now(UTC))
+    return source.state(session_id, checkpoint=name, sequence=sequence, at=time)
 
 
 def _last_good(source: Source, now: StateAt) -> StateAt:

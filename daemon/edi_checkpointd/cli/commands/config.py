@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli.app import AsJson, app, open_source, tell
-from edi_checkpointd.cli.exits import Exit
+from edi_checkpointd.cli.app import app, open_source, tell
+from edi_checkpointd.cli.arguments import AsJson
 from edi_checkpointd.cli.output.screen import Cell, Column, Screen, size
 from edi_checkpointd.cli.views import documents
 
-_SOURCE_STYLE = {"default": "dim"}
-
 
 @app.command(sort_key=20, usage="Usage: edi-checkpoint config [--json]")
-def config(*, json: AsJson = False) -> int:
+def config(*, json: AsJson = False) -> None:
     """Show every setting with its value and its source.
 
     The source is a flag, the environment, the configuration file or a default.
@@ -33,34 +31,28 @@ def config(*, json: AsJson = False) -> int:
         rows = source.settings()
     if json:
         documents.write({"values": rows})
-        return Exit.DONE
+        return
     screen = Screen.of_stdout()
     screen.line(Cell(f"file {locate().config}", "dim"))
     cut = screen.table(
-        [
-            Column("KEY", "bold"),
-            Column("VALUE", least=12),
-            Column("UNIT", "dim"),
-            Column("SOURCE"),
-        ],
+        [Column("KEY", "bold"), Column("VALUE", least=12), Column("UNIT", "dim"), Column("SOURCE")],
         [_row(row) for row in rows],
     )
     if cut:
         tell("some values are cut to fit; --json shows them in full, with ranges and descriptions")
-    return Exit.DONE
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     value, source = row["value"], row["source"]
     unit = f"bytes, {size(value)}" if row["unit"] == "bytes" else row["unit"]
-    _, _, line = str(row["where"]).rpartition(" line ")
+    if isinstance(value, list | tuple):
+        text = ", ".join(value)
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    place = f"file, line {row['where'].rpartition(' line ')[2]}" if source == "file" else source
     return (
-        row["key"] + ("*" if row["read_by"] == "client" else ""),
-        ", ".join(value)
-        if isinstance(value, list | tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value),
+        row["key"] + "*" * (row["read_by"] == "client"),
+        text,
         unit,
-        Cell(f"file, line {line}" if source == "file" else source, _SOURCE_STYLE.get(source, "")),
+        Cell(place, "dim" if source == "default" else ""),
     )

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from typing import TYPE_CHECKING
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli.app import AsJson, app
+from edi_checkpointd.cli.app import app
+from edi_checkpointd.cli.arguments import AsJson
 from edi_checkpointd.cli.exits import Exit
-from edi_checkpointd.cli.output.screen import Cell, Screen, visible
+from edi_checkpointd.cli.output.screen import Cell, Screen
 from edi_checkpointd.cli.views import documents
 
 if TYPE_CHECKING:
     from edi_checkpointd.cli.checks.finding import CheckResult
 
-_WORDS = {True: Cell("ok", "green"), False: Cell("failed", "bold red"), None: Cell("skipped", "dim")}
-_WORD_CELLS, _NAME_CELLS = 9, 17
-_REMEDY_INDENT = " " * _WORD_CELLS
+_WORDS = {True: ("ok", "green"), False: ("failed", "bold red"), None: ("skipped", "dim")}
+_WORD_CELLS, _NAME_CELLS = 8, 16
 
 
 @app.command(sort_key=18, usage="Usage: edi-checkpoint doctor [--json]")
-def doctor(*, json: AsJson = False) -> int:
+def doctor(*, json: AsJson = False) -> Exit:
     """Check the installation, and name a remedy for each fault.
 
     The command checks configuration, folders, disks, service, socket, daemon
@@ -42,7 +41,8 @@ def doctor(*, json: AsJson = False) -> int:
             _show(screen, name, finding)
     faults = sum(finding.ok is False for _, finding in found)
     if json:
-        documents.write(documents.doctor(found))
+        checks = [{"name": name, **finding._asdict()} for name, finding in found]
+        documents.write({"ok": not faults, "checks": checks})
     else:
         screen.line()
         passed = sum(finding.ok is True for _, finding in found)
@@ -53,21 +53,10 @@ def doctor(*, json: AsJson = False) -> int:
 
 def _show(screen: Screen, name: str, finding: CheckResult) -> None:
     """Print a finding as soon as it is known: some checks wait for a hanging daemon."""
-    word = _WORDS[finding.ok]
-    first, *more = _wrapped(screen, visible(finding.message), _WORD_CELLS + _NAME_CELLS)
-    gaps = " " * (_WORD_CELLS - len(word.text)), " " * (_NAME_CELLS - len(name))
-    screen.line(word, gaps[0], name, gaps[1], first)
-    for line in more:
-        screen.line(" " * (_WORD_CELLS + _NAME_CELLS) + line)
+    word, style = _WORDS[finding.ok]
+    head = Cell(word.ljust(_WORD_CELLS), style), name.ljust(_NAME_CELLS)
+    screen.paragraphs([[*head, *finding.message.split(" ")]], indent=_WORD_CELLS + _NAME_CELLS + 2)
     if finding.remedy and finding.command:  # not wrapped, so that it can be copied
-        screen.line(_REMEDY_INDENT, Cell(f"$ {finding.remedy}", "bold"))
+        screen.line(" " * (_WORD_CELLS + 1), Cell(f"$ {finding.remedy}", "bold"))
     elif finding.remedy:
-        for line in _wrapped(screen, visible(finding.remedy), _WORD_CELLS):
-            screen.line(_REMEDY_INDENT, line)
-
-
-def _wrapped(screen: Screen, text: str, indent: int) -> list[str]:
-    if screen.width is None:
-        return [text]
-    room = max(20, screen.width - indent)
-    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+        screen.paragraphs([[" " * _WORD_CELLS, *finding.remedy.split(" ")]], indent=_WORD_CELLS + 1)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+import msgspec
 
-from edi_checkpoint.errors import DaemonUnavailable, NotFound, ProtocolError
+from edi_checkpoint.errors import NotFound
 from edi_checkpoint.wire import messages
 from edi_checkpointd.cli import select
-from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source
-from edi_checkpointd.cli.exits import PROGRAM, Exit
-from edi_checkpointd.cli.output import tables
+from edi_checkpointd.cli.app import app, chosen, open_source
+from edi_checkpointd.cli.arguments import AsJson, Checkpoint, SessionArgument, flag
+from edi_checkpointd.cli.commands.change import show_session
+from edi_checkpointd.cli.daemon import order
 from edi_checkpointd.cli.output.progress import Bar
 from edi_checkpointd.cli.output.screen import NOTHING, Cell, Column, Screen, moment, size
-from edi_checkpointd.cli.output.tree import flat
-from edi_checkpointd.cli.source import decode_plan
 from edi_checkpointd.cli.views import documents
 from edi_checkpointd.retention.explain import Why
-
-ORDER_TIMEOUT_S = 120.0  # a first clean-up may move hundreds of sessions
-
-Answered = TypeVar("Answered", bound=messages.Answer)
 
 _REASONS = {
     "newest_valid": "it is the newest, which no rule deletes",
@@ -39,15 +33,7 @@ _REASONS = {
 
 
 @app.command(sort_key=14, usage="Usage: edi-checkpoint why SESSION CHECKPOINT [--json]")
-def why(
-    session: SessionArgument,
-    checkpoint: Annotated[
-        str, Parameter(help="A file name, a timestamp or the beginning of one, a label, or @1 (the newest), @2.")
-    ],
-    /,
-    *,
-    json: AsJson = False,
-) -> int:
+def why(session: SessionArgument, checkpoint: Checkpoint, /, *, json: AsJson = False) -> None:
     """Show what made a checkpoint, keeps it and will delete it.
 
     Example: edi-checkpoint why latest @3
@@ -57,15 +43,14 @@ def why(
         name = select.checkpoint(checkpoint, source.checkpoints(session_id)).name
         found = source.why(session_id, name)
     if json:
-        documents.write(documents.why(found))
-        return Exit.DONE
+        documents.write(found)
+        return
     screen = Screen.of_stdout()
     screen.line(Cell(found.name, "bold"))
     kept = [_REASONS.get(reason, reason) for reason in found.kept_by] or ["no rule keeps it"]
-    facts = [("made by", _made_by(found)), *zip(["kept by", *[""] * len(kept)], kept, strict=False)]
+    names = ["made by", "kept by", *[""] * (len(kept) - 1), "deleted"]
+    facts = zip(names, [_made_by(found), *kept, _deleted(found)], strict=True)
     screen.paragraphs([[Cell(f"{name:<9}", "dim"), *text.split()] for name, text in facts], indent=10)
-    screen.paragraphs([[Cell(f"{'deleted':<9}", "dim"), *_deleted(found).split()]], indent=10)
-    return Exit.DONE
 
 
 def _made_by(found: Why) -> str:
@@ -86,12 +71,8 @@ def _deleted(found: Why) -> str:
 
 @app.command(sort_key=15, usage="Usage: edi-checkpoint prune [--apply] [--json]")
 def prune(
-    *,
-    apply: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Delete now, without waiting for the daemon.")
-    ] = False,
-    json: AsJson = False,
-) -> int:
+    *, apply: Annotated[bool, flag("Delete now, without waiting for the daemon.")] = False, json: AsJson = False
+) -> None:
     """Show what the rules keep and delete. Only --apply deletes.
 
     keep_per_session and keep_automatic limit the checkpoints of a session.
@@ -107,43 +88,40 @@ def prune(
              edi-checkpoint prune --apply
     """
     if apply:
-        found = decode_plan(order(messages.CleanupReply, messages.Prune))
+        reply = order(messages.CleanupReply, messages.Prune)
     else:
         with open_source() as source:
-            found = source.pruning()
+            reply = source.pruning()
+    found = msgspec.json.decode(reply.body, type=dict[str, Any])
     if json:
         documents.write(found)
-        return Exit.DONE
+        return
     screen = Screen.of_stdout()
-    rows = [
-        *(("checkpoint", one["name"], one["rule"], one["bytes"]) for one in found["drop"]),
-        *(("into trash", one["session_id"], one["rule"], one["bytes"]) for one in found["sessions"]["trash"]),
-        *(("out of trash", one["session_id"], one["rule"], one["bytes"]) for one in found["trash"]),
-        *(("set aside", one["name"], one["rule"], one["bytes"]) for one in found["damaged"]),
-    ]
+    sessions = found["sessions"]
+    lists = (
+        ("checkpoint", "name", found["drop"]),
+        ("into trash", "session_id", sessions["trash"]),
+        ("out of trash", "session_id", found["trash"]),
+        ("set aside", "name", found["damaged"]),
+    )
+    rows = [(what, row[key], row["rule"], size(row["bytes"])) for what, key, listed in lists for row in listed]
     if rows:
         screen.table(
-            [
-                Column("WHAT"),
-                Column("NAME", "bold", least=24),
-                Column("RULE"),
-                Column("SIZE", right=True),
-            ],
-            [(what, name, rule, size(count)) for what, name, rule, count in rows],
+            [Column("WHAT"), Column("NAME", "bold", least=24), Column("RULE"), Column("SIZE", right=True)], rows
         )
-    checkpoints, sessions = len(found["keep"]), len(found["sessions"]["keep"])
-    kept = f"{checkpoints} checkpoint{'s' * (checkpoints != 1)} of {sessions} session{'s' * (sessions != 1)} kept"
+    kept = f"{_counted(found['keep'], 'checkpoint')} of {_counted(sessions['keep'], 'session')} kept"
     if not rows:
         screen.line(f"nothing to delete: {kept}")
-    elif apply:
-        screen.line(f"done; {kept}")
     else:
-        screen.line(f"{kept}; --json shows the reasons, --apply deletes now")
-    return Exit.DONE
+        screen.line(f"done; {kept}" if apply else f"{kept}; --json shows the reasons, --apply deletes now")
+
+
+def _counted(found: list[object], one: str) -> str:
+    return f"{len(found)} {one}{'s' * (len(found) != 1)}"
 
 
 @app.command(sort_key=16, usage="Usage: edi-checkpoint restore SESSION [--json]")
-def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
+def restore(session: SessionArgument, /, *, json: AsJson = False) -> None:
     """Restore a session from the trash. Its age starts again at zero.
 
     Opening a session (EDI's load_state, Client.session) restores it too.
@@ -160,16 +138,11 @@ def restore(session: SessionArgument, /, *, json: AsJson = False) -> int:
     session_id = select.session(session, trashed, hint="`edi-checkpoint sessions --condition trashed` lists the trash")
     order(messages.Restored, lambda request: messages.Restore(request, session_id))
     with open_source() as source:
-        (row,) = (info for info in source.sessions() if info.session_id == session_id)
-    if json:
-        documents.write(documents.session(row))
-    else:
-        tables.sessions(Screen.of_stdout(), flat([row]), [row.session_id])
-    return Exit.DONE
+        show_session(source.session(session_id), json=json)
 
 
 @app.command(sort_key=17, usage="Usage: edi-checkpoint du [--json]")
-def du(*, json: AsJson = False) -> int:
+def du(*, json: AsJson = False) -> None:
     """Show the disk space of each session and each kind of file.
 
     An attachment counts for every session that uses it, but only once in the
@@ -185,23 +158,16 @@ def du(*, json: AsJson = False) -> int:
             found = usage(source.paths, source.row_bytes(), bar)
     if json:
         documents.write({"sessions": [one.document() for one in found], "sizes": sizes})
-        return Exit.DONE
+        return
     screen = Screen.of_stdout()
     if found:
-        kinds = (
+        kinds = [
             Column(title, right=True, rank=rank) for title, rank in (("JOURNAL", 2), ("OUTBOX", 3), ("ATTACHED", 1))
-        )
+        ]
         screen.table(
             [Column("SESSION", "bold", least=13), Column("DOCUMENTS", right=True), *kinds, Column("ALL", right=True)],
             [
-                (
-                    one.session_id + (" (trash)" if one.trashed else ""),
-                    size(one.documents),
-                    size(one.journal),
-                    size(one.outbox),
-                    size(one.attachments),
-                    size(one.total),
-                )
+                (one.session_id + " (trash)" * one.trashed, *map(size, one.sizes.values()), size(one.total))
                 for one in found
             ],
         )
@@ -213,20 +179,3 @@ def du(*, json: AsJson = False) -> int:
             for kind, one in sizes.items()
         ],
     )
-    return Exit.DONE
-
-
-def order(kind: type[Answered], question: Callable[[int], messages.Order]) -> Answered:
-    """Send an order to the daemon and return its answer; start a daemon if none runs.
-
-    Raises `DaemonUnavailable`, and the error that the daemon answers with.
-    """
-    from edi_checkpoint.client import connect
-
-    with connect(app=PROGRAM) as client:
-        if not client.connected:
-            raise DaemonUnavailable("this command needs a daemon, and none answers")
-        answer = client.ask(question, ORDER_TIMEOUT_S)
-    if not isinstance(answer, kind):
-        raise ProtocolError(f"answered by {type(answer).__name__}, not by {kind.__name__}")
-    return answer

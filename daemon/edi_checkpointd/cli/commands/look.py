@@ -9,24 +9,17 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from edi_checkpoint.home.condition import Condition
+from edi_checkpoint.wire.messages import SESSIONS_MAX
 from edi_checkpointd.cli import select
-from edi_checkpointd.cli.app import (
-    SEQUENCE_MAX,
-    AsJson,
-    CheckpointArgument,
-    SessionArgument,
-    app,
-    chosen,
-    open_source,
-    require_within,
-    tell,
-)
+from edi_checkpointd.cli.app import app, chosen, open_source, tell
+from edi_checkpointd.cli.arguments import AsJson, CheckpointOrNow, SessionArgument, flag, require_within
 from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output import tables
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.output.tree import flat, grown, with_parents
-from edi_checkpointd.cli.source import SESSIONS_MAX
 from edi_checkpointd.cli.views import documents
+
+_CUT = "some values are cut to fit; --json shows them in full"
 
 
 @app.command(sort_key=1, usage="Usage: edi-checkpoint sessions [--condition C] [--tree] [--limit N] [--json]")
@@ -36,12 +29,10 @@ def sessions(
         Condition | Literal["trashed"] | None,
         Parameter(help="Show only sessions of this condition; `trashed` shows those that `restore` can bring back."),
     ] = None,
-    tree: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Show forks and branches below their parent session.")
-    ] = False,
+    tree: Annotated[bool, flag("Show forks and branches below their parent session.")] = False,
     limit: Annotated[int, Parameter(help="Show at most this many.")] = 100,
     json: AsJson = False,
-) -> int:
+) -> None:
     """List the sessions, newest first.
 
     live         an app has the session open
@@ -56,30 +47,25 @@ def sessions(
         trashed = source.trashed()
         if json:
             rows = trashed[:limit] if condition == "trashed" else source.sessions(condition, limit)
-            documents.write(documents.sessions(rows))
-            return Exit.DONE
+            documents.write({"sessions": [documents.row(info) for info in rows]})
+            return
         every = trashed if condition == "trashed" else source.sessions()
     found = [info for info in every if condition in (None, info.condition)]
     if trashed and condition is None:
         tell(f"{len(trashed)} more in the trash; --condition trashed lists them")
     if not found:
         tell("no sessions" if condition is None else f"no session is {condition}")
-        return Exit.DONE
+        return
     shown = grown(with_parents(found[:limit], every)) if tree else flat(found[:limit])
     tables.sessions(Screen.of_stdout(), shown, [info.session_id for info in every])
     if len(found) > limit:
         tell(f"{limit} of {len(found)} sessions; --limit N shows more")
-    return Exit.DONE
 
 
 @app.command(sort_key=0, usage="Usage: edi-checkpoint status [--json | --openmetrics]")
 def status(
-    *,
-    openmetrics: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Print OpenMetrics text, for monitoring.")
-    ] = False,
-    json: AsJson = False,
-) -> int:
+    *, openmetrics: Annotated[bool, flag("Print OpenMetrics text, for monitoring.")] = False, json: AsJson = False
+) -> None:
     """Show whether all work is safe, what is wrong and how to fix it.
 
     Example: edi-checkpoint status
@@ -90,20 +76,19 @@ def status(
     with open_source() as source:
         found = source.status()
     if json:
-        documents.write(documents.status(found))
+        documents.write(found)
     elif openmetrics:
         from edi_checkpointd.cli.views import metrics
 
         metrics.write(found, datetime.now(UTC))
     else:
-        from edi_checkpointd.cli.views import status as views_status
+        from edi_checkpointd.cli.views.status import show_status
 
-        views_status.status(Screen.of_stdout(), found, datetime.now(UTC))
-    return Exit.DONE
+        show_status(Screen.of_stdout(), found, datetime.now(UTC))
 
 
 @app.command(sort_key=2, usage="Usage: edi-checkpoint log SESSION [--json]")
-def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
+def log(session: SessionArgument, /, *, json: AsJson = False) -> None:
     """List a session's checkpoints, oldest first.
 
     Each comes with the changes since the previous one.
@@ -117,12 +102,12 @@ def log(session: SessionArgument, /, *, json: AsJson = False) -> int:
         found = source.checkpoints(session_id)
         summaries = list(differences.summaries(source, found))
     if json:
-        documents.write(documents.log(session_id, found, summaries))
+        rows = [documents.log_row(*pair) for pair in zip(found, summaries, strict=True)]
+        documents.write({"session_id": session_id, "checkpoints": rows})
     elif not found:
         tell(f"session {session_id} has no checkpoints")
     else:
         tables.log(Screen.of_stdout(), session_id, found, summaries)
-    return Exit.DONE
 
 
 @app.command(sort_key=3, usage="Usage: edi-checkpoint history SESSION [--since N] [--json]")
@@ -132,12 +117,12 @@ def history(
     *,
     since: Annotated[int, Parameter(help="Start at this sequence.")] = 1,
     json: AsJson = False,
-) -> int:
+) -> None:
     """List every change of a session in the journal, oldest first.
 
     Example: edi-checkpoint history latest --since 800
     """
-    require_within("--since", since, 0, SEQUENCE_MAX)
+    require_within("--since", since)
     with open_source() as source:
         session_id = chosen(source, session)
         pages = source.history(session_id, since)
@@ -145,13 +130,12 @@ def history(
             documents.write_history(session_id, pages)
         else:
             tables.history(Screen.of_stdout(), session_id, pages)
-    return Exit.DONE
 
 
 @app.command(sort_key=4, usage="Usage: edi-checkpoint show SESSION [CHECKPOINT | --sequence N | --at T] [--json]")
 def show(
     session: SessionArgument,
-    checkpoint: CheckpointArgument = None,
+    checkpoint: CheckpointOrNow = None,
     /,
     *,
     sequence: Annotated[int | None, Parameter(help="Show the state after this change (see `history`).")] = None,
@@ -159,7 +143,7 @@ def show(
         str | None, Parameter(help="Show the state at this time: ISO 8601, 12:03 (today) or 10m (ago; also s, h, d).")
     ] = None,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Show a session's state: now, in a checkpoint, or at a time.
 
     Example: edi-checkpoint show latest
@@ -169,18 +153,16 @@ def show(
     if sum(given is not None for given in (checkpoint, sequence, at)) > 1:
         raise select.CommandLineError("CHECKPOINT, --sequence and --at exclude each other: give only one of them")
     if sequence is not None:
-        require_within("--sequence", sequence, 0, SEQUENCE_MAX)
+        require_within("--sequence", sequence)
     time = None if at is None else select.time(at, datetime.now(UTC))
     with open_source() as source:
         session_id = chosen(source, session)
         name = None if checkpoint is None else select.checkpoint(checkpoint, source.checkpoints(session_id)).name
-        found = source.state(session_id, checkpoint=name, sequence=sequence, time=time)
+        found = source.state(session_id, checkpoint=name, sequence=sequence, at=time)
     if json:
         documents.write(documents.show(found))
-    else:
-        if tables.show(Screen.of_stdout(), found):
-            tell("some values are cut to fit; --json shows them in full")
-    return Exit.DONE
+    elif tables.show(Screen.of_stdout(), found):
+        tell(_CUT)
 
 
 @app.command(sort_key=5, usage="Usage: edi-checkpoint diff SESSION [A] [B] [--other SESSION] [--json]")
@@ -197,7 +179,7 @@ def diff(
         Parameter(help="Compare with this session; B is one of its checkpoints. A then defaults to the current state."),
     ] = None,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Show what changed between two checkpoints, or since one.
 
     + added   - removed   ~ changed   > moved; in texts +word and -word
@@ -219,8 +201,7 @@ def diff(
         if json:
             documents.write(differences.document(before, after))
         elif differences.show(Screen.of_stdout(), source, before, after):
-            tell("some values are cut to fit; --json shows them in full")
-    return Exit.DONE
+            tell(_CUT)
 
 
 @app.command(sort_key=13, usage="Usage: edi-checkpoint attachments SESSION [--extract DIR] [--json]")
@@ -229,11 +210,10 @@ def attachments(
     /,
     *,
     extract: Annotated[
-        Path | None,
-        Parameter(help="Write them into this folder as they are stored: pictures, .npy arrays, raw bytes."),
+        Path | None, Parameter(help="Write them into this folder as they are stored: pictures, .npy arrays, raw bytes.")
     ] = None,
     json: AsJson = False,
-) -> int:
+) -> Exit:
     """List or extract the masks, other arrays and bytes of a session.
 
     They are those of the current state. The exit code is 6 if one of them is
@@ -260,11 +240,7 @@ def attachments(
 
 @app.command(sort_key=20, usage="Usage: edi-checkpoint demo [--keep] [--json]")
 def demo(
-    *,
-    keep: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Keep the demo's folder, so that you can look at it.")
-    ] = False,
-    json: AsJson = False,
+    *, keep: Annotated[bool, flag("Keep the demo's folder, so that you can look at it.")] = False, json: AsJson = False
 ) -> int:
     """Kill a demo session in the middle of its work, and recover it.
 

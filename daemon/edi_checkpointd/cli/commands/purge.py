@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from cyclopts import Parameter
@@ -15,8 +16,10 @@ from edi_checkpoint.errors import DaemonUnavailable, NotFound, VersionMismatch
 from edi_checkpoint.system.paths import Paths, locate
 from edi_checkpoint.wire import messages
 from edi_checkpointd.cli import select
-from edi_checkpointd.cli.app import AsJson, agreed, app, chosen, open_source, tell
-from edi_checkpointd.cli.exits import PROGRAM, Exit
+from edi_checkpointd.cli.app import agreed, app, chosen, open_source, tell
+from edi_checkpointd.cli.arguments import AsJson, Yes, flag
+from edi_checkpointd.cli.daemon import daemon_client, expect
+from edi_checkpointd.cli.exits import Exit
 from edi_checkpointd.cli.output.screen import Cell, Column, Screen, size
 from edi_checkpointd.cli.views import documents
 
@@ -37,9 +40,7 @@ _KINDS = {
     "set_aside": "set aside as damaged",
     "attachments": "attachments",
 }
-
-
-_COUNTED = {"checkpoints": "checkpoint", "entries": "entry", "attachments": "attachment"}
+_SINGULARS = {"checkpoints": "checkpoint", "entries": "entry", "attachments": "attachment"}
 
 
 class Receipt(NamedTuple):
@@ -61,21 +62,13 @@ def purge(
     session: Annotated[str | None, Parameter(help="An id, a unique beginning of one, or `latest`.")] = None,
     /,
     *,
-    everything: Annotated[
-        bool,
-        Parameter("--all", negative="", show_default=False, help="Delete all sessions and everything saved for them."),
-    ] = False,
-    yes: Annotated[bool, Parameter(negative="", show_default=False, help="Do not ask.")] = False,
+    everything: Annotated[bool, flag("Delete all sessions and everything saved for them.", "--all")] = False,
+    yes: Yes = False,
     takeover: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Purge even while an app has the session open. Whatever that app publishes later is not saved.",
-        ),
+        bool, flag("Purge even while an app has the session open. Whatever that app publishes later is not saved.")
     ] = False,
     json: AsJson = False,
-) -> int:
+) -> Exit:
     """Delete a session for good.
 
     The command shows what it will delete and asks first. It deletes the
@@ -110,8 +103,9 @@ def purge(
         if not agreed("delete all of this? It cannot be undone. [y/N] "):
             tell("nothing was deleted")
             return Exit.DONE
-    order = messages.Purge(0, () if everything else tuple(sessions), everything, takeover)
-    receipt = _receipt(paths, sessions, before, _ordered(order))
+    named = () if everything else tuple(sessions)
+    kept = _order(partial(messages.Purge, sessions=named, everything=everything, takeover=takeover))
+    receipt = _receipt(paths, sessions, before, kept)
     if json:
         documents.write(_document(receipt))
     else:
@@ -140,48 +134,34 @@ def _look(paths: Paths, sessions: Sequence[str], *, everything: bool) -> Footpri
         return held(paths, reader, set(sessions), everything=everything)
 
 
-@contextlib.contextmanager
-def _reading(paths: Paths) -> Iterator[Reader | None]:
+def _reading(paths: Paths) -> contextlib.AbstractContextManager[Reader | None]:
     """Give a reader of the journal. None: there is no journal, or it is damaged and the daemon sets it aside."""
     from edi_checkpointd.journal import JournalDamaged, Reader
 
-    reader = None
     if paths.journal.exists():
         with contextlib.suppress(JournalDamaged, VersionMismatch):
-            reader = Reader.open(paths.journal)
-    try:
-        yield reader
-    finally:
-        if reader is not None:
-            reader.close()
+            return contextlib.closing(Reader.open(paths.journal))
+    return contextlib.nullcontext()
 
 
-def _ordered(order: messages.Purge) -> Sequence[str]:
+def _order(purge: Callable[[int], messages.Purge]) -> Sequence[str]:
     """Let the daemon purge, and return what it could not delete. If the daemon dies, ask the next one.
 
     Raises `DaemonUnavailable`, `SessionBusy`.
     """
-    from edi_checkpoint.client import connect
-
     begun = False
     for turn in range(ASKED_TIMES):
         if turn == 1:
             tell("this takes longer: the daemon reads everything that may use an attachment")
-        with connect(app=PROGRAM, timeout_s=START_S) as client:
-            if not client.connected:
-                raise DaemonUnavailable("this command needs a daemon, and none answers")
+        with daemon_client(START_S) as client:
             try:
-                answer = client.ask(
-                    lambda n: messages.Purge(n, order.sessions, order.everything, order.takeover), ANSWER_S
-                )
+                return expect(messages.Purged, client.ask(purge, ANSWER_S)).kept
             except DaemonUnavailable:
                 begun = True
             except NotFound:
                 if begun:  # the previous daemon finished the purge, but its answer was lost
                     return ()
                 raise
-            else:
-                return answer.kept if isinstance(answer, messages.Purged) else ()
     raise DaemonUnavailable("the purge is not finished; the daemon continues it", hint="see `edi-checkpoint status`")
 
 
@@ -220,25 +200,19 @@ def _show(screen: Screen, sessions: Sequence[str], before: Footprint, *, everyth
         tell("a damaged journal was set aside; it is deleted, with its entries of other sessions")
 
 
-def _counted(count: int, one: str) -> str:
-    return f"{count} {one}" if count == 1 else f"{count} {one.removesuffix('y') + 'ie' if one[-1] == 'y' else one}s"
-
-
 def _tell(screen: Screen, receipt: Receipt) -> None:
     removed = receipt.removed
-    counts = [_counted(removed[what], one) for what, one in _COUNTED.items()]
+    counts = [f"{removed[kind]} {one if removed[kind] == 1 else kind}" for kind, one in _SINGULARS.items()]
     if in_trash := removed.get("trash"):
-        counts.append(f"{_counted(in_trash, 'file')} in the trash")
+        counts.append(f"{in_trash} file{'s' * (in_trash != 1)} in the trash")
     screen.line(f"purged: {', '.join(counts)}, {size(removed['bytes'])} in all")
     others = Counter(one.session_id for one in receipt.left if one.session_id is not None)
     for session_id, count in sorted(others.items()):
         screen.line(
             f"session {session_id} is kept: {count} of its files still name{'s' * (count == 1)} what was purged"
         )
-    for one in receipt.left:
-        if one.session_id is None:
-            screen.line(Cell(f"left: {one.path} {one.why}", "bold yellow"))
-    for sentence in receipt.kept:
+    ours = [f"{one.path} {one.why}" for one in receipt.left if one.session_id is None]
+    for sentence in (*ours, *receipt.kept):
         screen.line(Cell(f"left: {sentence}", "bold yellow"))
     if not receipt.left and not receipt.kept:
         screen.line("nothing of it is left in any of our folders")

@@ -16,9 +16,9 @@ from edi_checkpoint.errors import DocumentDamaged, EdiCheckpointError, SessionEx
 from edi_checkpoint.system.paths import Paths, ensure_private, locate
 from edi_checkpoint.system.safe_open import read_regular
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli.app import AsJson, SessionArgument, app, chosen, open_source, tell
-from edi_checkpointd.cli.commands.keep import order
-from edi_checkpointd.cli.exits import Exit
+from edi_checkpointd.cli.app import app, chosen, open_source, software, tell
+from edi_checkpointd.cli.arguments import AsJson, SessionArgument, flag
+from edi_checkpointd.cli.daemon import order
 from edi_checkpointd.cli.output.screen import size
 from edi_checkpointd.cli.source import Source
 from edi_checkpointd.cli.views import documents
@@ -26,7 +26,6 @@ from edi_checkpointd.cli.views import documents
 if TYPE_CHECKING:
     from edi_checkpointd.transfer.archive import Member
 
-_EXISTS = "--force replaces it"
 _DAMAGED = "run `edi-checkpointd stop; edi-checkpointd check --repair`, which sets it aside; then export again"
 
 
@@ -34,7 +33,7 @@ class FileExists(EdiCheckpointError):
     """A file with the name to write exists already."""
 
     code = "file_exists"
-    default_hint = _EXISTS
+    default_hint = "--force replaces it"
 
 
 @app.command(sort_key=22, usage="Usage: edi-checkpoint export SESSION FILE [--plain] [--force] [--json]")
@@ -43,15 +42,10 @@ def export(
     file: Annotated[Path, Parameter(help="The file to write, a zip.")],
     /,
     *,
-    plain: Annotated[
-        bool,
-        Parameter(
-            negative="", show_default=False, help="Write what EDI's own class can read: no masks, no extra keys."
-        ),
-    ] = False,
-    force: Annotated[bool, Parameter(negative="", show_default=False, help="Replace an existing file.")] = False,
+    plain: Annotated[bool, flag("Write what EDI's own class can read: no masks, no extra keys.")] = False,
+    force: Annotated[bool, flag("Replace an existing file.")] = False,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Write a session to one file.
 
     The file contains the current state, the checkpoints with labels and pins,
@@ -75,22 +69,17 @@ def export(
                     left_out = archive.write_plain(opened, found)
                 else:
                     members = [*found, *_attachments(source, session_id, found)]
-                    archive.write(opened, session_id, _software(), datetime.now(UTC), members)
+                    archive.write(opened, session_id, software(), datetime.now(UTC), members)
         except FileExistsError:
             raise FileExists(f"{file} exists already") from None
     written = file.stat().st_size
     if left_out:
         tell(f"{left_out} arrays and bytes are null in the file, because EDI's own class cannot read them")
     if json:
-        documents.write(
-            {
-                "session_id": session_id, "file": str(file), "checkpoints": checkpoints, "bytes": written,
-                "left_out": left_out,
-            }
-        )  # fmt: skip
+        counts = {"checkpoints": checkpoints, "bytes": written, "left_out": left_out}
+        documents.write({"session_id": session_id, "file": str(file), **counts})
     else:
         print(f"session {session_id} exported to {file}: {checkpoints} checkpoints, {size(written)}")
-    return Exit.DONE
 
 
 def _documents(source: Source, session_id: str) -> Iterator[Member]:
@@ -145,7 +134,7 @@ def import_(
     *,
     new: Annotated[str | None, Parameter("--as", help="The new session's id; by default its old id.")] = None,
     json: AsJson = False,
-) -> int:
+) -> None:
     """Import a session from a file that `export` wrote.
 
     The command verifies the whole file first. It never overwrites a session.
@@ -176,7 +165,6 @@ def import_(
         documents.write({"session_id": session_id, "file": str(file), "checkpoints": checkpoints, "bytes": size_bytes})
     else:
         print(f"session {session_id} imported: {checkpoints} checkpoints, {size(size_bytes)}")
-    return Exit.DONE
 
 
 def _bring_in(paths: Paths, session_id: str, members: Iterator[Member]) -> None:
@@ -190,9 +178,3 @@ def _bring_in(paths: Paths, session_id: str, members: Iterator[Member]) -> None:
         order(messages.Imported, lambda request: messages.Import(request, session_id, os.getpid()))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _software() -> str:
-    from importlib.metadata import version
-
-    return f"edi-checkpoint {version('edi-checkpoint')}"

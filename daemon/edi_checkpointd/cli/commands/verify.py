@@ -7,7 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from edi_checkpoint.system.paths import locate
-from edi_checkpointd.cli.app import AsJson, app, chosen, open_source
+from edi_checkpointd.cli.app import app, chosen, open_source
+from edi_checkpointd.cli.arguments import AsJson
 from edi_checkpointd.cli.output.progress import Bar
 from edi_checkpointd.cli.output.screen import Screen
 from edi_checkpointd.cli.views import documents

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from contextlib import closing
+from typing import Annotated
 
 from edi_checkpoint.model import Event
 from edi_checkpoint.system.paths import locate
 from edi_checkpointd.cli.app import app
-from edi_checkpointd.cli.exits import PROGRAM, Exit
+from edi_checkpointd.cli.arguments import flag
+from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.cli.output.screen import Cell, Screen, moment
 from edi_checkpointd.cli.views import documents
 from edi_checkpointd.cli.views.events import EVENT_STYLE, said
-
-if TYPE_CHECKING:
-    from edi_checkpoint.link.link import Link
 
 _EVENT_CELLS = 10
 
@@ -26,16 +21,9 @@ _EVENT_CELLS = 10
 @app.command(sort_key=17, usage="Usage: edi-checkpoint watch [--lines] [--json]")
 def watch(
     *,
-    lines: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Print lines on a terminal too, as when piped.")
-    ] = False,
-    json: Annotated[
-        bool,
-        Parameter(
-            "--json", negative="", show_default=False, help="Print a line of JSON for each event, with times in UTC."
-        ),
-    ] = False,
-) -> int:
+    lines: Annotated[bool, flag("Print lines on a terminal too, as when piped.")] = False,
+    json: Annotated[bool, flag("Print a line of JSON for each event, with times in UTC.", "--json")] = False,
+) -> None:
     """Show events when they happen. Ctrl-C ends it.
 
     Events are changes, checkpoints, conditions, rollbacks and faults. On a
@@ -46,35 +34,22 @@ def watch(
     Example: edi-checkpoint watch
              edi-checkpoint watch --json | grep checkpoint
     """
+    from edi_checkpoint.link.link import Link
     from edi_checkpointd.cli.follow import follow
 
     screen = Screen.of_stdout()
-    with _link() as link:
-        if json:
-            for event in follow(link):
-                if event is not None:
-                    documents.write_line(documents.event(event))
-        elif lines or not sys.stdout.isatty():
-            for event in follow(link):
-                if event is not None:
-                    screen.line(*_line(event))
-                    sys.stdout.flush()
-        else:
+    with closing(Link(locate(), app=PROGRAM, version="")) as link:
+        if sys.stdout.isatty() and not lines and not json:
             from edi_checkpointd.cli.views.live import show
 
             show(link)
-    return Exit.DONE
-
-
-@contextlib.contextmanager
-def _link() -> Iterator[Link]:
-    from edi_checkpoint.link.link import Link
-
-    link = Link(locate(), app=PROGRAM, version="")
-    try:
-        yield link
-    finally:
-        link.close()
+            return
+        for event in follow(link):
+            if event is not None and json:
+                documents.write_event(event)
+            elif event is not None:
+                screen.line(*_line(event))
+                sys.stdout.flush()
 
 
 def _line(event: Event) -> list[str | Cell]:

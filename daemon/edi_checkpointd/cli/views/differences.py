@@ -97,10 +97,7 @@ def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
         screen.line(Cell("the states are equal", "dim"))
         return False
     most = None if screen.width is None else _VALUE_MAX_CHARS
-    reads = (
-        partial(source.attachment, before.found.session_id),
-        partial(source.attachment, after.found.session_id),
-    )
+    reads = (partial(source.attachment, before.found.session_id), partial(source.attachment, after.found.session_id))
     told = [list(_told(change, most, reads)) for change in found]
     screen.paragraphs(told, indent=_INDENT)
     return any(word is _CUT for words in told for word in words)

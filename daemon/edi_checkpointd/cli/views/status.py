@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from datetime import datetime
 
 from edi_checkpoint.home.sizes import Size
@@ -10,16 +9,15 @@ from edi_checkpoint.home.status import Served, Status, amount
 from edi_checkpointd.cli.output.screen import Cell, Column, Screen, moment, size
 
 _WAITING_SHOWN = 5  # sessions with waiting entries that are named
-_INDENT = "  "
 
 
-def status(screen: Screen, found: Status, now: datetime) -> None:
+def show_status(screen: Screen, found: Status, now: datetime) -> None:
     """Write the status. Its first line says whether the user has to do anything."""
-    _paragraph(screen, verdict(found, now), "bold green" if found.safe else "bold yellow", "")
-    for trouble in found.degraded:
+    _paragraph(screen, verdict(found, now), "bold green" if found.safe else "bold yellow", indent=0)
+    for fault in found.degraded:
         screen.line()
-        _paragraph(screen, f"! {trouble.message}", "yellow", _INDENT)
-        _paragraph(screen, f"{_INDENT}{trouble.hint}", "", _INDENT)
+        _paragraph(screen, f"! {fault.message}", "yellow", indent=2)
+        _paragraph(screen, f"  {fault.hint}", "", indent=2)
     screen.line()
     screen.table([Column("", "dim"), Column("")], _facts(found, now), titled=False)
 
@@ -82,9 +80,5 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _paragraph(screen: Screen, text: str, style: str, indent: str) -> None:
-    lines = [text] if screen.width is None else textwrap.wrap(
-        text, screen.width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
-    )  # fmt: skip
-    for line in lines:
-        screen.line(Cell(line, style))
+def _paragraph(screen: Screen, text: str, style: str, *, indent: int) -> None:
+    screen.paragraphs([[Cell(word, style) for word in text.split(" ")]], indent=indent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,30 +16,24 @@ from edi_checkpointd.attachments.store import listed as listed_attachments
 
 
 class Usage(NamedTuple):
-    """What a session takes, in bytes. `attachments` counts all that its documents name, shared ones too."""
+    """What a session takes: `sizes` in bytes, by kind.
+
+    `attachments` counts all attachments that the session's documents name, shared ones too.
+    """
 
     session_id: str
     trashed: bool
-    documents: int
-    journal: int
-    outbox: int
-    attachments: int
+    sizes: dict[str, int]
 
     @property
     def total(self) -> int:
         """The sum of all kinds."""
-        return self.documents + self.journal + self.outbox + self.attachments
+        return sum(self.sizes.values())
 
     def document(self) -> dict[str, object]:
         """Return the row of `du --json`."""
-        return {
-            "session_id": self.session_id,
-            "trashed": self.trashed,
-            "documents_bytes": self.documents,
-            "journal_bytes": self.journal,
-            "outbox_bytes": self.outbox,
-            "attachments_bytes": self.attachments,
-        }
+        sizes = {f"{kind}_bytes": count for kind, count in self.sizes.items()}
+        return {"session_id": self.session_id, "trashed": self.trashed, **sizes}
 
 
 def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int], None]) -> list[Usage]:
@@ -50,27 +45,22 @@ def usage(paths: Paths, journal: Mapping[str, int], progress: Callable[[int, int
     trashed = {one.session_id for one in listed(paths.trash)}
     folders = [paths.sessions, *(paths.trash / session_id for session_id in trashed)]
     found = [one for folder in folders for one in _documents(folder)]
-    sizes: dict[str, int] = {}
+    documents = Counter[str]()
     named: dict[str, set[str]] = {}
     for at, (session_id, path) in enumerate(found):
         try:
-            sizes[session_id] = sizes.get(session_id, 0) + path.stat(follow_symlinks=False).st_size
+            documents[session_id] += path.stat(follow_symlinks=False).st_size
         except FileNotFoundError:  # a newer checkpoint replaced it meanwhile
             continue
         if filed:
             named.setdefault(session_id, set()).update(named_in(path))
         progress(at, len(found))
     outboxes = {folder.name: tree_bytes(folder) for folder in paths.outbox.iterdir()} if paths.outbox.exists() else {}
+    attached = {session_id: sum(filed.get(digest, 0) for digest in digests) for session_id, digests in named.items()}
+    kinds = {"documents": documents, "journal": journal, "outbox": outboxes, "attachments": attached}
     rows = [
-        Usage(
-            session_id,
-            session_id in trashed,
-            sizes.get(session_id, 0),
-            journal.get(session_id, 0),
-            outboxes.get(session_id, 0),
-            sum(filed.get(digest, 0) for digest in named.get(session_id, ())),
-        )
-        for session_id in {*sizes, *journal, *outboxes}
+        Usage(session_id, session_id in trashed, {kind: sizes.get(session_id, 0) for kind, sizes in kinds.items()})
+        for session_id in {*documents, *journal, *outboxes}
     ]
     return sorted(rows, key=lambda one: (-one.total, one.session_id))
 
