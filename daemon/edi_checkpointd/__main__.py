@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 1, 2, 5
 STOP_TIMEOUT_S = 15.0
+_FAILED, _EXITS = 1, {"config": 2, "daemon_runs": 5}  # by the error's code
 _GARBAGE = 10_000  # objects before a garbage collection: a drain makes a thousand, none of them in a cycle
 
 
@@ -34,10 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from edi_checkpointd.server.run import run
         from edi_checkpointd.system import logs
         from edi_checkpointd.system.daemonize import detach
-        from edi_checkpointd.system.lock import DaemonRuns
     except ModuleNotFoundError as error:
         hint = "install the extra `daemon` from the clone: pip install '.[daemon]'"
-        return _fail(EdiCheckpointError(f"{error.name} is missing", hint=hint), EXIT_FAILED)
+        return _fail(EdiCheckpointError(f"{error.name} is missing", hint=hint))
     finally:
         gc.freeze()  # modules never become garbage, so later collections, while entries wait, need not scan them
         gc.set_threshold(_GARBAGE)
@@ -48,13 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     detached, as_json = getattr(arguments, "detached", False), getattr(arguments, "json", False)
     try:
         paths = locate()
-        match arguments.command:
-            case "stop":
-                return _stop(paths)
-            case "install":
-                return _install(paths, now=arguments.now, dry_run=arguments.dry_run)
-            case "uninstall":
-                return _uninstall(paths)
+        if arguments.command == "stop":
+            return _stop(paths)
+        if arguments.command in ("install", "uninstall"):
+            return _change_service(paths, arguments)
         load = partial(config.load, paths, os.environ, config.flags_of(arguments))
         if arguments.command == "check":
             return _check(paths, load if arguments.repair else None, as_json=as_json)
@@ -66,13 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for warning in settings.warnings:
             log.warning(warning)
         run(paths, settings, load, idle_exit=detached)
-    except DaemonRuns as error:
-        return _fail(error, EXIT_BUSY, detached=detached, as_json=as_json)
     except EdiCheckpointError as error:
-        return _fail(error, EXIT_USAGE if error.code == "config" else EXIT_FAILED, detached=detached, as_json=as_json)
+        return _fail(error, detached=detached, as_json=as_json)
     except OSError as error:
         failure = EdiCheckpointError(str(error), hint="make sure that the folder can be written")
-        return _fail(failure, EXIT_FAILED, detached=detached, as_json=as_json)
+        return _fail(failure, detached=detached, as_json=as_json)
     return 0
 
 
@@ -169,25 +163,19 @@ def _stop(paths: Paths) -> int:
     if holder is None or end(paths.lock, holder, STOP_TIMEOUT_S):
         return 0
     return _fail(
-        EdiCheckpointError(f"process {holder.pid} did not end within {STOP_TIMEOUT_S:g} s", hint="see its log"),
-        EXIT_FAILED,
+        EdiCheckpointError(f"process {holder.pid} did not end within {STOP_TIMEOUT_S:g} s", hint="see its log")
     )
 
 
-def _install(paths: Paths, *, now: bool, dry_run: bool) -> int:
-    from edi_checkpointd.systemd import install as systemd_install
+def _change_service(paths: Paths, arguments: argparse.Namespace) -> int:
+    from edi_checkpointd.systemd import install as service
 
-    if dry_run:
-        print(systemd_install.show(paths, os.environ, partial(print, file=sys.stderr)), end="")
+    if arguments.command == "uninstall":
+        service.uninstall(paths, os.environ, _say)
+    elif arguments.dry_run:
+        print(service.show(paths, os.environ, partial(print, file=sys.stderr)), end="")
     else:
-        systemd_install.install(paths, os.environ, _say, now=now)
-    return 0
-
-
-def _uninstall(paths: Paths) -> int:
-    from edi_checkpointd.systemd import install as systemd_install
-
-    systemd_install.uninstall(paths, os.environ, _say)
+        service.install(paths, os.environ, _say, now=arguments.now)
     return 0
 
 
@@ -195,14 +183,15 @@ def _say(what: str, about: object) -> None:
     print(f"{what:<10} {about}")
 
 
-def _fail(error: EdiCheckpointError, code: int, *, detached: bool = False, as_json: bool = False) -> int:
+def _fail(error: EdiCheckpointError, *, detached: bool = False, as_json: bool = False) -> int:
+    """Print an error with its hint, and return the exit code."""
     if detached and log.hasHandlers():
         log.error("%s; %s", error, error.hint)
     if as_json:
         _write({"format": 1, "error": {"code": error.code, "message": error.message, "hint": error.hint}})
-        return code
-    print(f"edi-checkpointd: {error}\n  {error.hint}", file=sys.stderr)
-    return code
+    else:
+        print(f"edi-checkpointd: {error}\n  {error.hint}", file=sys.stderr)
+    return _EXITS.get(error.code, _FAILED)
 
 
 if __name__ == "__main__":

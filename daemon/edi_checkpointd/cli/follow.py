@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from edi_checkpoint.errors import ProtocolError
 from edi_checkpoint.link.link import Link
 from edi_checkpoint.model import Event
 from edi_checkpoint.system.daemon_lock import running
 from edi_checkpoint.wire import messages
+from edi_checkpointd.cli.daemon import expect
 
 TICK_S = 0.5  # how often the caller gets control, to look at the clock and at the terminal's size
 
@@ -36,13 +36,11 @@ def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
                 asked.result(TICK_S)
             except TimeoutError:
                 yield None
-        answer = asked.result()
-        if not isinstance(answer, messages.Events):
-            raise ProtocolError(f"answered by {type(answer).__name__}, not by Events")
+        answer = expect(messages.Events, asked.result())
         if feed not in ("", answer.feed):  # the daemon restarted faster than we looked
             yield _daemon(link, connected=True)
         if answer.missed:
-            yield _told("fault", "events_missed", f"{answer.missed} events came too fast and are not shown")
+            yield _event("fault", "events_missed", f"{answer.missed} events came too fast and are not shown")
         feed, number = answer.feed, answer.number
         yield from answer.events
         yield None
@@ -51,10 +49,10 @@ def follow(link: Link, *, pause_s: float = 0.0) -> Iterator[Event | None]:
 
 def _daemon(link: Link, *, connected: bool) -> Event:
     if not connected:
-        return _told("daemon", "gone", "no daemon answers; waiting for one")
+        return _event("daemon", "gone", "no daemon answers; waiting for one")
     holder = running(link.paths.lock)
-    return _told("daemon", "connected", f"process {holder.pid}" if holder else "")
+    return _event("daemon", "connected", f"process {holder.pid}" if holder else "")
 
 
-def _told(event: str, name: str, detail: str) -> Event:
+def _event(event: str, name: str, detail: str) -> Event:
     return Event(event, None, None, datetime.now(UTC), name, None, detail)

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edi_checkpoint.system.paths import HOME, Paths
@@ -26,16 +26,9 @@ _NETWORK = frozenset(
 )
 _MEMORY = frozenset(("tmpfs", "ramfs"))
 _SYNCED_BY = {  # by the folder name that each program uses, before any " (Personal)" or " - Company"
-    "dropbox": "Dropbox",
-    "google drive": "Google Drive",
-    "googledrive": "Google Drive",
-    "mobile documents": "iCloud",
-    "icloud drive": "iCloud",
-    "iclouddrive": "iCloud",
-    "nextcloud": "Nextcloud",
-    "onedrive": "OneDrive",
-    "owncloud": "ownCloud",
-    "syncthing": "Syncthing",
+    **{name.lower(): name for name in ("Dropbox", "Nextcloud", "OneDrive", "ownCloud", "Syncthing")},
+    **dict.fromkeys(("google drive", "googledrive"), "Google Drive"),
+    **dict.fromkeys(("mobile documents", "icloud drive", "iclouddrive"), "iCloud"),
 }
 _SYNC_MARK, _MARKED_BY = ".stfolder", "Syncthing"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -98,10 +91,7 @@ def _folder(folder: Path) -> CheckResult:
 
 def disk_space(setup: Setup) -> CheckResult:
     """Check that the disks have room for what EDI publishes."""
-    free = {}
-    for folder in _on_disk(setup.paths):
-        disk = os.statvfs(nearest(folder))
-        free[folder] = disk.f_bavail * disk.f_frsize
+    free = {folder: disk.f_bavail * disk.f_frsize for folder, disk in _disks(setup.paths)}
     folder, least = min(free.items(), key=lambda pair: pair[1])
     if least < FREE_WANTED_BYTES:
         remedy = f"free at least {size(FREE_WANTED_BYTES)} there; `edi-checkpoint prune` lists what can be deleted"
@@ -111,11 +101,7 @@ def disk_space(setup: Setup) -> CheckResult:
 
 def inodes(setup: Setup) -> CheckResult:
     """Check that the file systems have room for more files."""
-    free = {}
-    for folder in _on_disk(setup.paths):
-        disk = os.statvfs(nearest(folder))
-        if disk.f_files:
-            free[folder] = disk.f_favail
+    free = {folder: disk.f_favail for folder, disk in _disks(setup.paths) if disk.f_files}
     if not free:
         return not_said("the file system does not limit the number of files")
     folder, least = min(free.items(), key=lambda pair: pair[1])
@@ -171,6 +157,11 @@ def synced_by(folder: Path) -> str | None:
 def _on_disk(paths: Paths) -> Iterable[Path]:
     """Return the folders that must survive a power cut."""
     return paths.sessions, paths.state
+
+
+def _disks(paths: Paths) -> Iterator[tuple[Path, os.statvfs_result]]:
+    for folder in _on_disk(paths):
+        yield folder, os.statvfs(nearest(folder))
 
 
 def _mount_of(path: Path) -> tuple[Path, str]:

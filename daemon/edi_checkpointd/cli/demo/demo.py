@@ -1,6 +1,6 @@
 """The demo: kill an editing session and its daemon, recover the session, and print each step.
 
-The daemon, the publisher (`demo_editor`) and the signals are real; the home is temporary. Losses are counted from
+The daemon, the publisher (`editor`) and the signals are real; the home is temporary. Losses are counted from
 outside: the demo compares what the publisher printed before it died with what `edi-checkpoint`, in new processes, reads
 at the end. It trusts no counter of ours.
 """
@@ -49,8 +49,7 @@ class Child:
         )  # fmt: skip
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._last: deque[str] = deque(maxlen=LOG_LINES)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
@@ -183,12 +182,10 @@ class Demo:
 
     def _read_back(self) -> list[str]:
         """Return the digests of the history's entries, in its order, all read by other processes."""
-        history = self._ask("history", SESSION).get("entries", [])
+        rows = self._ask("history", SESSION).get("entries", [])
         readers = ThreadPoolExecutor(READERS)
         try:
-            return list(
-                readers.map(self._content_of, [entry for entry in history if entry["op"] in ("update", "base")])
-            )
+            return list(readers.map(self._content_of, [row for row in rows if row["op"] in ("update", "base")]))
         finally:
             readers.shutdown(cancel_futures=True)
 
@@ -204,20 +201,15 @@ class Demo:
             return
         state = shown["state_info"]
         source = "journal and EDI's outbox" if shown["source"] == "outbox" else shown["source"]
-        iteration, percent = state.get("current_iteration"), state.get("progress")
-        answers, prompts = len(state.get("user_feedback", ())), len(state.get("prompts", ()))
+        progress = f"iteration {state.get('current_iteration')} at {state.get('progress')} %"
+        counts = f"{len(state.get('user_feedback', ()))} typed answers, {len(state.get('prompts', ()))} prompts"
         self._tell(f"\n3. `edi-checkpoint show {SESSION}` finds on disk, in the {source}:")
-        self._tell(
-            f"     {shown['stage']}, iteration {iteration} at {percent} %, "
-            f"{answers} typed answers, {prompts} prompts (change {shown['sequence']})",
-            "green",
-        )
+        self._tell(f"     {shown['stage']}, {progress}, {counts} (change {shown['sequence']})", "green")
 
     def _tell_found(self, found: Found, *, unheard: int) -> None:
-        self._tell(
-            f"     {found.recovered} of {found.acknowledged} acknowledged changes were recovered, in order",
-            "red" if found.lost else "green",
-        )
+        style = "red" if found.lost else "green"
+        share = f"{found.recovered} of {found.acknowledged}"
+        self._tell(f"     {share} acknowledged changes were recovered, in order", style)
         if unheard and not found.missing:
             self._tell(f"     also recovered, though EDI died before their acknowledgement: {unheard}", "green")
 
@@ -232,11 +224,9 @@ def run_demo(*, keep: bool, json_output: bool) -> int:
     fault = ""
     try:
         with _ended_like_ctrl_c():
-            found, files = demo.run()
-    except DemoFailed as error:
-        fault = str(error)
-    except KeyboardInterrupt:
-        fault = "stopped; all its processes have ended"
+            found, made = demo.run()
+    except (DemoFailed, KeyboardInterrupt) as error:
+        fault = str(error) or "stopped; all its processes have ended"
     finally:
         demo.close()
         if not keep:
@@ -249,12 +239,7 @@ def run_demo(*, keep: bool, json_output: bool) -> int:
         return 1
     if found.missing or found.unexplained:
         print(f"demo: {found.missing} published changes missing, {found.unexplained} unexpected", file=sys.stderr)
-    counts = {
-        "acknowledged": found.acknowledged,
-        "recovered": found.recovered,
-        "lost": found.lost,
-        "checkpoints": files,
-    }
+    counts = {"acknowledged": found.acknowledged, "recovered": found.recovered, "lost": found.lost, "checkpoints": made}
     if json_output:
         print(json.dumps({"format": 1, **counts, "home": str(home) if keep else None}))
     else:

@@ -37,28 +37,23 @@ class Step(NamedTuple):
 CUT_AT = "drawing the third picture"  # the step after which the demo kills this process
 AT_STAKE = "the analysis, two typed answers, two pictures"  # the work done by then
 
-_ENTITIES = [
-    {
-        "id": "sky_0", "label": "sky", "confidence": 0.97, "bbox": [0, 0, 1920, 612], "color_dominant": "#8fb4d9",
-        "area_percent": 47.2, "centroid": [958.4, 301.7], "similarity_score": 0.31,
-    },
-    {
-        "id": "lighthouse_0", "label": "lighthouse", "confidence": 0.94, "bbox": [1204, 188, 1391, 790],
-        "color_dominant": "#e8e2d6", "area_percent": 5.1, "centroid": [1296.0, 498.3], "similarity_score": 0.28,
-    },
-    {
-        "id": "sea_0", "label": "sea", "confidence": 0.91, "bbox": [0, 598, 1920, 1080], "color_dominant": "#3d6a86",
-        "area_percent": 38.6, "centroid": [871.9, 842.5], "similarity_score": 0.27,
-    },
-]  # fmt: skip
+_ENTITY = ("id", "label", "confidence", "bbox", "color_dominant", "area_percent", "centroid", "similarity_score")
+_ENTITIES: list[dict[str, object]] = [
+    dict(zip(_ENTITY, values, strict=True))
+    for values in (
+        ("sky_0", "sky", 0.97, [0, 0, 1920, 612], "#8fb4d9", 47.2, [958.4, 301.7], 0.31),
+        ("lighthouse_0", "lighthouse", 0.94, [1204, 188, 1391, 790], "#e8e2d6", 5.1, [1296.0, 498.3], 0.28),
+        ("sea_0", "sea", 0.91, [0, 598, 1920, 1080], "#3d6a86", 38.6, [871.9, 842.5], 0.27),
+    )
+]
 _ANSWERS = ["make the sky stormier, keep the lighthouse", "yes, and the sea a little rougher"]
 _PROMPTS = [
     {"positive": "storm clouds over the sea, lighthouse", "negative": "blur, text", "score": 0.58},
     {"positive": "heavy storm front, lit lighthouse, rough sea", "negative": "blur, text, people", "score": 0.74},
     {"positive": "towering storm front, warm lighthouse beam, white caps", "negative": "blur, text, people, boats"},
 ]
+_PICTURES = "/home/ada/pictures"
 _JOB = "5f0c2b7e-93a1-4d0e-8a57-1c6be27d9f40"
-_EDITED = "/home/ada/pictures/lighthouse_edited.png"
 
 
 def _prompts(count: int, last: str = "") -> dict[str, object]:
@@ -66,74 +61,44 @@ def _prompts(count: int, last: str = "") -> dict[str, object]:
     return {**held, last: _PROMPTS[-1]} if last else held
 
 
+def _intent(entities: list[str], confidence: float) -> dict[str, object]:
+    return {"target_entities": entities, "edit_type": "weather", "confidence": confidence}
+
+
 STEPS = [
-    Step(
-        "upload",
-        {
-            "current_stage": "upload", "status": "in_progress", "image_path": "/home/ada/pictures/lighthouse.jpg",
-            "naive_prompt": "let a storm come up",
-        },
-        "lighthouse.jpg, and your wish: 'let a storm come up'",
-        STAGE_S,
-    ),
+    Step("upload",
+         {"current_stage": "upload", "status": "in_progress", "image_path": f"{_PICTURES}/lighthouse.jpg",
+          "naive_prompt": "let a storm come up"},
+         "lighthouse.jpg, and your wish: 'let a storm come up'", STAGE_S),
     Step("sizing up the picture", {"current_stage": "analysis", "model_configs": {"sam": "vit_h", "clip": "ViT-L/14"}}),
-    Step(
-        "finding things",
-        {"scene_analysis": {"entities": _ENTITIES, "spatial_layout": "sky above sea, lighthouse on the right"}},
-        "found sky (47 %), sea (39 %), lighthouse (5 %)",
-        STAGE_S,
-    ),
-    Step(
-        "reading the wish",
-        {
-            "current_stage": "intent",
-            "intent": {"target_entities": ["sky_0"], "edit_type": "weather", "confidence": 0.62},
-        },
-        "change the weather of sky_0; only 62 % sure, so it asks",
-        STAGE_S,
-    ),
+    Step("finding things",
+         {"scene_analysis": {"entities": _ENTITIES, "spatial_layout": "sky above sea, lighthouse on the right"}},
+         "found sky (47 %), sea (39 %), lighthouse (5 %)", STAGE_S),
+    Step("reading the wish", {"current_stage": "intent", "intent": _intent(["sky_0"], 0.62)},
+         "change the weather of sky_0; only 62 % sure, so it asks", STAGE_S),
     Step("asking", {"current_stage": "clarification", "clarification": {"questions": 2}}),
     Step("first answer", {"user_feedback": _ANSWERS[:1]}, f"you typed '{_ANSWERS[0]}'"),
-    Step(
-        "second answer",
-        {
-            "user_feedback": _ANSWERS,
-            "intent": {"target_entities": ["sky_0", "sea_0"], "edit_type": "weather", "confidence": 0.93},
-        },
-        f"you typed '{_ANSWERS[1]}'",
-        STAGE_S,
-    ),
+    Step("second answer", {"user_feedback": _ANSWERS, "intent": _intent(["sky_0", "sea_0"], 0.93)},
+         f"you typed '{_ANSWERS[1]}'", STAGE_S),
     Step("first prompt", {"current_stage": "refinement", "current_iteration": 1, "prompts": {}}),
     Step("first picture", {"prompts": _prompts(1), "prompt_history": ["v1"]}, "iteration 1 of 3 scored 0.58", STAGE_S),
     Step("second prompt", {"current_iteration": 2, "progress": 0}),
-    Step(
-        "second picture", {"prompts": _prompts(2), "prompt_history": ["v1", "v2"]}, "iteration 2 of 3 scored 0.74",
-        STAGE_S,
-    ),
+    Step("second picture", {"prompts": _prompts(2), "prompt_history": ["v1", "v2"]},
+         "iteration 2 of 3 scored 0.74", STAGE_S),
     Step("third prompt", {"current_iteration": 3, "prompts": _prompts(3)}),
     Step("beginning the third picture", {"progress": 20}),
     Step(CUT_AT, {"progress": 40}, "iteration 3 of 3 is being drawn, 40 %"),
     Step("more of the third picture", {"progress": 70}),
     Step("third picture", {"progress": 100, "prompt_history": ["v1", "v2", "v3"]}, "iteration 3 of 3 drawn", STAGE_S),
-    Step(
-        "approval",
-        {"current_stage": "approval", "prompts": _prompts(3, "final"), "approved": True},
-        "you said 'go ahead' to the third prompt",
-        STAGE_S,
-    ),
-    Step(
-        "handing over",
-        {"current_stage": "execution", "comfyui": {"job_id": _JOB, "queue": 1}, "progress": 0},
-        f"ComfyUI job {_JOB}",
-    ),
+    Step("approval", {"current_stage": "approval", "prompts": _prompts(3, "final"), "approved": True},
+         "you said 'go ahead' to the third prompt", STAGE_S),
+    Step("handing over", {"current_stage": "execution", "comfyui": {"job_id": _JOB, "queue": 1}, "progress": 0},
+         f"ComfyUI job {_JOB}"),
     Step("rendering", {"progress": 55}),
-    Step("rendered", {"edited_image_path": _EDITED, "progress": 100}, rest_s=STAGE_S),
-    Step(
-        "validation",
-        {"current_stage": "validation", "validation": {"score": 0.87, "delta": {"sky_0": 0.91, "sea_0": 0.79}}},
-        "score 0.87, the lighthouse untouched",
-        STAGE_S,
-    ),
+    Step("rendered", {"edited_image_path": f"{_PICTURES}/lighthouse_edited.png", "progress": 100}, rest_s=STAGE_S),
+    Step("validation",
+         {"current_stage": "validation", "validation": {"score": 0.87, "delta": {"sky_0": 0.91, "sea_0": 0.79}}},
+         "score 0.87, the lighthouse untouched", STAGE_S),
     Step("done", {"status": "completed"}),
 ]  # fmt: skip
 
@@ -169,12 +134,11 @@ class Heard:
 
     def note(self, event: Mapping[str, Any]) -> str:
         """Record one printed event; return the step's name if it was published, else an empty text."""
-        match event.get("event"):
-            case "published":
-                self.published[event["number"]] = event["digest"]
-                return str(event["step"])
-            case "acknowledged":
-                self.acknowledged.add(event["number"])
+        if event.get("event") == "published":
+            self.published[event["number"]] = event["digest"]
+            return str(event["step"])
+        if event.get("event") == "acknowledged":
+            self.acknowledged.add(event["number"])
         return ""
 
 

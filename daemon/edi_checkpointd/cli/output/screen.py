@@ -6,6 +6,7 @@ output does not load rich at all, which we use only for colours.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -66,7 +67,7 @@ class Screen:
 
     def line(self, *cells: str | Cell) -> None:
         """Write one line, without cutting it."""
-        self._write([_padded([(_cell(cell, ""), 0, False) for cell in cells], "")])
+        self._write([[_cell(cell, "") for cell in cells]])
 
     def paragraphs(self, paragraphs: Iterable[Iterable[str | Cell]], *, indent: int) -> None:
         """Write paragraphs of words, wrapped to the width; all lines but the first of each are indented.
@@ -101,9 +102,7 @@ class Screen:
         body = [[_cell(cell, column.style) for cell, column in zip(row, columns, strict=True)] for row in rows]
         if titled:
             body.insert(0, [Cell(column.title, "bold") for column in columns])
-        widths = [
-            max([column.width, *(_cells(row[at].text) for row in body)]) for at, column in enumerate(columns)
-        ]  # fmt: skip
+        widths = [max([column.width, *(_cells(row[at].text) for row in body)]) for at, column in enumerate(columns)]
         if self.width is not None:
             kept = _kept(columns, widths, body, self.width)
             columns, widths = [columns[at] for at in kept], [widths[at] for at in kept]
@@ -111,16 +110,7 @@ class Screen:
         natural = list(widths)
         if self.width is not None:
             _narrow(widths, columns, self.width - len(_GAP) * (len(columns) - 1))
-        lines = (
-            _padded(
-                [
-                    (Cell(cut(cell.text, width), cell.style), width, column.right)
-                    for cell, width, column in zip(row, widths, columns, strict=True)
-                ],
-                _GAP,
-            )
-            for row in body
-        )
+        lines = (_laid_out(row, widths, columns) for row in body)
         nothing: list[Cell] = []
         under = [nothing, *below] if titled else below
         self._write(line for pair in zip_longest(lines, under, fillvalue=nothing) for line in pair if line)
@@ -162,7 +152,9 @@ def cut(text: str, width: int) -> str:
 
 def moment(time: datetime) -> str:
     """Return a time for people: local, to the second, with its offset from UTC."""
-    return _local(time).isoformat(" ", "seconds")
+    with contextlib.suppress(OverflowError, ValueError, OSError):  # close to the years 1 or 9999
+        time = time.astimezone()
+    return time.isoformat(" ", "seconds")
 
 
 def moments(title: str, times: Sequence[datetime | None], *, seconds: bool = True) -> tuple[str, list[str]]:
@@ -185,13 +177,6 @@ def size(count: int) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
-
-
-def _local(time: datetime) -> datetime:
-    try:
-        return time.astimezone()
-    except (OverflowError, ValueError, OSError):  # close to the years 1 or 9999
-        return time
 
 
 def _cell(cell: str | Cell, style: str) -> Cell:
@@ -229,12 +214,13 @@ def _narrow(widths: list[int], columns: Sequence[Column], room: int) -> None:
         widths[at] -= max(0, min(spare, sum(widths) - room))
 
 
-def _padded(cells: Sequence[tuple[Cell, int, bool]], gap: str) -> list[Cell]:
-    """Return the cells of a line with the spaces between them, and without trailing spaces."""
-    filled = max((at for at, (cell, _, _) in enumerate(cells) if cell.text), default=-1)
+def _laid_out(row: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> list[Cell]:
+    """Return the cells of a line, cut and padded to their widths, with gaps between them, without trailing spaces."""
+    last = max((at for at, cell in enumerate(row) if cell.text), default=-1)
     line: list[Cell] = []
-    for at, (cell, width, right) in enumerate(cells[: filled + 1]):
-        fill = " " * (width - _cells(cell.text))
-        before, after = (fill, "") if right else ("", fill)
-        line += [Cell(before, ""), cell, Cell("" if at == filled else after + gap, "")]
+    for at in range(last + 1):
+        text = cut(row[at].text, widths[at])
+        fill = " " * (widths[at] - _cells(text))
+        before, after = (fill, "") if columns[at].right else ("", fill)
+        line += [Cell(before, ""), Cell(text, row[at].style), Cell("" if at == last else after + _GAP, "")]
     return line

@@ -189,10 +189,8 @@ def _state(screen: Screen, state: Mapping[str, JsonText]) -> bool:
     values = [_one_line(text[:most]) + ("..." if len(text) > most else "") for text in state.values()]
     columns = [Column("KEY", "bold", least=12), Column("VALUE", least=10), Column("SIZE", "dim", right=True)]
     rows = list(zip(state, values, sizes, strict=True))
-    if screen.width is not None and any(sizes):
-        was_cut = screen.table(columns, rows)
-    else:
-        was_cut = screen.table(columns[:2], [row[:2] for row in rows])
+    shown = 3 if screen.width is not None and any(sizes) else 2
+    was_cut = screen.table(columns[:shown], [row[:shown] for row in rows])
     return was_cut or any(len(text) > most for text in state.values())
 
 
@@ -204,19 +202,16 @@ def _one_line(text: JsonText) -> str:
 def _entry(entry: HistoryEntry, offset: str) -> tuple[str, str, Cell, str, Cell]:
     time = moment(entry.timestamp).removesuffix(offset)  # after a change of summer time, a different offset stays
     keys = [key for key in entry.keys if entry.stage is None or key != "current_stage"]
-    what = ", ".join(keys)
+    what, style = ", ".join(keys), ""
     if entry.stage is not None:
-        what = f"stage {entry.stage}" + (f": {what}" if keys else "")
-    style = "bold" if entry.stage is not None else ""
+        what, style = f"stage {entry.stage}" + (f": {what}" if keys else ""), "bold"
     op = Cell(entry.op, _OP_STYLE.get(entry.op, ""))
     return str(entry.sequence), time, op, size(entry.bytes), Cell(what, style)
 
 
 def _why(info: CheckpointInfo) -> str:
     label = None if info.label is None else f"'{info.label}'"
-    return (
-        " ".join(part for part in ("pinned" if info.pinned else None, label, info.reason, info.note) if part) or NOTHING
-    )
+    return " ".join(filter(None, ("pinned" * info.pinned, label, info.reason, info.note))) or NOTHING
 
 
 def _prefixes(ids: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 
 from msgspec import structs
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -18,6 +19,7 @@ from edi_checkpoint.errors import DaemonUnavailable
 from edi_checkpoint.link.link import Link
 from edi_checkpoint.model import Event, SessionInfo
 from edi_checkpoint.wire import messages
+from edi_checkpointd.cli.daemon import expect
 from edi_checkpointd.cli.follow import follow
 from edi_checkpointd.cli.output.screen import visible
 from edi_checkpointd.cli.output.tables import CONDITION_STYLE
@@ -48,9 +50,8 @@ def show(link: Link) -> None:
 
 def _sessions(link: Link) -> list[SessionInfo]:
     with contextlib.suppress(DaemonUnavailable):
-        answer = link.ask(lambda request: messages.ListSessions(request, None, SESSIONS_ASKED), _ANSWER_S)
-        if isinstance(answer, messages.Sessions):
-            return answer.sessions
+        question = partial(messages.ListSessions, condition=None, limit=SESSIONS_ASKED)
+        return expect(messages.Sessions, link.ask(question, _ANSWER_S)).sessions
     return []
 
 
@@ -110,19 +111,17 @@ def _unknown(session_id: str) -> SessionInfo:
 
 
 def _session_table(sessions: list[SessionInfo], now: datetime) -> Table:
-    table = _table("SESSION", "CONDITION", "SEQUENCE", "UPDATED", "STAGE", "PROMPT", wide="PROMPT")
+    table = _table("SESSION", "CONDITION", "SEQUENCE", "UPDATED", "STAGE", "PROMPT")
     for info in sessions:
         ago = "-" if info.updated is None else f"{duration(max(0.0, (now - info.updated).total_seconds()))} ago"
         condition = Text(info.condition, CONDITION_STYLE.get(info.condition, ""))
-        sequence = str(info.sequence)
-        table.add_row(
-            _text(info.session_id), condition, sequence, ago, _text(info.stage or ""), _text(info.prompt or "")
-        )
+        stage, prompt = _text(info.stage or ""), _text(info.prompt or "")
+        table.add_row(_text(info.session_id), condition, str(info.sequence), ago, stage, prompt)
     return table
 
 
 def _event_table(events: list[Event]) -> Table:
-    table = _table("TIME", "EVENT", "SESSION", "SEQUENCE", "WHAT", wide="WHAT")
+    table = _table("TIME", "EVENT", "SESSION", "SEQUENCE", "WHAT")
     for event in events:
         time = event.timestamp.astimezone().strftime("%H:%M:%S")
         what = Text(event.event, EVENT_STYLE.get(event.event, ""))
@@ -131,12 +130,12 @@ def _event_table(events: list[Event]) -> Table:
     return table
 
 
-def _table(*columns: str, wide: str) -> Table:
-    """Return a table without borders; the column `wide` takes the remaining width."""
+def _table(*columns: str) -> Table:
+    """Return a table without borders; the last column takes the remaining width."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
     for title in columns:
-        at_most = _SESSION_CELLS if title == "SESSION" else None
-        table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=at_most, ratio=int(title == wide) or None)
+        at_most, ratio = _SESSION_CELLS if title == "SESSION" else None, 1 if title == columns[-1] else None
+        table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=at_most, ratio=ratio)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -15,12 +16,12 @@ from edi_checkpoint.home.status import Status
 _PREFIX = "edi_checkpoint_"
 
 
-class _Told(Collector):
+@dataclass(slots=True, eq=False)
+class _StatusCollector(Collector):
     """Gives one status to the library's writer."""
 
-    def __init__(self, found: Status, now: datetime) -> None:
-        self._found = found
-        self._now = now
+    _found: Status
+    _now: datetime
 
     def collect(self) -> Iterator[Metric]:
         return metrics(self._found, self._now)
@@ -29,7 +30,7 @@ class _Told(Collector):
 def write(found: Status, now: datetime) -> None:
     """Write the status to stdout, as OpenMetrics text."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Told(found, now))
+    registry.register(_StatusCollector(found, now))
     sys.stdout.buffer.write(generate_latest(registry))  # type: ignore[no-untyped-call] # it has no types
     sys.stdout.buffer.flush()
 
@@ -44,8 +45,8 @@ def metrics(found: Status, now: datetime) -> Iterator[Metric]:
     if daemon.uptime_s is not None:
         yield _gauge("daemon_uptime_seconds", "How long the daemon has run.", daemon.uptime_s, unit="seconds")
     if found.last_durable is not None:
-        told = "When the newest acknowledged entry became durable."
-        yield _gauge("last_durable_timestamp_seconds", told, found.last_durable.timestamp(), unit="seconds")
+        text = "When the newest acknowledged entry became durable."
+        yield _gauge("last_durable_timestamp_seconds", text, found.last_durable.timestamp(), unit="seconds")
     yield _gauge("lag_seconds", "Age of the oldest unacknowledged entry.", _lag_s(found, now), unit="seconds")
     yield _gauge("unacknowledged_entries", "Entries in outboxes that are not in the journal.", found.unacknowledged)
     yield _by("sessions", "Sessions, by condition.", "condition", found.sessions)
@@ -60,14 +61,11 @@ def metrics(found: Status, now: datetime) -> Iterator[Metric]:
         yield _gauge("open_files", "Files that the daemon has open.", daemon.descriptors.open)
         yield _gauge("open_files_limit", "Files that the daemon may open.", daemon.descriptors.limit)
     if daemon.sandbox is not None:
-        enforced = {
-            "no_new_privileges": int(daemon.sandbox.no_new_privileges),
-            "seccomp": int(daemon.sandbox.seccomp != "off"),
-        }
+        restricted, seccomp = daemon.sandbox.no_new_privileges, daemon.sandbox.seccomp != "off"
+        enforced = {"no_new_privileges": int(restricted), "seccomp": int(seccomp)}
         yield _by("sandbox", "Restrictions that the kernel enforces on the daemon.", "what", enforced)
-    errors = CounterMetricFamily(
-        f"{_PREFIX}errors", "Requests refused since the daemon started, by code.", labels=["code"]
-    )
+    text = "Requests refused since the daemon started, by code."
+    errors = CounterMetricFamily(f"{_PREFIX}errors", text, labels=["code"])
     for code, count in sorted(found.errors.items()):
         errors.add_metric([code], count)
     yield errors
@@ -77,12 +75,12 @@ def _lag_s(found: Status, now: datetime) -> float:
     return max((now - one.since).total_seconds() for one in found.waiting if one.since) if found.waiting else 0.0
 
 
-def _gauge(name: str, told: str, value: float, *, unit: str = "") -> GaugeMetricFamily:
-    return GaugeMetricFamily(_PREFIX + name, told, value=float(value), unit=unit)
+def _gauge(name: str, text: str, value: float, *, unit: str = "") -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, value=float(value), unit=unit)
 
 
-def _by(name: str, told: str, label: str, values: dict[str, int], *, unit: str = "") -> GaugeMetricFamily:
-    family = GaugeMetricFamily(_PREFIX + name, told, labels=[label], unit=unit)
+def _by(name: str, text: str, label: str, values: dict[str, int], *, unit: str = "") -> GaugeMetricFamily:
+    family = GaugeMetricFamily(_PREFIX + name, text, labels=[label], unit=unit)
     for key, value in values.items():
         family.add_metric([key], value)
     return family
