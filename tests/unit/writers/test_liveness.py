@@ -13,7 +13,7 @@ class NoPoll:
     def watch(self, fd: int, notice: object) -> None:
         pass
 
-    def forget(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         pass
 
 
