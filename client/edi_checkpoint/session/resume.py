@@ -1,6 +1,7 @@
 """The resume report: where a session's state came from, how the last writer left it, and how much work it contains.
 
-Pure: made from the daemon's answer, or from the files, and from the state itself.
+The daemon resumes a session (`WriterAccess.attach`); this module only words the report. It is made from the daemon's
+answer, or from the files, and from the state itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""When a checkpoint is due, and why: decisions on values, no clock and no disk.
+"""Which checkpoints marks, rollbacks and transitions cause, and when a pending one is due. No clock and no disk.
+
+The coordinator adds those of timers and of the daemon's end.
 
 A transition opens a pending point. Its checkpoint is written once the session has been quiet for `transition_quiet_s`,
 or after `transition_max_s` at the latest. A further transition replaces a younger point, and has an older one written
@@ -44,7 +46,7 @@ PINS_MAX = 50  # of one session; no retention rule limits pins, since they do no
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A checkpoint that the policy wants written: of which state, why, and for which entry `mark` if a client asked."""
+    """A checkpoint to be written: of which state, why, and for which entry `mark` if a client asked."""
 
     state: State
     kind: Kind

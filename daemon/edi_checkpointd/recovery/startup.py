@@ -1,4 +1,7 @@
-"""The start, before the loop runs: open the journal, settle what a crash interrupted, bring the files up to date."""
+"""The start, before the loop runs: open the journal, settle what a crash interrupted, bring the files up to date.
+
+`SessionLoader` (`sessions/loading.py`) rebuilds a session's state when the session is opened.
+"""
 
 from __future__ import annotations
 

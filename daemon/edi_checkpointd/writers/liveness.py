@@ -1,5 +1,7 @@
 """Liveness: find out which writers live, by their locks, and find the outboxes of the dead ones.
 
+`drains` does what follows a death.
+
 A pidfd reports a death at once, but only the lock decides. If the daemon cannot watch a writer's process (another pid
 namespace), it probes the lock every second.
 """
