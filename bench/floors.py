@@ -1,4 +1,4 @@
-"""What cannot be done faster: the same bytes to the same disk, by the fewest calls."""
+"""The floors: the same bytes written to the same disk, with the fewest calls."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import zmq
 
-KEPT = 10  # checkpoints a folder keeps, here as in the daemon, so that both leave the disk the same work
+KEPT = 10  # checkpoints in a folder, as in the daemon, so that both give the disk the same work
 
 
 class BarePublish:
-    """The least a publisher can do: encode a value, one `write` to a file, one send on a DEALER socket."""
+    """The floor of publishing: encode a value, one `write` to a file, one send on a DEALER socket."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self._fd = os.open(folder / f"bare-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -29,7 +29,7 @@ class BarePublish:
 
 
 class BareWrite:
-    """The least for a large value: encode it, and one `write` of it to a file."""
+    """The floor of a large value: encode it, and one `write` to a file."""
 
     def __init__(self, folder: Path) -> None:
         self._fd = os.open(folder / f"written-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -40,7 +40,7 @@ class BareWrite:
 
 
 def group_commit(path: Path, record: bytes, outstanding: int, seconds: float) -> float:
-    """Return the updates a second of a perfect group commit: each append + fdatasync takes all that is outstanding."""
+    """Return the updates a second of a perfect group commit, whose append + fdatasync takes all outstanding updates."""
     batch = record * outstanding
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -56,7 +56,7 @@ def group_commit(path: Path, record: bytes, outstanding: int, seconds: float) ->
 
 
 class Files:
-    """A folder that documents are written into durably, the oldest unlinked (untimed) beyond `KEPT`."""
+    """A folder into which documents are written durably; beyond `KEPT` the oldest is unlinked (untimed)."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)

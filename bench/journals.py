@@ -1,4 +1,4 @@
-"""Journals of any length, made in seconds: written by the daemon's own `Journal`, in large transactions."""
+"""Makes journals of any length in seconds, with the daemon's own `Journal` and large transactions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edi_checkpointd.journal import Frame, Journal, Transaction
 from edi_checkpointd.sessions.ledger import SNAPSHOT_MIN_BYTES
 from edi_checkpointd.state import State, snapshot_of
 
-FRAME_UPDATES = 64  # as of a client that keeps so many unacknowledged
+FRAME_UPDATES = 64  # as from a client with this many unacknowledged updates
 COMMIT_BYTES = 8 << 20
 KEYS = [f"progress_{number:02d}" for number in range(20)]
 SESSION, STREAM = "long", "0" * 32
@@ -22,9 +22,9 @@ BEGUN_US = 1_767_225_600_000_000
 
 
 def make(path: Path, updates: int, *, snapshots: bool) -> None:
-    """Make a journal at `path` of one session of `updates` updates of 100 B, whose writer died; no file covers any.
+    """Make a journal at `path` with one session: `updates` updates of 100 B, a dead writer, no documents.
 
-    With `snapshots` there are those that the daemon would have taken, one for each MiB of rows.
+    With `snapshots` it has a snapshot for each MiB of rows, as the daemon adds them.
     """
     path.parent.mkdir(mode=0o700, parents=True)
     journal = Journal(path)

@@ -1,4 +1,4 @@
-"""The machine that the figures are of: its facts, how busy others keep it, whether its disk stays as fast as it was."""
+"""The machine of a measurement: its facts, its load by other processes, and the speed of its disk over time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-QUIET_SHARE = 0.1  # of the processors, used by others: more than that shows in the figures
-STEADY = 1.5  # the slowest probe of the disk to the fastest: more than that shows, too
+QUIET_SHARE = 0.1  # of the processors, used by other processes; more affects the figures
+STEADY = 1.5  # the slowest disk probe to the fastest; more affects the figures, too
 PROBES = 40
 PROBE_BYTES = 4096
 PACKAGES = ("edi-checkpoint", "pyzmq", "msgspec", "apsw", "redis", "langgraph-checkpoint-sqlite")
 
 
 def facts(folder: Path) -> dict[str, object]:
-    """Return what a kept result says of where it was measured."""
+    """Return the facts of this machine for a result file."""
     return {
         "commit": _said("git", "rev-parse", "--short", "HEAD"),
         "processors": os.cpu_count(),
@@ -32,7 +32,7 @@ def facts(folder: Path) -> dict[str, object]:
 
 
 def _said(*command: str) -> str | None:
-    """Return what a program of the system says; None where it is not there, or says nothing."""
+    """Return the output of a system program; None if it is missing or prints nothing."""
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
@@ -48,7 +48,7 @@ def _version(package: str) -> str | None:
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system that `folder` lies on, as Linux tells it."""
+    """Return the type of the file system of `folder`, from Linux."""
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
@@ -59,14 +59,14 @@ def file_system(folder: Path) -> str:
 
 
 class Disk:
-    """A small file that is appended to and synced between the figures."""
+    """A small file that is appended and synced between the figures, to notice a disk that becomes slower."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "probe"
         self.probes_ms: list[float] = []
 
     def probe(self) -> None:
-        """Note the median of some appends of 4 kB, each with its `fdatasync`."""
+        """Note the median of some appends of 4 kB, each with `fdatasync`."""
         took_ms = []
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -90,7 +90,7 @@ class Disk:
 
 
 class Neighbours:
-    """How much of the machine others have used since this was made: what the figures have to be read with."""
+    """Measures how much of the machine other processes use from now on."""
 
     def __init__(self) -> None:
         self._start_s = time.monotonic()
@@ -98,7 +98,7 @@ class Neighbours:
 
     @staticmethod
     def _used_by_others_s() -> float | None:
-        """Return the processor time of all but this process and its ended children; None where nobody tells."""
+        """Return the processor time of all other processes, without ended children of this one; None if unknown."""
         try:
             line = Path("/proc/stat").read_text().split("\n", 1)[0].split()
         except OSError:
@@ -108,7 +108,7 @@ class Neighbours:
         return busy_s - sum(os.times()[:4])
 
     def share(self) -> float | None:
-        """Return the share of all processors; call it when all children have ended. None where nobody tells."""
+        """Return the share of all processors; None if unknown. Call it when all children have ended."""
         now_s = self._used_by_others_s()
         if now_s is None or self._others_s is None:
             return None

@@ -1,4 +1,4 @@
-"""The codecs weighed for masks as EDI holds them (docs/architecture.md); what masks cost is `run.py masks`.
+"""Compares codecs for masks as EDI has them (docs/decisions.md). `run.py masks` measures masks as a whole.
 
 .venv/bin/python bench/mask_codecs.py
 """
@@ -30,7 +30,7 @@ Array = np.ndarray  # of any shape
 
 
 def codecs(made: list[EntityMask]) -> list[Row]:
-    """Encode the masks in all ways."""
+    """Encode the masks with each codec."""
     masks = [entity.mask for entity in made]
 
     def deflated(level: int, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> Callable[[Array], bytes]:

@@ -1,8 +1,8 @@
-"""What a measurement is here: interleaved rounds, a floor and a twin beside each figure, a verdict that knows noise.
+"""Measures figures in interleaved rounds, each with a floor, and decides with regard to noise.
 
-A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` are the A/A
-pair, two measurements of the same thing, and how far they lie apart is the noise. Values are medians over the rounds. A
-ratio is the median of the rounds' own ratios, so that a machine that grows slower for a while slows both sides of it.
+A figure is measured in several rounds. Each round runs every case once, ours twice: `ours` and `again` measure the same
+(an A/A pair), and their difference is the noise. Values are medians over the rounds. A ratio is the median of the
+ratios of the rounds, so that a machine that is slow for a while affects both sides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def interleave(cases: Mapping[str, Callable[[], T]], turns: int = ROUNDS) -> dict[str, list[T]]:
-    """Run all cases `turns` times, each time beginning with another one; return their results by name."""
+    """Run all cases `turns` times, each time in another order; return their results by name."""
     results: dict[str, list[T]] = {name: [] for name in cases}
     names = list(cases)
     for turn in range(turns):
@@ -33,7 +33,7 @@ def interleave(cases: Mapping[str, Callable[[], T]], turns: int = ROUNDS) -> dic
 
 
 def quantile(samples: Sequence[float], share: float) -> float:
-    """Return the sample that `share` of all samples are not above (nearest rank)."""
+    """Return the quantile `share` of the samples (nearest rank)."""
     ordered = sorted(samples)
     return ordered[max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1)]
 
@@ -62,13 +62,13 @@ class Target:
         return f"{'>=' if self.at_least else '<='} {self.limit:g} {unit if self.of == 'value' else 'x floor'}"
 
     def shortfall(self, value: float) -> float:
-        """Return by how much `value` misses the limit; 0 or less when it does not."""
+        """Return by how much `value` misses the limit; 0 or less if it is within the limit."""
         return self.limit - value if self.at_least else value - self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `noise` is of the same kind as what the target limits; without a target, of the value."""
+    """One figure. `noise` has the unit of the target's limit; without a target, of the value."""
 
     name: str
     unit: str
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def out_of_reach(self) -> bool:
-        """Whether not even the floor is within the target, on this machine and now."""
+        """Whether the floor itself misses the target on this machine now."""
         by_value = self.target is not None and self.target.of == "value"
         return by_value and self.floor is not None and self.target.shortfall(self.floor) > 0
 
@@ -99,7 +99,7 @@ class Row:
         return "undecided" if short < (self.noise or 0.0) else "missed"
 
     def as_json(self) -> dict[str, object]:
-        """Return the row of `latest.json`; `reached` is null where nothing was decided."""
+        """Return the row of `latest.json`; `reached` is null if the figure has no verdict."""
         return {
             "name": self.name,
             "value": _rounded(self.value),
@@ -120,7 +120,7 @@ def row(
     floor: Sequence[float] = (),
     target: Target | None = None,
 ) -> Row:
-    """Return the figure of five (or so) rounds: one number per round of ours, of its twin and of the floor."""
+    """Return the figure of some rounds, from one number per round of ours, of its twin and of the floor."""
     ratios = [one / least for one, least in zip(ours, floor, strict=bool(floor))] if floor else []
     twins = [one / least for one, least in zip(again, floor, strict=bool(floor))] if floor and again else []
     limits_ratio = target is not None and target.of == "ratio"
@@ -142,7 +142,7 @@ def pooled(
     series: Mapping[str, Sequence[Sequence[float]]],
     target: Target | None = None,
 ) -> Row:
-    """Return the figure of a quantile so high that all rounds' samples have to tell it together."""
+    """Return the figure of a high quantile, which needs the samples of all rounds together."""
     together = {case: [share(list(chain.from_iterable(rounds)))] for case, rounds in series.items()}
     return row(name, unit, target=target, **together)
 
@@ -150,7 +150,7 @@ def pooled(
 def beside(
     name: str, ours: Sequence[float], again: Sequence[float], peer: Sequence[float], target: Target | None = None
 ) -> Row:
-    """Return how many times a peer's figure ours is, round by round; without a peer, that it was skipped."""
+    """Return the ratio of our figure to a peer's, round by round; without the peer, a skipped row."""
     if not peer:
         return Row(name, "x", None, target=target)
     shares = [[one / other for one, other in zip(series, peer, strict=True)] for series in (ours, again)]
@@ -158,9 +158,9 @@ def beside(
 
 
 def _noise(ours: Sequence[float], again: Sequence[float]) -> float | None:
-    """Return how far two measurements of the same thing typically lie apart in a round.
+    """Return the typical difference in a round between two measurements of the same thing.
 
-    Not the difference of the two medians: with five rounds that is near 0 by chance too often.
+    The difference of the two medians would be near 0 by chance too often, with five rounds.
     """
     return median(abs(one - other) for one, other in zip(ours, again, strict=True)) if again else None
 
@@ -196,7 +196,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return the closing line; what was skipped is not among the targets."""
+    """Return the closing line; skipped figures do not count among the targets."""
     verdicts = [one.verdict for one in rows if one.target is not None]
     skipped = verdicts.count("skipped")
     return (
@@ -206,13 +206,13 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Write `latest.json`: an array, a row a line."""
+    """Write `latest.json`: an array with one row on each line."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"{_lines(rows)}\n")
 
 
 def keep(rows: Sequence[Row], machine: Mapping[str, object], folder: Path) -> Path:
-    """Write a result that is to be committed, as `<date>-<n>.json` of today; return its path."""
+    """Write a result for the repository as `<date>-<n>.json` of today; return its path."""
     folder.mkdir(exist_ok=True)
     today = datetime.now(UTC).date()
     number = next(number for number in count(1) if not (folder / f"{today}-{number}.json").exists())

@@ -1,4 +1,4 @@
-"""The real parts: a daemon process in a home of its own, publisher processes, a Redis server, and where it all lies."""
+"""The real parts of a measurement: a daemon with its home, publisher processes, a Redis server, and their folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW_DISK = Path(__file__).parents[1] / "tests" / "slow_disk.c"
 
 
 class Place:
-    """A temporary folder on a disk, and everything that was started in it: ended and removed on leaving."""
+    """A temporary folder on a disk, and the processes started in it. At the end all are ended and removed."""
 
     def __init__(self, below: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edi-bench-", dir=below))
@@ -42,9 +42,9 @@ class Place:
     def home(
         self, name: str, *, timed: bool = False, running: bool = True, under: Mapping[str, str] | None = None
     ) -> Home:
-        """Make a new home and start its daemon, if it is to be `running`.
+        """Make a new home, and start its daemon if `running`.
 
-        `timed` writes down how long its checkpoints take; `under` is added to the daemon's environment alone.
+        `timed` records how long its checkpoints take. `under` is added to the daemon's environment.
         """
         home = Home(self.folder / name)
         self._stack.callback(home.close)
@@ -53,13 +53,13 @@ class Place:
         return home
 
     def worker(self, home: Home, program: str = "worker.py", under: Mapping[str, str] | None = None) -> Worker:
-        """Start a process that is told what to do; `under` is added to its environment."""
+        """Start a process that runs commands; `under` is added to its environment."""
         worker = Worker({**home.environment, **(under or {})}, program)
         self._stack.callback(worker.close)
         return worker
 
     def sink(self) -> str:
-        """Start a thread that receives whatever is sent to the endpoint returned, and does nothing with it."""
+        """Start a thread that receives and drops all messages; return its endpoint."""
         endpoint = f"ipc://{self.folder / 'sink'}"
         socket = zmq.Context.instance().socket(zmq.ROUTER)
         socket.bind(endpoint)
@@ -72,7 +72,7 @@ class Place:
         return endpoint
 
     def slow_disk(self, ms: int) -> dict[str, str] | None:
-        """Return what makes each fsync of a program take `ms` longer: its environment; None without a compiler."""
+        """Return an environment in which each fsync takes `ms` longer; None without a compiler."""
         compiler = shutil.which("cc")
         if compiler is None:
             return None
@@ -81,7 +81,7 @@ class Place:
         return {"LD_PRELOAD": str(library), "SLOW_MS": str(ms)}
 
     def redis(self, name: str = "redis", under: Mapping[str, str] | None = None) -> str | None:
-        """Start a Redis server that fsyncs before it answers; return its socket, None when it is not installed."""
+        """Start a Redis server that fsyncs before it answers; return its socket, None if it is not installed."""
         program = shutil.which("redis-server")
         if program is None:
             return None
@@ -100,7 +100,7 @@ class Place:
 
 
 class Home:
-    """One `EDI_CHECKPOINT_HOME` and the daemon that serves it, if one was started."""
+    """One `EDI_CHECKPOINT_HOME` and its daemon, if it was started."""
 
     daemon: subprocess.Popen[bytes]
 
@@ -119,7 +119,7 @@ class Home:
     def start(self, *, timed: bool, under: Mapping[str, str]) -> None:
         """Start the daemon and wait until it is ready; see `Place.home`."""
         self._timings.touch()
-        log = self._folder / "daemon.log"  # a pipe that nobody reads would fill up, and the daemon wait for it
+        log = self._folder / "daemon.log"  # an unread pipe would fill up and block the daemon
         program = ["-m", "edi_checkpointd"]
         if timed:
             program = [str(Path(__file__).with_name("timed_daemon.py")), str(self._timings)]
@@ -131,12 +131,12 @@ class Home:
         _wait(lambda: b"ready " in log.read_bytes(), self.daemon, log)
 
     def last_timing(self) -> list[float]:
-        """Return the milliseconds of the newest checkpoint, in all and by step (`timed_daemon.py`)."""
+        """Return the milliseconds of the newest checkpoint, in total and by step (`timed_daemon.py`)."""
         return [float(text) for text in self._timings.read_text().splitlines()[-1].split()]
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Have the daemon hang for a while."""
+        """Stop the daemon's process for the block."""
         self.daemon.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -153,7 +153,7 @@ class Home:
 
 
 def ask_all(workers: Sequence[Worker], command: str, **arguments: object) -> list[Any]:
-    """Have all workers do the same at the same time; return what each says."""
+    """Run the same command in all workers at the same time; return their results."""
     for worker in workers:
         worker.begin(command, **arguments)
     return [worker.result() for worker in workers]

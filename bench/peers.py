@@ -1,7 +1,7 @@
-"""What people use instead, doing the same work: a process that is told what to do as `worker.py` is.
+"""Other software doing the same work, in a process that runs commands as `worker.py` does.
 
-Most commands keep at most `outstanding` updates of 100 B on their way to the disk, from `start_s` to `stop_s`, and
-tell how many arrived there and how long each turn took. The caller encodes the value as JSON, as a publisher does.
+Most commands keep at most `outstanding` updates of 100 B under way, from `start_s` to `stop_s`. They return how many
+reached the disk, and how long each turn took. The caller encodes the value as JSON, as a publisher does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class Peer:
-    """What a peer's process can be told: each public method is a command."""
+    """The commands of a peer's process, one for each public method."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -35,7 +35,7 @@ class Peer:
         return [_to_json(value_of(number)) for number in itertools.islice(self._numbers, count)]
 
     def redis_raw(self, path: str, start_s: float, stop_s: float, outstanding: int) -> dict[str, object]:
-        """Speak to Redis by its bare protocol, the window filled up as replies come: no client can be faster."""
+        """Write to Redis with its plain protocol, filling the window at each reply; no client can be faster."""
         key = b"bench:%d" % os.getpid()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
@@ -58,7 +58,7 @@ class Peer:
             return _turns(turn, start_s, stop_s)
 
     def redis_py(self, path: str, start_s: float, stop_s: float, outstanding: int) -> dict[str, object]:
-        """Speak to Redis as programs do: `set`, or a pipeline of as many as may be outstanding."""
+        """Write to Redis with its Python client: `set`, or a pipeline as long as the window."""
         import redis
 
         key = f"bench:{os.getpid()}"
@@ -78,7 +78,7 @@ class Peer:
             return _turns(one if outstanding == 1 else many, start_s, stop_s)
 
     def sqlite(self, path: str, start_s: float, stop_s: float, outstanding: int) -> dict[str, object]:
-        """Write to a SQLite database that other processes write to: a connection each, one transaction a window."""
+        """Write to an SQLite database that other processes also write: one transaction for each window."""
         with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
@@ -94,7 +94,7 @@ class Peer:
             return _turns(turn, start_s, stop_s)
 
     def langgraph_ready(self, path: str) -> dict[str, object]:
-        """Open LangGraph's saver; tell whether it is installed. Its lock lets threads share it."""
+        """Open LangGraph's saver, and return whether it is installed. Its lock lets threads share it."""
         try:
             from langgraph.checkpoint.base import empty_checkpoint
             from langgraph.checkpoint.sqlite import SqliteSaver
@@ -108,7 +108,7 @@ class Peer:
         return {"installed": True}
 
     def langgraph(self, threads: int, start_s: float, stop_s: float) -> dict[str, object]:
-        """Put checkpoints with one changed channel, from so many threads of this process, each its own thread id."""
+        """Put checkpoints with one changed channel from several threads, each with a thread id of its own."""
         done: list[dict[str, Any]] = []
 
         def work(name: str) -> None:
@@ -136,7 +136,7 @@ class Peer:
     def seed(
         self, folder: str, start_s: float, stop_s: float, *, honest: bool, state_bytes: int = 0
     ) -> dict[str, object]:
-        """Change a value and make a checkpoint, the seed's way; `honest`: with fsync."""
+        """Change a value and make a checkpoint as the seed does; `honest`: with fsync."""
         manager = SeedStateManager(f"seed-{os.getpid()}", Path(folder), honest=honest)
         manager.state_data = large_state(state_bytes) if state_bytes else {"current_stage": "analysis"}
 
@@ -148,7 +148,7 @@ class Peer:
         return _turns(turn, start_s, stop_s)
 
     def slow_syncs(self, folder: str, count: int) -> list[float]:
-        """Append 4 kB and `fdatasync`, `count` times; return the milliseconds of each: one fsync of this process's."""
+        """Append 4 kB and `fdatasync`, `count` times; return the milliseconds of each."""
         took_ms = []
         fd = os.open(Path(folder) / f"syncs-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with closing(os.fdopen(fd, "wb", buffering=0)) as file:
@@ -164,7 +164,7 @@ class Peer:
 
 
 def _turns(turn: Callable[[], int], start_s: float, stop_s: float) -> dict[str, object]:
-    """Take turns in the time given; return how many updates they brought to the disk, and the microseconds of each."""
+    """Call a function until `stop_s`; return how many updates reached the disk, and the microseconds of each call."""
     updates, samples = 0, []
     time.sleep(max(0.0, start_s - time.monotonic()))
     while time.monotonic() < stop_s:

@@ -1,8 +1,8 @@
-"""Draws the growth of what was measured, from the results that are kept: `make plots`, into `docs/pictures/`.
+"""Draws the growth figures from the committed results into `docs/pictures/`: `make plots`.
 
-A row whose name holds a number of things that grow (`checkpoint: 10,000 foreign files`) is a point of the curve that
-the rest of its name is. A curve is the median over the kept results, its band reaches from the lowest to the highest of
-them, and the dashes are its floor.
+A row with a growing number in its name (`checkpoint: 10,000 foreign files`) is a point of a curve; the rest of the name
+is the curve's name. A curve is the median of the results, its band reaches from the lowest to the highest, and the
+dashed line is its floor.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ GROWTH = {
 }
 BYTES = {"kB": 1e3, "MB": 1e6}
 INCHES, DOTS_PER_INCH = (8, 4.5), 120
-DECADES = 30  # from the lowest to the highest value: more, and the axis is logarithmic
+DECADES = 30  # highest to lowest value; beyond this the axis is logarithmic
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#ff7f0e")
 
 Point = tuple[float, float | None]  # value and floor
-Curve = Mapping[float, Sequence[Point]]  # by what grows: a point of each result
+Curve = Mapping[float, Sequence[Point]]  # by the growing number: one point for each result
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _curves(results: Iterable[Sequence[Mapping[str, object]]], pattern: str) -> dict[tuple[str, str], Curve]:
-    """Return the curves of one kind of growth, by what they are of and their unit."""
+    """Return the curves of one kind of growth, by name and unit."""
     curves: dict[tuple[str, str], dict[float, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for rows in results:
         for one in rows:
@@ -65,7 +65,7 @@ def _curves(results: Iterable[Sequence[Mapping[str, object]]], pattern: str) -> 
 
 
 def _drawn(curves: Mapping[tuple[str, str], Curve], axis: str) -> Figure:
-    """Return the picture of some curves, a panel for each unit."""
+    """Return the picture of these curves, with a panel for each unit."""
     figure = Figure(INCHES, layout="constrained")
     units = sorted({unit for _, unit in curves})
     for axes, unit in zip(figure.subplots(1, len(units), squeeze=False)[0], units, strict=True):
@@ -80,7 +80,7 @@ def _drawn(curves: Mapping[tuple[str, str], Curve], axis: str) -> Figure:
         if max(values) > DECADES * min(values):
             axes.set_yscale("log")
         else:
-            axes.set_ylim(0, 1.3 * max(values))  # so that what is flat looks flat, and the legend has room
+            axes.set_ylim(0, 1.3 * max(values))  # so that flat curves look flat, and the legend has room
         axes.set_xlabel(axis)
         axes.set_ylabel(unit)
         axes.grid(visible=True, which="major", alpha=0.3)
@@ -99,7 +99,7 @@ def _line(axes: Axes, what: str, curve: Curve, colour: str) -> None:
 
 
 def _shown(number: float) -> str:
-    """Return a number as the rows write it."""
+    """Return a number as it stands in rows."""
     for unit, size in ((" M", 1e6), (" k", 1e3)):
         if number >= size:
             return f"{number / size:,g}{unit}"

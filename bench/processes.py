@@ -1,4 +1,4 @@
-"""What the kernel tells of a process: its processor time, how often its threads woke up, its memory."""
+"""Reads the kernel's account of a process: its processor time, its memory, and how often its threads woke up."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def woken(pid: int) -> int:
-    """Return how often the threads of a process have waited for something and gone on."""
+    """Return how often the threads of a process woke up from a wait."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
     return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
 
 
 def used_ms(pid: int) -> float:
-    """Return the processor time of a process in all."""
+    """Return the total processor time of a process."""
     paths = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(path.read_text().split()[0]) for path in paths) / 1e6
 
@@ -27,7 +27,7 @@ def field_kib(status: str, field: str) -> int:
 
 
 def timed(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run a command; return the milliseconds that it took. Raises RuntimeError when it fails."""
+    """Run a command and return its milliseconds. Raises RuntimeError if it fails."""
     start_s = time.perf_counter()
     done = subprocess.run(command, env=dict(environment), capture_output=True, check=False)
     took_ms = (time.perf_counter() - start_s) * 1000
@@ -37,5 +37,5 @@ def timed(command: Sequence[str], environment: Mapping[str, str]) -> float:
 
 
 def said(code: str) -> str:
-    """Return what a program of Python prints, in a new interpreter."""
+    """Return the output of a Python program in a new interpreter."""
     return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,6 +1,6 @@
-"""A process that holds clients and sessions, for the figures of a life beside the path: `worker.Worker` tells it what.
+"""A process with clients and sessions, for the figures in `figures/living.py`. `worker.Worker` sends its commands.
 
-Only the standard library is loaded until a command asks for more, so that what a client adds can be seen.
+It loads only the standard library until a command needs more, so that a client's own share can be measured.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ UPDATES = 1000
 
 
 class Resident:
-    """What a resident can be told: each public method is a command."""
+    """The commands of this process, one for each public method."""
 
     def __init__(self) -> None:
         self._clients: list[object] = []
 
     def loaded(self) -> dict[str, object]:
-        """Import what a client imports."""
+        """Import the modules that a client imports."""
         from edi_checkpoint import connect  # noqa: F401
 
         return {}
 
     def grown_kib(self, state_bytes: int) -> int:
-        """Connect, begin a session of `state_bytes` and publish in it; return by how much this process has grown,
-        beyond what it imports.
+        """Connect, open a session of `state_bytes` and publish in it.
+
+        Return by how much this process has grown, without its imports.
         """
         from edi_checkpoint import connect
 
@@ -56,7 +57,7 @@ class Resident:
         return {}
 
     def sessions(self, count: int, state_bytes: int = 0, *, saved: bool = False) -> dict[str, object]:
-        """Attach `count` sessions of one client, each with a state of `state_bytes`, if need be `saved` to files."""
+        """Open `count` sessions of one client, each with a state of `state_bytes`, on request `saved` to files."""
         from edi_checkpoint import connect
 
         client = connect(app="bench", autostart=False)
@@ -71,7 +72,7 @@ class Resident:
         return {"sessions": [session.session_id for session in held]}
 
     def save(self, session_id: str, state_bytes: int) -> dict[str, object]:
-        """Begin a session of `state_bytes`, have its auto-save written, and leave it."""
+        """Open a session of `state_bytes`, wait for its auto-save, and close it."""
         from edi_checkpoint import connect
 
         with connect(app="bench", autostart=False) as client, client.session(session_id) as session:
@@ -80,7 +81,7 @@ class Resident:
         return {}
 
     def resume(self, session_id: str) -> float:
-        """Continue a session as EDI does; return the milliseconds of `load_state`, nothing having been connected."""
+        """Continue a session as EDI does; return the milliseconds of `load_state` in an unconnected process."""
         from edi_checkpoint import StateManager
 
         manager = StateManager()
@@ -97,7 +98,7 @@ class Resident:
         return (time.perf_counter() - start_s) * 1000
 
     def burst(self, count: int) -> dict[str, object]:
-        """Begin a session and publish `count` changes, without waiting for any to be acknowledged."""
+        """Open a session and publish `count` changes without waiting for acknowledgements."""
         from edi_checkpoint import connect
 
         client = connect(app="bench", autostart=False)
@@ -108,7 +109,7 @@ class Resident:
         return {"session_id": session.session_id}
 
     def close(self) -> dict[str, object]:
-        """Say nothing: what is held here ends with the process, as after a crash."""
+        """Close nothing: the sessions end with the process, as in a crash."""
         return {}
 
 

@@ -1,7 +1,7 @@
-"""The figures of this project, each beside its floor and its peers. See README.md.
+"""Measures the figures of this project, with their floors and peers. See README.md.
 
-Prints a table, writes `results/latest.json`, and ends with one line of counts. Exit 0 whether or not targets are
-reached, 1 when something could not be measured.
+It prints a table, writes `results/latest.json`, and ends with one line of counts. It exits with 1 if something could
+not be measured, else with 0, also if targets are missed.
 """
 
 from __future__ import annotations

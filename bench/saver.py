@@ -1,4 +1,4 @@
-"""A publisher whose saves are weighed: `saver.py`, told what to do as `worker.py` is."""
+"""A publisher process whose saves are measured; it runs commands as `worker.py` does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "publishers"))
 
 
 class Saver(Publisher):
-    """What a saver can be told besides."""
+    """The additional commands of this process."""
 
     def update(self, count: int) -> dict[str, object]:
-        """Publish `count` small changes, each when the one before is acknowledged."""
+        """Publish `count` small changes, each after the previous one is acknowledged."""
         for _ in range(count):
             self._number += 1
             self._session["progress"] = value_of(self._number)
@@ -30,7 +30,7 @@ class Saver(Publisher):
         return {}
 
     def hold_masks(self, count: int, size: int) -> dict[str, object]:
-        """Begin a session, as EDI does, that has masks, none of them published."""
+        """Open a session and make masks as EDI has them, without publishing them."""
         from masks import entities
 
         from edi_checkpoint import StateManager
@@ -43,7 +43,7 @@ class Saver(Publisher):
         return {}
 
     def publish_masks(self, *, changed: bool = True) -> float:
-        """Publish all masks; those `changed` are others than before. Return the milliseconds of the call."""
+        """Publish all masks, of which `changed` differ from before; return the milliseconds of the call."""
         if changed:
             for entity in self._entities:
                 entity.mask[0, self._turn] ^= 1
@@ -59,7 +59,7 @@ class Saver(Publisher):
         return {}
 
     def read_masks(self) -> dict[str, float]:
-        """Resume the session in this process; return the milliseconds until it is there, and until all are read."""
+        """Resume the session in this process; return the milliseconds until it opens, and until all masks are read."""
         from edi_checkpoint import connect
 
         self._client = connect(autostart=False)
@@ -70,7 +70,7 @@ class Saver(Publisher):
         return {"resumed": (there_s - start_s) * 1000, "read": (time.perf_counter() - there_s) * 1000}
 
     def dump_mask(self, path: str) -> dict[str, float]:
-        """Write the first mask the seed's way, as lists; return milliseconds and bytes."""
+        """Write the first mask as lists, as the seed does; return milliseconds and bytes."""
         import dataclasses
         import json
 

@@ -1,4 +1,4 @@
-"""What this project replaces, to be measured beside it."""
+"""The program that this project replaces, for comparison."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class SeedStateManager:
-    """The class this project was created from, word for word in what it does (it also prints).
+    """The original class; it does exactly the same (it also prints).
 
-    `honest`: with the fsyncs of file and folder without which a power cut empties the newest checkpoint.
+    `honest`: with an fsync of file and folder; without them a power cut empties the newest checkpoint.
     """
 
     def __init__(self, session_id: str, folder: Path, *, honest: bool) -> None:

@@ -1,7 +1,7 @@
-"""Runs `edi-checkpointd` and writes down how long its checkpoints took: `timed_daemon.py FILE run …`.
+"""Runs `edi-checkpointd` and records how long its checkpoints take: `timed_daemon.py FILE run …`.
 
-A line of milliseconds for each: from the wish to the durable file in all; of that to the fsynced temporary file; to the
-rename; to the fsync of the folder. The clock is read at the daemon's own crash points, which are there anyway.
+FILE gets a line of milliseconds for each: from the wish to the durable file in total, then to the fsynced temporary
+file, to the rename, and to the fsync of the folder. The clock is read at the daemon's crash points.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A publisher process: `worker.py`, told what to do by a line of JSON, answering by one. `Worker` is its other end.
+"""A publisher process: it gets each command as a line of JSON, and answers with a line. `Worker` is the other end.
 
-What is timed is timed here, in the process that a user would be waiting in; floors run here too, in the same
-interpreter, between the same neighbours.
+Times are measured here, in the process in which a user would wait. Floors run here, too, in the same interpreter.
 """
 
 from __future__ import annotations
@@ -71,13 +70,13 @@ def records_of(size_bytes: int, number: int) -> list[dict[str, object]]:
 
 
 class Publisher:
-    """What a worker can be told: each public method is a command."""
+    """The commands of this process, one for each public method."""
 
     def __init__(self) -> None:
         self._number = 0
 
     def attach(self, state_bytes: int = 0) -> dict[str, object]:
-        """Connect to the daemon of this environment, if there is one, and begin a session of `state_bytes`."""
+        """Connect to the daemon of this environment, if it runs, and open a session of `state_bytes`."""
         from edi_checkpoint import connect
 
         self._client = connect(app="bench", autostart=False)
@@ -89,7 +88,7 @@ class Publisher:
         return {"connected": self._client.connected}
 
     def attach_in_loop(self) -> dict[str, object]:
-        """The same for `publish_in_loop`; plain publishing goes on by it too."""
+        """The same for `publish_in_loop`; `publish` uses the session, too."""
         import asyncio
 
         from edi_checkpoint import aio
@@ -103,7 +102,7 @@ class Publisher:
         return {}
 
     def bare(self, folder: str, endpoint: str) -> dict[str, object]:
-        """Make ready the floors of publishing."""
+        """Prepare the floors of publishing."""
         from floors import BarePublish, BareWrite
 
         self._bare = BarePublish(Path(folder), endpoint)
@@ -156,18 +155,18 @@ class Publisher:
         return samples
 
     def settle(self) -> dict[str, object]:
-        """Wait until all that was published is acknowledged."""
+        """Wait until all published updates are acknowledged."""
         self._session.flush(timeout_s=SETTLE_TIMEOUT_S)
         return {}
 
     def durable(self, start_s: float, stop_s: float, outstanding: int, pause_s: float = 0.0) -> dict[str, object]:
-        """Publish with at most `outstanding` entries unacknowledged; return how many were acknowledged in the time.
+        """Publish with at most `outstanding` unacknowledged entries; return how many were acknowledged in the time.
 
-        With one outstanding, also how long each took from the call to the acknowledgement, in microseconds; after it
-        comes the pause.
+        With one outstanding, it also returns the microseconds from each call to its acknowledgement. A pause follows
+        each.
         """
         session = self._session
-        stream = session._stream  # its condition wakes at an acknowledgement; the public way would be to poll
+        stream = session._stream  # its condition wakes at an acknowledgement; a public call would have to poll
         samples: list[float] = []
         time.sleep(max(0.0, start_s - time.monotonic()))
         before = stream.journaled
@@ -192,7 +191,7 @@ class Publisher:
         return {"updates": acknowledged, "us": samples}
 
     def flood(self, stop_s: float, size_bytes: int) -> int:
-        """Publish values of so many bytes as fast as it goes; return how many."""
+        """Publish values of this size as fast as possible; return how many."""
         count = 0
         while time.monotonic() < stop_s:
             self._session["large"] = text_of(size_bytes, count)
@@ -200,7 +199,7 @@ class Publisher:
         return count
 
     def files(self, folder: str) -> dict[str, object]:
-        """Make ready the floor of a checkpoint and the seed's way."""
+        """Prepare the floor of a checkpoint, and the seed."""
         from floors import Files
         from seed import SeedStateManager
 
@@ -210,7 +209,7 @@ class Publisher:
         return {}
 
     def checkpoint(self) -> float:
-        """Change one small value and wait for a checkpoint; return the milliseconds of the waiting."""
+        """Change one small value and wait for a checkpoint; return the milliseconds of the wait."""
         self._number += 1
         self._session["progress"] = value_of(self._number)
         start_s = time.perf_counter()
@@ -225,7 +224,7 @@ class Publisher:
         return self._files.write(data)
 
     def seed(self) -> float:
-        """Make a checkpoint of the same state the seed's way; return the milliseconds."""
+        """Make a checkpoint of the same state as the seed does; return the milliseconds."""
         start_s = time.perf_counter()
         self._seed.checkpoint()
         return (time.perf_counter() - start_s) * 1000
@@ -245,7 +244,7 @@ class Publisher:
 
 
 class Worker:
-    """A `Publisher` in a process of its own, or what another `program` of this folder serves."""
+    """A process that runs the commands of `Publisher`, or of another `program` in this folder."""
 
     def __init__(self, environment: Mapping[str, str], program: str = "worker.py") -> None:
         self._process = subprocess.Popen(
@@ -262,13 +261,13 @@ class Worker:
         self._process.kill()
 
     def begin(self, command: str, **arguments: object) -> None:
-        """Have a command begun; `result` waits for its end."""
+        """Start a command; `result` waits for its end."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([command, arguments]) + "\n")
         self._process.stdin.flush()
 
     def result(self, timeout_s: float = TIMEOUT_S) -> Any:
-        """Return what the command under way returns. Raises RuntimeError when it failed or takes too long."""
+        """Return the running command's result. Raises RuntimeError if it fails or takes too long."""
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], timeout_s)[0]:
             raise RuntimeError(f"a publisher did not answer within {timeout_s} s")
@@ -282,7 +281,7 @@ class Worker:
         return self.result()
 
     def close(self) -> None:
-        """Have the session closed, then end the process; a second time does nothing."""
+        """Close the session, then end the process. A second call does nothing."""
         if self._process.poll() is None:
             with suppress(OSError, RuntimeError):
                 self.ask("close")
@@ -294,7 +293,7 @@ class Worker:
 
 
 def serve(told: object) -> None:
-    """Do what the lines of standard input say: each names a method of `told`, and its arguments."""
+    """Run the commands from standard input; each line names a method of `told` and its arguments."""
     for line in sys.stdin:
         command, arguments = json.loads(line)
         act: Callable[..., object] = getattr(told, command)

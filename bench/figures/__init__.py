@@ -1,1 +1,1 @@
-"""The figures by theme: each function takes a `Place`, measures in interleaved rounds, and returns rows."""
+"""The figures by theme. Each function gets a `Place`, measures in interleaved rounds, and returns rows."""

@@ -1,4 +1,4 @@
-"""What a checkpoint costs: from the wish for it to the durable file, beside others' files, and what it costs others."""
+"""Measures checkpoints: the time to the durable file, with many other files, and the delay of other sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from measure import ROUNDS, Row, Target, interleave, p99, pooled, row
 from parts import Place
 
-PAUSE_S = 0.02  # before each: what the one before leaves to unlink and to note is not its successor's
+PAUSE_S = 0.02  # before each, so that the previous checkpoint's unlinks and notes do not count
 BESIDE_FLOOR = Target("ratio", 1.15)
 BESIDE_SEED = Target("value", 20, at_least=True)
 
@@ -24,7 +24,7 @@ GROWTH = Target("ratio", 1.3)
 
 
 class Size(NamedTuple):
-    """A state to make checkpoints of, and how: `turns` in one case of one round."""
+    """The size of a state, and how its checkpoints are measured: `turns` in one case of one round."""
 
     words: str
     bytes: int
@@ -38,7 +38,7 @@ SIZES = (Size("5 kB", 5_000, 8), Size("250 kB", 250_000, 8, BESIDE_FLOOR), LARGE
 
 
 class Took(NamedTuple):
-    """The milliseconds of one checkpoint: as its caller waits, and as the daemon writes. A floor has one for both."""
+    """The milliseconds of one checkpoint: the caller's wait, and the daemon's write. A floor has the same for both."""
 
     wait: float
     write: float
@@ -48,7 +48,7 @@ Series = dict[str, list[float]]  # by case, one number per round
 
 
 class Saved:
-    """A session of `size_bytes` of which checkpoints are made, in a home of its own beside `foreign` files."""
+    """A session of `size_bytes` in a home of its own, whose sessions folder has `foreign` files of other programs."""
 
     def __init__(self, place: Place, size_bytes: int, *, foreign: int = 0) -> None:
         self._home = place.home(f"checkpoints-{size_bytes}-{foreign}", running=False)
@@ -79,12 +79,12 @@ def _one_round(cases: Mapping[str, Callable[[], Took]], turns: int, waits: Serie
 
 
 def large(place: Place) -> list[Row]:
-    """One checkpoint of 5 MB after one small change."""
+    """Measure one checkpoint of 5 MB after one small change."""
     return _of_size(place, LARGE)
 
 
 def sizes(place: Place) -> list[Row]:
-    """The same of 5 kB to 50 MB."""
+    """Measure one checkpoint of 5 kB to 50 MB after one small change."""
     return [one for size in SIZES for one in _of_size(place, size)]
 
 
@@ -98,7 +98,7 @@ def _of_size(place: Place, size: Size) -> list[Row]:
         _one_round(cases, size.turns, waits, writes)
         if size.seed:
             seed.append(saved.worker.ask("seed"))
-    saved.worker.close()  # what it holds is not the next one's neighbour
+    saved.worker.close()  # so that its memory does not affect the next case
     words = f"checkpoint, {size.words} after one small change"
     rows = [
         row(f"{words}: the daemon's write", "ms", target=size.target, **writes),
@@ -114,7 +114,7 @@ def _of_size(place: Place, size: Size) -> list[Row]:
 
 
 def acknowledgements(place: Place) -> list[Row]:
-    """How long one publisher waits for an acknowledgement while another session's checkpoints are written."""
+    """Measure a publisher's wait for an acknowledgement while the daemon writes another session's checkpoints."""
     home = place.home("acknowledgements")
     publisher, other = place.worker(home), place.worker(home)
     publisher.ask("attach")
@@ -143,7 +143,7 @@ def acknowledgements(place: Place) -> list[Row]:
 
 
 def growth(place: Place) -> list[Row]:
-    """One checkpoint of 250 kB beside 10 to 100,000 files of others in the same folder."""
+    """Measure one checkpoint of 250 kB in a folder with 10 to 100,000 files of other programs."""
     saved = {count: Saved(place, 250_000, foreign=count) for count in FOREIGN}
     cases = {f"{case} {count}": one.ours for case in ("ours", "again") for count, one in saved.items()}
     waits: Series = {}

@@ -1,4 +1,4 @@
-"""How fast updates become durable and acknowledged."""
+"""Measures how many updates a second become durable and acknowledged."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ SEED_SAFE = "the seed's, with fsync"
 
 
 class Load(NamedTuple):
-    """How many publish, and how many updates each of them keeps on its way to the disk."""
+    """How many processes publish, and how many unacknowledged updates each of them keeps."""
 
     processes: int
     outstanding: int
 
     def __str__(self) -> str:
-        """Return the words of a row's name."""
+        """Return the load as a part of a row's name."""
         return f"{self.processes} process{'es' * (self.processes > 1)}, {self.outstanding} outstanding"
 
 
 class Measured(NamedTuple):
-    """What one case of one round gave."""
+    """The result of one case in one round."""
 
     rate: float  # updates a second
     wait_us: float  # the median of the turns
 
 
 def few(place: Place) -> list[Row]:
-    """Durable updates of 4 processes, beside Redis alone."""
+    """Measure durable updates of 4 processes, and of Redis."""
     return _updates(place, (4,))
 
 
 def updates(place: Place) -> list[Row]:
-    """Durable updates of 1, 4 and 16 processes, beside all peers."""
+    """Measure durable updates of 1, 4 and 16 processes, and of all peers."""
     return _updates(place, (1, 4, MOST))
 
 
@@ -81,7 +81,7 @@ def _updates(place: Place, counts: Sequence[int]) -> list[Row]:
 
 
 class _Peers:
-    """What stands beside ours under a load."""
+    """The peers that are measured under the same load."""
 
     def __init__(self, place: Place, workers: Sequence[Worker]) -> None:
         self._workers = workers
@@ -93,7 +93,7 @@ class _Peers:
         self._langgraph = len(workers) == MOST and workers[0].ask("langgraph_ready", path=saver)["installed"]
 
     def cases(self, load: Load) -> dict[str, Callable[[], Measured]]:
-        """Return what is there, by name."""
+        """Return the installed peers by name."""
         workers, outstanding = self._workers[: load.processes], load.outstanding
         found = redis_cases(workers, self._redis, outstanding)
         if load.processes == MOST:
@@ -107,7 +107,7 @@ class _Peers:
 
 
 def redis_cases(workers: Sequence[Worker], path: str | None, outstanding: int) -> dict[str, Callable[[], Measured]]:
-    """Return the ways to a Redis server at `path` that are installed."""
+    """Return the installed clients for a Redis server at `path`."""
     commands = {RAW: "redis_raw", **({CLIENT: "redis_py"} if find_spec("redis") else {})} if path else {}
     return {
         name: partial(together, workers, command, path=path, outstanding=outstanding)

@@ -1,4 +1,4 @@
-"""What grows with the number of live sessions, and what must not."""
+"""Measures what grows with the number of live sessions, and what must not grow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ COUNTS = (1, 100, 1_000, 5_000)
 HOLDERS = 4  # processes that hold them
 UPDATES_S = 0.3  # in one case of one round
 BESIDE_ONE = Target("ratio", 1.3)
-# Each session keeps its timers set for as long as this takes, and none is written to a file.
+# The sessions' timers do not fire during the measurement, so no file is written.
 LATER = {"EDI_CHECKPOINT_AUTOSAVE_EVERY_S": "3600", "EDI_CHECKPOINT_CHECKPOINT_EVERY_S": "3600"}
 
 
 def sessions(place: Place) -> list[Row]:
-    """An acknowledged update in one session, beside so many others: attached, changed, and not saved yet.
+    """Measure an acknowledged update in one session, with many other sessions attached, changed and not yet saved.
 
-    The floor is the same beside one other; one outstanding. And a list of all sessions.
+    The floor has one other session. One update is outstanding. It also measures a list of all sessions.
     """
     homes = {count: place.home(f"growth-{count}", under=LATER) for count in COUNTS}
     publishers = {count: place.worker(home) for count, home in homes.items()}
@@ -48,7 +48,7 @@ def sessions(place: Place) -> list[Row]:
 
 
 def _update(home: Home, publisher: Worker) -> tuple[float, float]:
-    """Return the microseconds from an update to its acknowledgement, and those of a processor that the daemon takes."""
+    """Return the microseconds from an update to its acknowledgement, and the daemon's processor time for it."""
     start_s = time.monotonic()
     before_ms = used_ms(home.daemon.pid)
     answer = publisher.ask("durable", start_s=start_s, stop_s=start_s + UPDATES_S, outstanding=1)

@@ -1,4 +1,4 @@
-"""What an hour of a typical session writes to the disk."""
+"""Measures how much an hour of a typical session writes to the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parts import Place
 from worker import Worker, large_state
 
 STATE_BYTES = 200_000  # EDI's without masks: 10-200 kB
-UPDATES, AUTOSAVES, CHECKPOINTS = 3600, 720, 60  # in an hour of an update a second, by the default settings
+UPDATES, AUTOSAVES, CHECKPOINTS = 3600, 720, 60  # in an hour with an update a second, with the default settings
 BESIDE_SEED = Target("value", 0.1)
 COUNTS = {"update": 100, "save": 3, "checkpoint": 3}  # in one round
 NO_TIMERS = {"EDI_CHECKPOINT_AUTOSAVE_EVERY_S": "3600", "EDI_CHECKPOINT_CHECKPOINT_EVERY_S": "86400"}
@@ -18,8 +18,9 @@ PAGE_BYTES = 4096
 
 
 def typical(place: Place) -> list[Row]:
-    """Weigh an update, an auto-save and a checkpoint one by one, by what the kernel counts as written for publisher
-    and daemon, and take them as often as an hour has them: timers off, so that each is known for what it is.
+    """Measure the bytes that an update, an auto-save and a checkpoint write, and sum them for an hour.
+
+    The kernel counts the bytes of publisher and daemon. Timers are off, so that each write belongs to a known cause.
     """
     home = place.home("hour", under=NO_TIMERS)
     saver = place.worker(home, "saver.py")
@@ -41,8 +42,8 @@ def typical(place: Place) -> list[Row]:
     for _ in range(ROUNDS):
         update = weigh("update")
         parts["updates"].append(UPDATES * update / 1e6)
-        parts["auto-saves"].append(AUTOSAVES * (weigh("save") - update) / 1e6)  # each came with an update
-        parts["checkpoints"].append(CHECKPOINTS * (weigh("checkpoint") - 2 * update) / 1e6)  # ... and its mark
+        parts["auto-saves"].append(AUTOSAVES * (weigh("save") - update) / 1e6)  # each includes an update
+        parts["checkpoints"].append(CHECKPOINTS * (weigh("checkpoint") - 2 * update) / 1e6)  # and its mark
     ours = [sum(round_) for round_ in zip(*parts.values(), strict=True)]
     seed_mb = AUTOSAVES * _on_pages(len(json.dumps(large_state(STATE_BYTES), indent=2))) / 1e6
     floor_mb = UPDATES * PAGE_BYTES / 1e6
@@ -66,5 +67,5 @@ def _on_pages(size: int) -> int:
 
 
 def _written(io: Path) -> int:
-    """Return how many bytes a process has had written, as the kernel counts pages when they become dirty."""
+    """Return how many bytes a process has written; the kernel counts pages when they become dirty."""
     return int(io.read_text().split("\nwrite_bytes: ")[1].split()[0])

@@ -1,4 +1,4 @@
-"""The life around the path: starting, dying, resuming, and what it costs to be there."""
+"""Measures everything beside publishing: starts, deaths, resumes, idle processes and commands."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ COMMAND_LOADS = "import cyclopts, msgspec, zmq"
 
 
 def starts(place: Place) -> list[Row]:
-    """How long a daemon takes to be ready, by how much its journal holds that no file does.
+    """Measure how long a daemon takes to be ready, for journals with more and more unsaved rows.
 
-    The floor loads the same libraries and reads the same rows. A daemon leaves a snapshot for each MiB of rows; without
-    one is what a disk that had refused them would leave.
+    The floor loads the same libraries and reads the same rows. A daemon adds a snapshot for each MiB of rows; the case
+    without snapshots occurs if the disk refused them.
     """
     rows = []
     for updates, snapshots in JOURNALS:
@@ -80,7 +80,7 @@ def starts(place: Place) -> list[Row]:
 
 
 def _start_ms(home: Home, journal: Path) -> float:
-    """Start a daemon, kill it when it is ready, and undo what it did; return the milliseconds until then."""
+    """Start a daemon, kill it when it is ready, and undo its changes; return the milliseconds until it was ready."""
     command = [sys.executable, "-m", "edi_checkpointd", "run"]
     start_s = time.perf_counter()
     with subprocess.Popen(command, env=home.environment, stderr=subprocess.PIPE) as daemon:
@@ -91,21 +91,21 @@ def _start_ms(home: Home, journal: Path) -> float:
     if ready is None:
         raise RuntimeError("the daemon does not get ready")
     shutil.rmtree(home.sessions)
-    for suffix in ("-wal", "-shm"):  # the journal itself is as it was: what is in a WAL goes into it much later
+    for suffix in ("-wal", "-shm"):  # the database itself is unchanged, since the WAL is carried into it much later
         journal.with_name(journal.name + suffix).unlink(missing_ok=True)
     return took_ms
 
 
 def death(place: Place) -> list[Row]:
-    """From the SIGKILL of a publisher to the daemon's word that its session is interrupted, its outbox drained.
+    """Measure the time from a publisher's SIGKILL to the event that its session is interrupted, its outbox drained.
 
-    The floor is the kernel's word that such a process is dead.
+    The floor is the time until the kernel reports the death of such a process.
     """
     home = place.home("death")
     link = Link(locate(home.environment), app="bench", version="")
     events = follow(link)
     while next(events) is not None:
-        pass  # what was before
+        pass  # earlier events
 
     def ours() -> float:
         return median(_interrupted_ms(place.worker(home, "resident.py"), events) for _ in range(KILLS))
@@ -141,9 +141,9 @@ def _dead_ms(worker: Worker) -> float:
 
 
 def resume(place: Place) -> list[Row]:
-    """How long EDI waits for a session to be continued, in a process that has connected to nothing yet.
+    """Measure how long EDI waits to continue a session, in a process that is not connected yet.
 
-    The floor is the seed's way: read and decode the auto-save.
+    The floor does the same as the seed: it reads and decodes the auto-save.
     """
     rows = []
     for words, target in (("with a daemon", WITH_DAEMON), ("from files alone", FROM_FILES)):
@@ -160,7 +160,7 @@ def resume(place: Place) -> list[Row]:
 
 
 def _fresh(place: Place, home: Home, command: str, **arguments: object) -> float:
-    """Return what a process says that does this and nothing else."""
+    """Return the output of a new process that runs only this code."""
     worker = place.worker(home, "resident.py")
     answer: float = worker.ask(command, **arguments)
     worker.close()
@@ -168,7 +168,7 @@ def _fresh(place: Place, home: Home, command: str, **arguments: object) -> float
 
 
 def memory(place: Place) -> list[Row]:
-    """What a daemon takes while nothing is asked of it, and beside the sessions it holds; what a client adds."""
+    """Measure the memory of an idle daemon, of a daemon with sessions, and of a client."""
     homes = [place.home(f"memory-{number}") for number in range(ROUNDS)]
     time.sleep(SETTLE_S)
     idle_mib = [home.memory_kib("VmRSS") / 1024 for home in homes]
@@ -197,7 +197,7 @@ def memory(place: Place) -> list[Row]:
 
 
 def idle(place: Place) -> list[Row]:
-    """How often a daemon and its clients wake up while nothing happens, and what it costs."""
+    """Measure how often an idle daemon and its clients wake up, and their processor time."""
     home = place.home("idle")
     residents = [place.worker(home, "resident.py") for _ in range(PROCESSES)]
     ask_all(residents, "clients", count=CLIENTS // PROCESSES)
@@ -224,7 +224,7 @@ def _of_all(pids: Sequence[int], measure: Callable[[int], float]) -> float:
 
 
 def commands(place: Place) -> list[Row]:
-    """What an import and a command cost, each in a process of its own."""
+    """Measure an import and a command, each in a process of its own."""
     rows = []
     for code, floor, target in (("import edi_checkpoint", "pass", IMPORT), (EDI_IMPORTS, "import msgspec, zmq", None)):
         cases = {"ours": partial(_cpu_ms, code), "floor": partial(_cpu_ms, floor), "again": partial(_cpu_ms, code)}
@@ -232,7 +232,7 @@ def commands(place: Place) -> list[Row]:
     served, alone = place.home("command-served"), place.home("command-alone", running=False)
     for number in range(3):
         _fresh(place, served, "save", session_id=f"s{number}", state_bytes=RESUMED_BYTES)
-    passing = shutil.ignore_patterns(".daemon.lock", ".*.tmp")  # one may be renamed meanwhile
+    passing = shutil.ignore_patterns(".daemon.lock", ".*.tmp")  # a file may be renamed meanwhile
     shutil.copytree(served.sessions, alone.sessions, ignore=passing)
     for home, words in ((served, "a daemon runs"), (alone, "none runs")):
         ours = partial(timed, [sys.executable, "-m", "edi_checkpointd.cli", "sessions"], home.environment)
@@ -244,5 +244,5 @@ def commands(place: Place) -> list[Row]:
 
 
 def _cpu_ms(code: str) -> float:
-    """Return the milliseconds of a processor that `code` takes in a new interpreter, without that one's own start."""
+    """Return the processor milliseconds of `code` in a new interpreter, without the interpreter's own start."""
     return float(said(f"import time; begun = time.process_time(); {code}; print(1000 * (time.process_time() - begun))"))

@@ -1,4 +1,4 @@
-"""What EDI's masks cost: their publisher, the disk, and who resumes. The codecs weighed: `mask_codecs.py`."""
+"""Measures EDI's masks: publishing, the disk, and a resume. `mask_codecs.py` compares the codecs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEXT = Target("value", 2)
 
 
 def masks(place: Place) -> list[Row]:
-    """17 masks in one `set_state`, the same again, a checkpoint after, and another client that resumes."""
+    """Measure 17 masks in one `set_state`, the same call again, a checkpoint, and a resume by another client."""
     if find_spec("numpy") is None:
         return [Row(f"{WORDS} in one set_state: in the caller", "ms", None, target=CALLER)]
     home = place.home("masks")

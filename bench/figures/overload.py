@@ -1,4 +1,4 @@
-"""A disk that is slow, and publishers that are faster than it."""
+"""Measures a slow disk, and publishers that are faster than the disk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from figures.durability import Measured, redis_cases, together
 
 SLOWER_MS = 3  # each fsync and fdatasync
 PROCESSES = 4
-SYNCS = 20  # to learn what one costs
+SYNCS = 20  # to measure one fsync
 WITHIN_FSYNCS = Target("ratio", 1.4)
 
 FLOOD_S = 0.4
 FLOOD_BYTES = 10_000  # a value
-PAUSE_S = 0.01  # between the updates of the one that publishes now and then
+PAUSE_S = 0.01  # between two updates of the slow publisher
 MEMORY = Target("value", 32)
 KIB = 1024
 
 
 def slow_disk(place: Place) -> list[Row]:
-    """How many fsyncs an acknowledgement takes where each takes 3 ms more."""
+    """Measure how many fsyncs an acknowledgement takes if each fsync takes 3 ms longer."""
     name = f"acknowledgement p50, each fsync +{SLOWER_MS} ms, {PROCESSES} processes, 1 outstanding"
     under = place.slow_disk(SLOWER_MS)
     if under is None:
@@ -52,7 +52,7 @@ def slow_disk(place: Place) -> list[Row]:
 
 
 def flood(place: Place) -> list[Row]:
-    """What a publisher that is faster than the disk does to the daemon's memory, and to one who publishes seldom."""
+    """Measure how a publisher that is faster than the disk affects the daemon's memory and a slow publisher."""
     name = f"overload, each fsync +{SLOWER_MS} ms"
     under = place.slow_disk(SLOWER_MS)
     if under is None:

@@ -1,4 +1,4 @@
-"""What a publishing call costs its caller."""
+"""Measures how long a publishing call takes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from worker import Worker
 
 Samples = list[float]  # microseconds, of each call
 
-COUNT = 600  # in one case of one round: over five rounds the 99.9th percentile is the fourth worst of 3,000
+COUNT = 600  # in one case of one round; over five rounds the 99.9th percentile is the fourth worst of 3,000
 PACE_S = 0.002
 AT_P50 = Target("value", 40)
 AT_P99 = Target("value", 300)
 AT_P999 = Target("value", 5000)
 CHECKPOINT_BYTES = 5_000_000
-BESIDE_EVERY_S = 0.1  # between the beginnings of the 5 MB checkpoints that another process asks for
+BESIDE_EVERY_S = 0.1  # between two 5 MB checkpoints of another process
 
 SEEDS_STATES = {"this state": 0, "a 200 kB state": 200_000}  # the publisher's few bytes; a typical session of EDI
 SEED_S = 0.2
 FASTER_THAN_SEED = Target("value", 25, at_least=True)
 
 WAYS_COUNT = 400
-LARGE = {  # by size: calls in one case of one round, seconds from one to the next, the target
+LARGE = {  # by size: calls in one case of one round, seconds between two calls, the target
     "10 kB": (10_000, 100, 0.002, Target("ratio", 1.5)),
     "1 MB": (1_000_000, 10, 0.04, Target("ratio", 1.3)),
 }
 
 
 def small(place: Place) -> list[Row]:
-    """Publish 100 B while another session writes 5 MB checkpoints, and beside the seed's way of being as safe."""
+    """Measure publishing 100 B while another session writes 5 MB checkpoints, and a save by the seed."""
     home = place.home("publish")
     publisher, other, seed = place.worker(home), place.worker(home), place.worker(home, "peers.py")
     _ready(place, publisher)
@@ -77,7 +77,7 @@ def small(place: Place) -> list[Row]:
 
 
 def ways(place: Place) -> list[Row]:
-    """Publish 100 B to a daemon that runs, hangs, or is not there, and from a coroutine."""
+    """Measure publishing 100 B with a running, a hanging and no daemon, and from a coroutine."""
     home, empty = place.home("ways"), place.home("empty", running=False)
     publisher, alone, looped = place.worker(home), place.worker(empty), place.worker(home)
     _ready(place, publisher)
@@ -112,7 +112,7 @@ def ways(place: Place) -> list[Row]:
 
 
 def large(place: Place) -> list[Row]:
-    """Publish texts and records of 10 kB and of 1 MB."""
+    """Measure publishing texts and records of 10 kB and of 1 MB."""
     home = place.home("large")
     publisher = place.worker(home)
     _ready(place, publisher)
