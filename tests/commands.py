@@ -1,7 +1,7 @@
-"""Run `edi-checkpoint` many times cheaply: each in a process of its own, forked from one that has imported it.
+"""Runs `edi-checkpoint` many times quickly: each process is forked from one that has imported the package.
 
-Start-up is what most commands of a test cost (0.13 s of CPU). The processes are real and end as the program does;
-what matters about its start (`python -m`, the terminal, the cost of imports) other tests show with a fresh interpreter.
+Most of a command's time is its start (0.13 s of CPU). The processes are real, and end as the program does. Other tests
+cover the start itself (`python -m`, the terminal, the imports) with a new interpreter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _forks.set_forkserver_preload(list(_IMPORTED))
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the command line, its stdin at its end and its output no terminal; return what came of it."""
+    """Run the command line with an empty stdin and without a terminal; return its result."""
     with tempfile.TemporaryDirectory(prefix="command-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         process = _forks.Process(target=_main, args=(list(arguments), dict(environment), str(out), str(err)))

@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from disks import SmallDisk, TurningDisk, built
 from harness import Home
 
-# How long an example takes is the machine's business: a busy one must not fail a promise.
+# No deadlines: on a busy machine an example may take long.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
-    """A home of its own, with everything in it killed at the end, and what is left looked through."""
+    """A home for one test. At the end all its processes are killed and its files are checked."""
     made = Home(tmp_path / "h")
     for marker in request.node.iter_markers("leaves"):
         made.left_damaged.update(marker.args)
@@ -27,13 +27,13 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     try:
         made.close()
     finally:
-        for process in made.processes:  # pytest shows it when the test failed
+        for process in made.processes:  # pytest shows it if the test failed
             print(process.popen.args, "ended with", process.popen.returncode, *process.stderr[-200:], sep="\n  ")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
-    """What mounts a `SmallDisk` with the options given."""
+    """A function that mounts a `SmallDisk` with the given options."""
     disks: list[SmallDisk] = []
 
     def mount(options: str) -> SmallDisk:
@@ -54,5 +54,5 @@ def turning_disk(tmp_path: Path) -> Iterator[TurningDisk]:
 
 @pytest.fixture(scope="session")
 def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The library that fails what is written, see `failing_disk.c`."""
+    """The library that makes writes fail; see `failing_disk.c`."""
     return str(built("failing_disk.c", tmp_path_factory.mktemp("built")))

@@ -1,4 +1,4 @@
-"""Disks that are small, fail, or turn read-only: real ones where we may mount, else the test is skipped."""
+"""Real disks that are small, fail, or turn read-only. If mounting is not allowed, the test is skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SmallDisk:
     """A tmpfs at `folder`, with options such as `size=4m`."""
 
     def __init__(self, folder: Path, options: str) -> None:
-        """Make and mount it; skips the test where that is not allowed."""
+        """Make and mount the disk; skip the test if that is not allowed."""
         self.folder = folder
         self._filler = folder / "filler"
         folder.mkdir()
@@ -25,7 +25,7 @@ class SmallDisk:
             pytest.skip("only root can mount a small disk")
 
     def fill(self) -> None:
-        """Take all of its blocks, to the last one."""
+        """Fill the disk to its last block."""
         with self._filler.open("wb", buffering=0) as file:
             for size in (1 << 20, 4096):
                 with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ class SmallDisk:
                         pass
 
     def empty(self) -> None:
-        """Give them back."""
+        """Free the blocks again."""
         self._filler.unlink()
 
     def close(self) -> None:
@@ -42,10 +42,10 @@ class SmallDisk:
 
 
 class TurningDisk:
-    """An ext4 of 16 MiB that turns read-only under open files, as the kernel has it when it meets an error."""
+    """An ext4 file system of 16 MiB that turns read-only under open files, as after a disk error."""
 
     def __init__(self, place: Path) -> None:
-        """Make and mount it below `place`; skips the test where that cannot be done."""
+        """Make and mount the disk below `place`; skip the test if that is not possible."""
         self.folder = place / "disk"
         self.folder.mkdir()
         self._image = place / "disk.image"
@@ -62,15 +62,15 @@ class TurningDisk:
             pytest.skip("no loop device can be mounted")
 
     def turn(self) -> None:
-        """Have the kernel meet an error."""
+        """Make the kernel find an error."""
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
         (device,) = [Path(what).name for what, where, *_ in mounts if where == str(self.folder)]
         (Path("/sys/fs/ext4") / device / "trigger_fs_error").write_text("a test")
 
     def mount_anew(self) -> None:
-        """Mount it again, as after a restart of the machine.
+        """Mount a copy of the disk, as after a restart of the machine.
 
-        A copy of it: what is mounted in another namespace too would stay as it is.
+        The disk itself would stay read-only if another namespace has it mounted, too.
         """
         self.close()
         copy = self._image.with_suffix(".copy")

@@ -1,7 +1,7 @@
-"""Runs a program of ours so that it dies by SIGKILL at a crash point: `dying.py POINT HITS daemon|publisher ARG …`.
+"""Runs the daemon or a publisher until a crash point kills it: `dying.py POINT HITS daemon|publisher ARG …`.
 
-The point is reached for the nth time in the process; of the daemon's points and the client's, by its name. Each time
-is told on stderr.
+POINT is the name of a point of the daemon or the client. The process dies by SIGKILL when it reaches it for the nth
+time (HITS). It reports each time on stderr.
 """
 
 from __future__ import annotations

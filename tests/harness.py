@@ -1,6 +1,6 @@
-"""Real parts for tests: a daemon process, publisher processes, and the command, all in a home of their own.
+"""Real parts for tests: a daemon process, publisher processes, and the command, with a home of their own.
 
-Nothing here runs in the test's own process but the reading of what they print, and of what they left on disk.
+The test's own process only reads their output and their files.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from edi_checkpoint.system.paths import locate
 from edi_checkpointd.inspection.check import check
 from edi_checkpointd.inspection.findings import Report, Severity
 
-# After so long a process counts as hung. Tests wait for events: no machine, however busy, should need this time.
+# After this time a process counts as hung. Tests wait for events, so that even a busy machine does not need it.
 PATIENCE_S = 60.0
 
 
 class Ended(AssertionError):
-    """A process ended before it wrote the line that was waited for."""
+    """A process ended before it wrote the expected line."""
 
 
 class Process:
-    """A child process whose lines of output can be waited for. It is killed at the end of the test."""
+    """A child process; a test can wait for lines of its output. It is killed at the end of the test."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Process:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self.lines = self.stdout if lines_from == "stdout" else self.stderr
-        # Both are read all the time: a child must never wait for us to make room in a pipe.
+        # Both are always read, so that a full pipe never blocks the child.
         self._readers = [
             threading.Thread(target=self._read, args=(self.popen.stdout, self.stdout), daemon=True),
             threading.Thread(target=self._read, args=(self.popen.stderr, self.stderr), daemon=True),
@@ -76,9 +76,9 @@ class Process:
         return self.popen.pid
 
     def wait_line(self, wanted: Callable[[str], bool] | str, timeout_s: float = PATIENCE_S) -> str:
-        """Return the next line that `wanted` accepts (a text: that begins so), and pass over those before it.
+        """Return the next line that `wanted` accepts, or that begins with the text `wanted`; skip the lines before it.
 
-        A line counts from when it came, not from this call. Raises `Ended` when the process ends before.
+        It also finds lines that were written before this call. Raises `Ended` if the process ends first.
         """
         accepts = wanted if callable(wanted) else lambda line: line.startswith(wanted)
         deadline_s = time.monotonic() + timeout_s
@@ -97,7 +97,7 @@ class Process:
                 self._news.wait(min(left_s, 0.2))
 
     def has_said(self, beginning: str) -> bool:
-        """Whether there is such a line by now."""
+        """Return whether the process has written such a line."""
         return any(line.startswith(beginning) for line in list(self.lines))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -107,7 +107,7 @@ class Process:
                 self.wait()
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for the end; all that it wrote is in `stdout` and `stderr` then."""
+        """Wait until the process ends; `stdout` and `stderr` then have its whole output."""
         code = self.popen.wait(timeout_s)
         for reader in self._readers:
             reader.join(timeout_s)
@@ -124,7 +124,7 @@ class Process:
 
 
 class Refused(Exception):
-    """What a publisher was told instead of an answer: the error's type, code, message and pid."""
+    """The error that a publisher got instead of an answer: its type, code, message and pid."""
 
     def __init__(self, told: dict) -> None:
         super().__init__(f"{told['type']} {told['code']}: {told['message']}")
@@ -132,10 +132,10 @@ class Refused(Exception):
 
 
 class Publisher(Process):
-    """An EDI process that does what it is told (`publishers/puppet.py`)."""
+    """An EDI process that runs lines of Python (`publishers/puppet.py`)."""
 
     def send(self, code: str) -> None:
-        """Have it run a line of Python, without waiting; one such may be under way. Raises `Ended`."""
+        """Start a line of Python in the process, without waiting. Only one may run at a time. Raises `Ended`."""
         assert self.popen.stdin is not None
         try:
             self.popen.stdin.write(code.encode() + b"\n")
@@ -144,39 +144,39 @@ class Publisher(Process):
             raise Ended(f"it reads no line any more, exit code {self.wait()}: {code}") from error
 
     def answer(self, timeout_s: float = PATIENCE_S) -> object:
-        """Return the value of the line that was sent; raises `Refused` for an error of ours."""
+        """Return the value of the line that was sent. Raises `Refused` for an error of edi-checkpoint."""
         line = self.wait_line(lambda line: line[:2] in ("= ", "! "), timeout_s)
         if line.startswith("! "):
             raise Refused(json.loads(line[2:]))
         return json.loads(line[2:])
 
     def do(self, code: str, timeout_s: float = PATIENCE_S) -> object:
-        """Have it run a line of Python and return its value."""
+        """Run a line of Python in the process, and return its value."""
         self.send(code)
         return self.answer(timeout_s)
 
     def sees(self, code: str, timeout_s: float = PATIENCE_S) -> object:
-        """Ask it until the value is true, and return that; for what its link learns by itself."""
+        """Run an expression until its value is true, and return it; for things that its link learns by itself."""
         return eventually(lambda: self.do(code), timeout_s)
 
     def go_deaf(self) -> None:
-        """Hear nothing of the daemon any more, and publish on: as a process whose link thread hangs."""
+        """Stop its link thread, as if it hung; it can still publish."""
         self.do("session._link._turn = lambda: time.sleep(0.01)")
         self.do("session._link.wake()")
 
     @property
     def acknowledged(self) -> int:
-        """The highest number it has told to be acknowledged."""
+        """The highest number that it has reported as acknowledged."""
         return self._told("acked ", 1)
 
     @property
     def acknowledged_here(self) -> int:
-        """How many of those that `publish` numbers it has told to be acknowledged."""
+        """How many updates of `publish` it has reported as acknowledged."""
         return self._told("acked ", 2)
 
     @property
     def returned(self) -> int:
-        """How many calls of `publish(..., tell=True)` it has told to have returned."""
+        """How many calls of `publish(..., tell=True)` it has reported as returned."""
         return self._told("published ", 1)
 
     def _told(self, beginning: str, word: int) -> int:
@@ -184,7 +184,7 @@ class Publisher(Process):
 
 
 class Home:
-    """One EDI_CHECKPOINT_HOME with whatever runs in it."""
+    """One EDI_CHECKPOINT_HOME and the processes that use it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -198,17 +198,17 @@ class Home:
         }
         self.processes: list[Process] = []
         self.daemon_pid = 0
-        self.left_damaged: set[str] = set()  # codes of the findings that the test's own doing may leave behind
+        self.left_damaged: set[str] = set()  # codes of the findings that the test itself may cause
 
     def daemon(self, *flags: str) -> Process:
-        """Start a daemon and wait until it takes entries."""
+        """Start a daemon and wait until it is ready."""
         process = self.start([sys.executable, "-m", "edi_checkpointd", "run", *flags], lines_from="stderr")
         process.wait_line("ready ")
         self.daemon_pid = process.pid
         return process
 
     def listen(self) -> socket.socket:
-        """Listen on the daemon's socket, as a service manager does; the caller closes it."""
+        """Listen on the daemon's socket, as systemd does; the caller closes it."""
         (self.folder / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(self.folder / "run" / "daemon.sock"))
@@ -216,7 +216,7 @@ class Home:
         return listening
 
     def start_activated(self, listening: socket.socket, *flags: str, **environment: str) -> Process:
-        """Start a daemon, without waiting, that is handed `listening` as a service manager hands it over."""
+        """Start a daemon, without waiting, and pass the socket `listening` to it as systemd does."""
         script, fd = str(Path(__file__).with_name("activated_daemon.py")), listening.fileno()
         arguments = [sys.executable, script, str(fd), "run", *flags]
         return self.start(arguments, lines_from="stderr", pass_fds=(fd,), **environment)
@@ -234,7 +234,7 @@ class Home:
         return process
 
     def python(self, code: str, *arguments: str, **environment: str) -> Process:
-        """Start a Python process of its own that runs `code`."""
+        """Start a Python process that runs `code`."""
         return self.start([sys.executable, "-c", code, *arguments], **environment)
 
     def publisher(self, session_id: str = "", **environment: str) -> Publisher:
@@ -249,7 +249,7 @@ class Home:
         return self._publisher([script], session_id, environment)
 
     def start_dying_publisher(self, crash_at: str, hits: int, session_id: str = "", **environment: str) -> Publisher:
-        """Start a publisher, without waiting, that dies by SIGKILL when it reaches the `ClientPoint` that often."""
+        """Start a publisher, without waiting, that dies by SIGKILL at the `ClientPoint`, reached for the nth time."""
         dying = [str(Path(__file__).with_name("dying.py")), crash_at, str(hits), "publisher"]
         return self._publisher(dying, session_id, environment)
 
@@ -260,7 +260,7 @@ class Home:
         return process
 
     def journaled(self, *session_ids: str) -> dict[str, list[dict]]:
-        """Each session's entries as the journal holds them, read by a process of its own; daemon or not."""
+        """Return each session's entries in the journal, read by a process of its own, with or without a daemon."""
         reading = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("reading.py")), *session_ids],
             env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
@@ -269,7 +269,7 @@ class Home:
         return json.loads(reading.stdout)
 
     def counted(self, session_id: str) -> list[int]:
-        """The values of `n` in a session's entries as the journal holds them, see `journaled`."""
+        """Return the values of `n` in a session's entries in the journal; see `journaled`."""
         return [entry["values"]["n"] for entry in self.journaled(session_id)[session_id] if "n" in entry["values"]]
 
     def command(self, *arguments: str, expect: int = 0) -> str:
@@ -279,7 +279,7 @@ class Home:
         return done.stdout
 
     def on_a_terminal(self, *arguments: str, **environment: str) -> str:
-        """Run `edi-checkpoint` on a terminal, 80 columns wide, and return what it writes there."""
+        """Run `edi-checkpoint` on a terminal, 80 columns wide, and return its output."""
         ours, its = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "edi_checkpointd.cli", *arguments],
@@ -305,7 +305,7 @@ class Home:
         return self.json("history", session_id)["entries"]
 
     def checkpoints(self, session_id: str) -> list[Path]:
-        """The session's checkpoint files, by name, from the folder itself."""
+        """Return the names of the session's checkpoint files in the folder."""
         from edi_checkpoint.documents.names import parse_checkpoint_name
 
         found = []
@@ -316,11 +316,11 @@ class Home:
         return sorted(found)
 
     def check(self) -> Report:
-        """What `edi-checkpointd check` finds, in this process: so cheap that every test ends with it."""
+        """Return the report of `edi-checkpointd check`, run in this process; every test ends with it."""
         return check(locate(self.environment))
 
     def close(self) -> None:
-        """Kill what runs; then nothing may be wrong with what is left but what the test says that it has damaged."""
+        """Kill all processes, then check the home: only findings that the test has announced are allowed."""
         for process in self.processes:
             process.close()
         found = [one for one in self.check().findings if one.severity is not Severity.NOTE]
@@ -329,7 +329,7 @@ class Home:
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> object:
-    """Return the first true value of `condition()`; for what another process does and nobody tells of."""
+    """Return the first true value of `condition()`; for changes by other processes that send no event."""
     deadline_s = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s"

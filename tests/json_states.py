@@ -1,4 +1,4 @@
-"""States as JSON values, any two of which one may have become the other; and their texts as a document has them."""
+"""Pairs of states as JSON values, of which one may be a change of the other, and their texts as in a document."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ NUMBERS = st.sampled_from(
     ["0", "1", "1.0", "1.00", "1e0", "-0", "0.1000000000000000000000000000001", "1E400", "9" * 40, "-1.5e-7"]
 )
 STRINGS = st.sampled_from(["", "x", "y", "1", "null", "ü", "a\nb", "\\", '"', "sky_0"])
-LONG = st.sampled_from(
-    [letter * 80 for letter in "pqrstu"]
-)  # it takes less text to move such a one than to replace all
+LONG = st.sampled_from([letter * 80 for letter in "pqrstu"])  # moving such a value takes less text than replacing all
 
 
 @dataclass(frozen=True)
 class Number:
-    """A JSON number as the text it is: 1, 1.0 and true are three things, and Python would call them one."""
+    """A JSON number as text: 1, 1.0 and true differ in JSON, but are equal in Python."""
 
     spelled: str
 
@@ -42,7 +40,7 @@ STATES = st.dictionaries(KEYS.filter(bool), VALUES, max_size=4)
 
 @st.composite
 def edited(draw: st.DrawFn, value: Any) -> Any:
-    """Return what a program may make of `value`: parts of it changed, gone, new, in another order."""
+    """Return a change of `value`: parts changed, removed, added, or in another order."""
     if draw(st.integers(0, 5)) == 0:
         return draw(VALUES)
     if type(value) is list:
@@ -64,7 +62,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def text(value: Any) -> bytes:
-    """JSON text as a document has it, indented; a `Number` is spelled as it says."""
+    """Return the indented JSON text as in a document; a `Number` keeps its text."""
     if isinstance(value, Number):
         return value.spelled.encode()
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A ledger on a journal, without daemon, socket and files; and the wishes that the coordinator makes of it."""
+"""A ledger on a journal, without daemon, socket and files, and a coordinator whose wishes tests read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edi_checkpointd.system.clock import Clock
 
 
 class ToldFiles:
-    """The documents of a session, as a test tells of them."""
+    """The documents of a session, given by a test."""
 
     def __init__(self, files: Files | None = None) -> None:
         self._files = files or Files()
@@ -36,7 +36,7 @@ def ledger_on(journal: Journal, attachments: AttachmentStore, clock: Clock, file
 
 
 class NoTimers:
-    """Timers of which none goes off."""
+    """Timers that never fire."""
 
     pending: frozenset[str] = frozenset()
 
@@ -45,14 +45,14 @@ class NoTimers:
 
 
 class NoUpkeep:
-    """Upkeep of which none is done."""
+    """Upkeep that does nothing."""
 
     def grew(self, session: OpenSession) -> None:
         pass
 
 
 class Orders:
-    """A writer that writes nothing down but what it is asked for."""
+    """A checkpoint writer that writes no files; it only records the wishes."""
 
     def __init__(self) -> None:
         self.wishes: list[Wish | Amendment] = []
@@ -67,7 +67,7 @@ class Orders:
 
 
 class Decided:
-    """A ledger, and the coordinator behind it: what is taken leads to wishes."""
+    """A ledger and its coordinator: committed entries lead to wishes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger

@@ -1,6 +1,6 @@
-"""Reads a home without any daemon's help: `reading.py SESSION …`, one line of JSON on stdout.
+"""Reads a home without a daemon: `reading.py SESSION …` prints one line of JSON.
 
-It holds the entries of each session as the journal has them, values and all.
+The line has the entries of each session in the journal, with their values.
 """
 
 from __future__ import annotations

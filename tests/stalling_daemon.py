@@ -1,4 +1,4 @@
-"""Runs a daemon that stands at a crash point while FILE exists: `stalling_daemon.py POINT FILE run …`."""
+"""Runs a daemon that waits at a crash point while FILE exists: `stalling_daemon.py POINT FILE run …`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""An app such as EDI, driven by its pilot, that measures how late its loop wakes: `textual_app.py SESSION`.
+"""An app like EDI, driven by Textual's pilot, that measures how late its event loop wakes: `textual_app.py SESSION`.
 
-Without a SESSION it remembers nothing and imports nothing of ours: the control. It does a phase of work for each line
-on stdin (its name, and how many stages; `opening` opens another session, by another client), and then prints its
-figures as one line of JSON. It ends at an empty line.
+Without a SESSION it is the control: it saves nothing and does not import edi-checkpoint. For each line on stdin (a
+phase's name, and a number of stages) it does a phase of work and prints its figures as one line of JSON. The phase
+`opening` opens another session with another client. The app ends at an empty line.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Log, ProgressBar, Static
 
 STAGES = ("upload", "analysis", "intent", "clarification", "refinement", "approval", "execution", "validation")
-TICK_S = 0.03  # the progress bar's; the pilot presses a key when the app is idle half of the time
-SLEEP_S = 0.002  # what the measuring task asks for
+TICK_S = 0.03  # of the progress bar; the app is idle half of the time, and then the pilot presses a key
+SLEEP_S = 0.002  # the sleep of the measuring task
 SCENE = {"entities": [{"id": f"sky_{n}", "bbox": [n, 0, 9, 9], "embedding": [n / 7] * 64} for n in range(20)]}
 
 
 class Plain(dict):
-    """What the app does without us: the same calls on a dictionary."""
+    """The control's session: the same calls on a dictionary."""
 
     def transition(self, stage: str, **fields: object) -> None:
         self.update(fields, current_stage=stage)
@@ -38,7 +38,7 @@ class Plain(dict):
 
 
 class Edi(App[None]):
-    """Stages, a progress bar that counts, prompts that are typed, a checkpoint after each stage."""
+    """The app: stages, a progress bar, typed prompts, and a checkpoint after each stage."""
 
     def __init__(self, session: MutableMapping[str, object]) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Edi(App[None]):
 
     def count(self) -> None:
         self.session["progress"] = self.session.get("progress", 0) + 1
-        self.bar.advance(1)  # not looked for: the timer may go off while the screen is being emptied
+        self.bar.advance(1)  # kept here, since the timer may fire while the screen is being cleared
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self.session["naive_prompt"] = event.value
@@ -94,10 +94,10 @@ async def opened(session_id: str) -> AsyncIterator[MutableMapping[str, object]]:
 
 
 class Stalls:
-    """How late a task of the loop is woken, again and again: for so long the loop was held.
+    """Measures again and again how late the loop wakes a task: this long it was blocked.
 
-    The machine is shared: how long this thread was ready to run and other processes ran, by the kernel's account, is
-    taken off `max_ms` and `p99.9_ms`; `wall_ms` is the longest with that time.
+    The machine is shared. So `max_ms` and `p99.9_ms` do not include the time in which other processes ran although
+    this thread was ready, by the kernel's account. `wall_ms` is the longest delay with that time.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ async def work(app: Edi, pilot: Pilot[None], stages: Sequence[str]) -> None:
         await pilot.press(stage[0], "enter")
         if stage == stages[len(stages) // 2]:
             print("middle", flush=True)
-    await asyncio.sleep(0.25)  # until the last checkpoint is heard of, or given up
+    await asyncio.sleep(0.25)  # until the last checkpoint is reported, or has failed
 
 
 async def main(session_id: str) -> None:
@@ -137,7 +137,7 @@ async def main(session_id: str) -> None:
         app = Edi(session)
         async with app.run_test() as pilot:
             await pilot.pause()
-            gc.freeze()  # a full collection of Textual's own objects holds the loop 20 to 40 ms, with us and without
+            gc.freeze()  # a full collection of Textual's objects blocks the loop for 20 to 40 ms, also in the control
             print("ready", flush=True)
             while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
                 phase, _, count = line.rpartition(" ")
@@ -149,7 +149,7 @@ async def main(session_id: str) -> None:
                         other["n"] = 1
                 else:
                     await work(app, pilot, STAGES[: int(count)])
-                await asyncio.sleep(2 * SLEEP_S)  # what held the loop last is noted too
+                await asyncio.sleep(2 * SLEEP_S)  # so that the last delay is recorded, too
                 measuring.cancel()
                 print(json.dumps({"phase": phase, **stalls.figures(), **app.outcomes}), flush=True)
 

@@ -1,6 +1,6 @@
-"""`make crash`: every crash point under load, power cuts, kills; one line of result on stdout, progress on stderr.
+"""`make crash`: every crash point under load, power cuts, and kills. Prints one line of result; progress on stderr.
 
-`SEED=<n>` makes the same choices again.
+`SEED=<n>` repeats a run with the same random choices.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Job = tuple[str, Callable[..., Found], tuple[object, ...]]
 
 
 def point_job(home: Home, _folder: Path, _seed: int, index: int, hits: int) -> Found:
-    """Have a process die at a point."""
+    """Kill a process at a crash point."""
     return die_at(POINTS[index], home, hits=hits, load=LOAD), Counter({f"point {index}": 1})
 
 
@@ -68,7 +68,7 @@ def kills_job(home: Home, _folder: Path, seed: int, victims: Victims) -> Found:
 
 
 def jobs() -> Iterator[Job]:
-    """Yield all that is to be done, the long ones first."""
+    """Yield all jobs, the long ones first."""
     for _ in range(LOOPS):
         for victims in Victims:
             yield f"kills of {victims.value}", kills_job, (victims,)
@@ -84,7 +84,7 @@ def jobs() -> Iterator[Job]:
 
 
 def run(job: Job, seed: int) -> Found:
-    """Do one, in a home of its own."""
+    """Do one job, in a home of its own."""
     _, function, arguments = job
     with tempfile.TemporaryDirectory(prefix="edi-crash-") as folder:
         home = Home(Path(folder) / "h")
@@ -95,7 +95,7 @@ def run(job: Job, seed: int) -> Found:
 
 
 def main() -> int:
-    """Do all jobs, two at a time; return 1 when anything was found, or a job could not be done."""
+    """Do all jobs, two at a time; return 1 if anything was found, or if a job failed."""
     begun_s = time.monotonic()
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"SEED={seed}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Every crash point with its case. A member without one is an error.
+"""The case of every crash point. A point without a case is an error.
 
-Who dies is the daemon for a `CrashPoint` and a publisher for a `ClientPoint`, but for the few steps of the client
-package that the daemon does.
+The daemon dies at a `CrashPoint`, and a publisher at a `ClientPoint`. A few steps of the client package run in the
+daemon.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ TRIMS = ("--history-max-bytes", str(1 << 20))
 
 @dataclass(frozen=True)
 class Case:
-    """How a point is reached: `step` is done again until it is; `before` is done with a daemon that then is killed."""
+    """How a point is reached: `step` is repeated until then; `before` runs with an earlier daemon, which is killed."""
 
     step: Step
     before: Step | None = None
     flags: tuple[str, ...] = ()
-    journal_lost: bool = False  # what was acknowledged is in files then, its history is not
+    journal_lost: bool = False  # acknowledged states are then in files, their history is not
     keeps_history: bool = True
     daemon_dies: bool = True
     daemon_runs: bool = True  # while a publisher dies
     environment: tuple[tuple[str, str], ...] = ()
-    swept_at_start: bool = False  # what is left of it goes when the next daemon starts
-    after: Step | None = None  # done when a daemon is there again
+    swept_at_start: bool = False  # the next daemon removes its files
+    after: Step | None = None  # a check, done when a daemon runs again
 
 
 THINS = Case(
@@ -107,7 +107,7 @@ CASES: dict[Enum, Case] = {
     ClientPoint.FOLDER_EMPTIED: Case(steps.other_dies),
 }
 POINTS: tuple[Enum, ...] = (*CrashPoint, *ClientPoint)
-ONCE = {  # in the life of a process, as its case leads there
+ONCE = {  # times in the life of a process, by its case
     CrashPoint.LOCKED, CrashPoint.JOURNAL_MADE, CrashPoint.STATE_ADOPTED, CrashPoint.SET_ASIDE,
     CrashPoint.JOURNAL_SET_ASIDE, CrashPoint.FOLDER_UNMARKED, CrashPoint.LEAVING, CrashPoint.RECOVERED,
     CrashPoint.FOREIGN_KEPT, CrashPoint.IMPORT_DECIDED, CrashPoint.IMPORT_ATTACHED,

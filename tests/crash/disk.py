@@ -1,8 +1,8 @@
-"""A disk that loses what was not synced: the operations of a recorded run, and the states a power cut could leave.
+"""A model of a disk that loses unsynced data: the operations of a recorded run, and the states after a power cut.
 
-Durable is a file's content by the fsync of the file, a name by the fsync of its folder, and nothing else: file systems
-promise more, POSIX does not. At a cut all else is there or not: of what was written each sector for itself, of sizes
-any that there was, of names any part that the order of operations on each name allows. A rename is one step.
+An fsync of a file makes its content durable, and an fsync of a folder its names. Nothing else does: file systems
+guarantee more, POSIX does not. After a cut, each other sector may be there or not, a file may have any size that it
+had, and the names may be at any point of their operations, in order for each name. A rename is one step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECTORS: Final = (512, 4096)
 
 
 class Make(msgspec.Struct, tag=True, frozen=True):
-    """A file appeared; `inode` is a number of ours."""
+    """A file was made; `inode` is the recorder's own number."""
 
     path: str
     inode: int
@@ -54,13 +54,13 @@ class Rename(msgspec.Struct, tag=True, frozen=True):
 
 
 class Unlink(msgspec.Struct, tag=True, frozen=True):
-    """A file, or an empty folder, went."""
+    """A file or an empty folder was removed."""
 
     path: str
 
 
 class Told(msgspec.Struct, tag=True, frozen=True):
-    """Somebody outside knows from now on that something is safe."""
+    """The process reported to others that something is safe."""
 
     what: str
     of: str
@@ -74,13 +74,13 @@ _decode = msgspec.msgpack.Decoder(Operation).decode
 
 
 def pack(operation: Operation) -> bytes:
-    """Return an operation as it stands in a log."""
+    """Return an operation as a record of the log."""
     data = _encode(operation)
     return len(data).to_bytes(4, "little") + data
 
 
 def read_log(path: Path) -> list[Operation]:
-    """Return the operations of a log; one that its writer died over is left out."""
+    """Return the operations of a log, without an incomplete one at its end."""
     data, offset, found = path.read_bytes(), 0, []
     while offset + 4 <= len(data):
         end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
@@ -92,7 +92,7 @@ def read_log(path: Path) -> list[Operation]:
 
 
 class Names:
-    """Which file, or which folder (None), has which name."""
+    """The file, or the folder (None), of each name."""
 
     def __init__(self, names: dict[str, int | None] | None = None) -> None:
         self.names: dict[str, int | None] = dict(names or {})
@@ -110,7 +110,7 @@ class Names:
                     self.names[to + name[len(path) :]] = self.names.pop(name)
 
     def reachable(self) -> Iterator[tuple[str, int | None]]:
-        """Yield those whose folders are all there."""
+        """Yield the names whose folders all exist."""
         for name, inode in sorted(self.names.items()):
             if all(str(parent) in self.names for parent in PurePosixPath(name).parents if str(parent) != "."):
                 yield name, inode
@@ -118,7 +118,7 @@ class Names:
 
 @dataclass
 class Content:
-    """A file's durable bytes, and what was done to it since its last sync."""
+    """A file's durable bytes, and the operations since its last sync."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Write | Truncate] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Content:
         self.pending = []
 
     def cut(self, chooser: Chooser) -> bytes:
-        """Return what could be there after a cut."""
+        """Return a content that a cut could leave."""
         sizes = [len(self.durable)]
         for one in self.pending:
             sizes.append(one.size if isinstance(one, Truncate) else max(sizes[-1], one.offset + len(one.data)))
@@ -156,7 +156,7 @@ def _sectors(write: Write, sector: int) -> Iterator[tuple[int, bytes]]:
 
 
 class Chooser:
-    """What of all that was not synced a cut leaves: nothing."""
+    """Decides which unsynced operations a cut leaves: none."""
 
     sector = 512
 
@@ -171,7 +171,7 @@ class Chooser:
 
 
 class Kept(Chooser):
-    """All of it, as if the disk had been in time."""
+    """All operations, as if everything was synced."""
 
     def name(self) -> bool:
         return True
@@ -194,21 +194,21 @@ class NamesKept(Chooser):
 
 
 class DataKept(Kept):
-    """All data, no names: what is new cannot be reached, what went is there again."""
+    """All data, no names: new files have no name, and removed files are back."""
 
     def name(self) -> bool:
         return False
 
 
 class SizesKept(Chooser):
-    """All sizes, no data and no names: what went is there again, and reads as zeros where it was not synced."""
+    """All sizes, no data and no names: removed files are back, and unsynced parts read as zeros."""
 
     def prefix(self, steps: int) -> int:
         return steps
 
 
 class Chance(Chooser):
-    """Each part for itself, as likely as `part` says; some sectors are torn in themselves."""
+    """Each part on its own with the probability `part`; some sectors are torn."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -241,7 +241,7 @@ CHOOSERS: tuple[Callable[[random.Random], Chooser], ...] = (
 
 
 class Disk:
-    """The disk as it is after the operations that it was given; `cut` tells what a power cut would leave of it."""
+    """The disk after some operations; `cut` returns what a power cut would leave."""
 
     def __init__(self) -> None:
         self.durable = Names()
@@ -265,7 +265,7 @@ class Disk:
                 self.pending.append(operation)
 
     def _sync_folder(self, folder: str) -> None:
-        """Make the names in `folder` durable, and with them what was done to the same names before."""
+        """Make the names in `folder` durable, with all earlier operations on the same names."""
         durable: list[NameOperation] = []
         touched: set[str] = set()
         for operation in reversed(self.pending):
@@ -278,7 +278,7 @@ class Disk:
         self.pending = [operation for operation in self.pending if not any(operation is one for one in durable)]
 
     def cut(self, chooser: Chooser) -> dict[str, bytes | None]:
-        """Return the names that a cut leaves now, each with its content; None is a folder."""
+        """Return the names that a cut leaves, each with its content; None is a folder."""
         names = Names(self.durable.names)
         undone: set[str] = set()
         for operation in self.pending:

@@ -1,4 +1,4 @@
-"""Kills at moments nobody chose: of the daemon, of publishers, of both, while they work."""
+"""Kills the daemon, publishers, or both at random moments while they work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FLAGS = (
 )  # fmt: skip
 SESSIONS = ("s0", "s1", "s2")
 LOAD = "[publish(10, who={who!r}, pause_s=0.002, padding={padding}, attempt=turn, tell=True) for turn in range(10_000)]"
-JUDGE_EVERY = 5  # deaths: what a daemon has left is read back from its journal's first entry on
+JUDGE_EVERY = 5  # deaths, since the whole journal is read after each
 
 
 class Victims(Enum):
-    """Who is killed."""
+    """The processes to kill."""
 
     DAEMON = "daemon"
     PUBLISHERS = "publishers"
@@ -29,12 +29,12 @@ class Victims(Enum):
 
 
 class Writers:
-    """A publisher for each session, which publishes until it is killed; what the dead have told is kept."""
+    """A publisher for each session, which publishes until it is killed; the reports of the dead are kept."""
 
     def __init__(self, home: Home, chance: random.Random) -> None:
         self._home, self._chance = home, chance
         self.living: dict[str, Publisher] = {}
-        self.all: dict[str, Publisher] = {}  # by what their entries call them
+        self.all: dict[str, Publisher] = {}  # by the name in their entries
         self.kills = 0
         for session_id in SESSIONS:
             self.begin(session_id)
@@ -57,7 +57,7 @@ class Writers:
 
 
 def kill_loop(home: Home, seed: int, victims: Victims, rounds: int) -> tuple[Verdict, int]:
-    """Kill and start anew so many times; return what was found and how many were killed."""
+    """Kill and restart processes this many times; return the verdict and the number of kills."""
     chance = random.Random(seed)
     paths, verdict, deaths = locate(home.environment), Verdict(), 0
     daemon = home.daemon(*FLAGS)
@@ -86,12 +86,12 @@ def kill_loop(home: Home, seed: int, victims: Victims, rounds: int) -> tuple[Ver
 
 
 def _moment(chance: random.Random) -> None:
-    """Let the load go on for as long as chance says; nothing is waited for."""
+    """Let the load continue for a random time."""
     time.sleep(chance.uniform(0, 0.08))
 
 
 def _come_to_rest(home: Home, daemon: Process, writers: Writers) -> Verdict:
-    """Kill the writers that live and let the daemon take all in; newest documents hold the last entries."""
+    """Kill the living writers, and wait until the daemon has drained all into the newest documents."""
     paths = locate(home.environment)
     assert [one.stderr for one in writers.living.values() if one.popen.poll() is not None or one.stderr] == []
     for session_id in list(writers.living):

@@ -1,4 +1,4 @@
-"""A process dies at a crash point, another goes on, and what is left is judged."""
+"""Kills a process at a crash point, continues with another, and judges the files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FLAGS = (
 
 
 def die_at(point: Enum, home: Home, *, hits: int = 1, load: int = 0) -> Verdict:
-    """Have a process die at `point`, reached for the nth time, and judge what it left, and what came after it.
+    """Kill a process at `point`, reached for the nth time; judge its files, and those after a restart.
 
-    Raises AssertionError when the point is not reached, and when what is left does not come to rest.
+    Raises AssertionError if the point is not reached, or if the home does not come to rest.
     """
     case, stage = CASES[point], Stage(home, load)
     if case.before is not None:
@@ -69,7 +69,7 @@ def _begin(stage: Stage, case: Case, point: Enum, hits: int) -> None:
 
 
 def _acknowledged_is_there(stage: Stage, case: Case) -> Verdict:
-    """What the dead daemon had acknowledged, in its journal or, when that was lost before, in files and outboxes."""
+    """Judge the dead daemon's acknowledged entries: in the journal or, if it was lost before, in other files."""
     if not case.journal_lost:
         return judge_entries(history(stage.paths), stage.acknowledged()) if case.keeps_history else Verdict()
     verdict = Verdict()
@@ -80,7 +80,7 @@ def _acknowledged_is_there(stage: Stage, case: Case) -> Verdict:
 
 
 def _come_to_rest(stage: Stage, case: Case) -> Verdict:
-    """Start a daemon, go on for a little, end all writers, and judge what there is then."""
+    """Start a daemon, publish a little more, end all writers, and judge the files."""
     home = stage.home
     if stage.daemon is None or stage.daemon.popen.poll() is not None:
         stage.daemon = home.daemon(*FLAGS, *case.flags)
@@ -98,13 +98,13 @@ def _come_to_rest(stage: Stage, case: Case) -> Verdict:
     verdict.find(f"{name}: told of, but not there as it was", torn=not told)
     eventually(lambda: stage.writer.do("session.update(turn=1)") or not any(path.exists() for path in stage.unnamed))
     stage.writer.do("client.close()")
-    home.json("sessions")  # whoever asks has those drained that died before the daemon had heard of them
+    home.json("sessions")  # a question makes the daemon drain writers of whose death it has not heard
     if case.swept_at_start:
         stage.daemon.kill()
         stage.daemon = home.daemon(*FLAGS)
-    with contextlib.suppress(AssertionError):  # what is lost may be why: that is counted first
+    with contextlib.suppress(AssertionError):  # a loss may be the cause, so it is counted first
         eventually(lambda: not left_over(stage.paths))
-    stage.daemon.kill(signal.SIGTERM)  # a temporary may be that of a save under way: looked for when none can be
+    stage.daemon.kill(signal.SIGTERM)  # looked for now, when no save is running that may use a temporary
     assert stage.daemon.popen.returncode == 0, stage.daemon.stderr
     held = history(stage.paths)
     verdict.add(judge_files(stage.paths))

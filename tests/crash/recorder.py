@@ -1,7 +1,7 @@
 """Records what a process does to the files of its home: `recorder.py LOG daemon|publisher ARG …`.
 
-Two taps: Python's `os`, for files, and an apsw VFS, for SQLite's. Nothing is really synced: the log is the disk. What a
-process tells others to be safe is in the log, too, at its place among the operations.
+It replaces functions of Python's `os`, and SQLite's file access by an apsw VFS. Nothing is really synced: the log is
+the disk. The log also has the process's reports that something is safe, in order with the operations.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from edi_checkpointd.checkpoints.policy import Amendment
 from edi_checkpointd.checkpoints.writer import CheckpointWriter
 from edi_checkpointd.intake.listener import Listener
 
-UNRECORDED = ("-shm", "reserve", ".sock")  # SQLite makes the first anew; blocks held back; no file
+UNRECORDED = ("-shm", "reserve", ".sock")  # SQLite remakes the first; the second is the reserve; the third is no file
 
 
 class Recorder:
-    """The log, and which descriptor stands for which file. Operations of one process are in their true order."""
+    """The log, and the file of each descriptor. The operations of one process are in their true order."""
 
     def __init__(self, home: Path, log: Path) -> None:
         self._home = home
@@ -57,7 +57,7 @@ class Recorder:
             self._write(self._log, disk.pack(operation))
 
     def name(self, path: object) -> str | None:
-        """Return the path below the home, None for what is not recorded."""
+        """Return the path below the home, None if it is not recorded."""
         text = os.fsdecode(path)
         if text == str(self._home):
             return "."
@@ -78,7 +78,7 @@ class Recorder:
     # -- Python's os ---------------------------------------------------------------------------------------------------
 
     def tap_os(self) -> None:
-        """Put ourselves before the functions by which files are changed."""
+        """Replace the functions that change files."""
         for function in (
             self.open, self.close, self.write, self.writev, self.pwrite, self.ftruncate, self.fsync, self.rename,
             self.unlink, self.mkdir, self.rmdir,
@@ -171,7 +171,7 @@ class Recorder:
 
 
 class RecordingVfs(apsw.VFS):
-    """SQLite's files, as the unix VFS does with them."""
+    """Records SQLite's file operations, and passes them to the unix VFS."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -227,7 +227,7 @@ class RecordingFile(apsw.VFSFile):
 
 
 def tap_promises(recorder: Recorder) -> None:
-    """Have the log say what is told to others, before they can hear it."""
+    """Write each report to others into the log, before it is sent."""
     send, written, sync = Listener.send, CheckpointWriter._report, Outbox.sync
 
     def sends(self: Listener, routing_id: bytes, message: Any) -> bool:
@@ -236,7 +236,7 @@ def tap_promises(recorder: Recorder) -> None:
         return send(self, routing_id, message)
 
     def tells(self: CheckpointWriter, tell: Any, result: Any) -> None:
-        if result.error is None and not isinstance(result.wish, Amendment):  # which is of no newer state
+        if result.error is None and not isinstance(result.wish, Amendment):  # whose state is not newer
             recorder.note(Told("in a file", result.session_id, result.state.sequence))
         written(self, tell, result)
 

@@ -1,4 +1,4 @@
-"""The crash tests tested: each safeguard taken out, one at a time, is missed by the check that is there for it."""
+"""Tests the crash tests: removes one safeguard at a time, and expects that its check fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _of_a_publisher(home: Home, _folder: Path) -> Verdict:
 
 
 class Check(NamedTuple):
-    """What is done, in words and in fact."""
+    """One safeguard: its description, and the check without it."""
 
     name: str
     run: Callable[[Home, Path], Verdict]
@@ -85,12 +85,12 @@ def found_without(taken_out: str, check: Check) -> Verdict:
 
 
 def main() -> int:
-    """Take each out, print the table and the closing line; fail unless all are caught and nothing else is."""
+    """Remove each safeguard, print the table and the closing line; fail unless exactly these are caught."""
     begun_s = time.monotonic()
     runs = [*CAUGHT_BY.items(), *(("-", check) for check in dict.fromkeys(CAUGHT_BY.values()))]
     caught = 0
     sound = True
-    with ProcessPoolExecutor(2, initializer=logging.disable) as pool:  # what recovery says of what it meets
+    with ProcessPoolExecutor(2, initializer=logging.disable) as pool:  # the log of recovery
         for (taken_out, check), verdict in zip(runs, pool.map(found_without, *zip(*runs, strict=True)), strict=True):
             counts = f"lost={verdict.lost} duplicated={verdict.duplicated} torn={verdict.torn}"
             print(f"{time.monotonic() - begun_s:4.0f} s  {verdict.findings[:1]}", file=sys.stderr)

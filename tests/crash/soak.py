@@ -1,7 +1,7 @@
 """`make soak`: ten minutes of eight publishers, random kills, and a small disk that fills and empties.
 
-In the first half the daemon is killed, too; in the second it lives, and its memory and descriptors, and those of one
-publisher, have to stay as they are. `SECONDS=<n>` shortens it, `SEED=<n>` makes the same choices again.
+In the first half the daemon is killed, too. In the second half the memory and the descriptors of the daemon and of one
+publisher must not grow. `SECONDS=<n>` shortens the run, `SEED=<n>` repeats the same random choices.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FLAGS = (
 PUBLISHER_DIES_S, DAEMON_DIES_S, DISK_FILLS_S, DISK_IS_FULL_S = (0.5, 2.0), (5.0, 20.0), (20.0, 40.0), (2.0, 6.0)
 SAMPLE_S = 1.0
 STEADY_PUBLISHER = Path(__file__).parents[1] / "publishers" / "steady.py"
-RSS_MIB, FDS = 8.0, 8  # that they may grow: an allocator's and a moment's
+RSS_MIB, FDS = 8.0, 8  # allowed growth: the allocator's, and short-lived descriptors
 
 
 class Soak:
-    """A home on a small disk, who works in it, and what has been seen of them."""
+    """A home on a small disk, its processes, and their measured memory and descriptors."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.chance = chance
@@ -47,14 +47,14 @@ class Soak:
         self.kills = 0
         self.daemon = self._daemon()
         self.publishers: dict[str, Process] = {}
-        self.safe: dict[str, int] = {}  # by session: what nothing may lose
+        self.safe: dict[str, int] = {}  # by session: updates that must not be lost
         self.samples: dict[str, list[tuple[float, int]]] = {"daemon": [], "publisher": []}  # MiB, descriptors
 
     def _daemon(self) -> Process:
         return self.home.start([sys.executable, "-m", "edi_checkpointd", "run", *FLAGS], lines_from="stderr")
 
     def run(self) -> None:
-        """Let it all happen, each thing at its times."""
+        """Do each event at its times, until the end."""
         begun_s = time.monotonic()
         due = {"publisher": 0.0, "daemon": 5.0, "fill": 10.0, "empty": float("inf"), "sample": 0.0, "tell": 10.0}
         for number in range(PUBLISHERS):
@@ -65,14 +65,14 @@ class Soak:
                 due[what] = now_s + self._do(what, later=later)
                 if what == "fill":
                     due["empty"] = now_s + self.chance.uniform(*DISK_IS_FULL_S)
-            if self.daemon.popen.poll() is not None:  # as a service manager would
+            if self.daemon.popen.poll() is not None:  # as systemd does
                 self.daemon = self._daemon()
             time.sleep(0.05)
         if due["empty"] < float("inf"):
             self.disk.empty()
 
     def _do(self, what: str, *, later: bool) -> float:
-        """Do one of the things; return in how many seconds it is due again."""
+        """Do one event; return in how many seconds it is due again."""
         match what:
             case "publisher":
                 session_id = f"s{self.chance.randrange(1 if later else 0, PUBLISHERS)}"
@@ -108,7 +108,7 @@ class Soak:
             self._hear(session_id)
 
     def _hear(self, session_id: str) -> None:
-        """Take note of what a publisher has told, and of what it should have found and has not."""
+        """Record a publisher's reports, and the updates that it should have found but did not."""
         for line in list(self.publishers[session_id].lines):
             word, number = line.split()
             if word == "resumed":
@@ -125,7 +125,7 @@ class Soak:
         self.home.processes.remove(self.publishers[session_id])
 
     def come_to_rest(self) -> int:
-        """End all; judge what is there; return how many updates there are."""
+        """End all processes and judge the files; return the number of updates."""
         for session_id in list(self.publishers):
             self._end(session_id)
         if self.daemon.popen.poll() is not None:
@@ -160,8 +160,8 @@ def _growth(samples: list[tuple[float, int]]) -> tuple[float, int]:
 
 
 def main() -> int:
-    """Run it and print the closing line; 1 when anything was lost, doubled or torn, or grew."""
-    if os.geteuid() != 0:  # a small disk can be mounted by root alone, or by whoever is root in a namespace of his own
+    """Run the soak and print the closing line; return 1 if anything was lost, doubled or torn, or grew."""
+    if os.geteuid() != 0:  # only root can mount a small disk, also root of a user namespace
         os.execvp("unshare", ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "crash.soak"])
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"SEED={seed}", file=sys.stderr)

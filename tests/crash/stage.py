@@ -1,4 +1,4 @@
-"""A home on which a case is played: its processes, what they are had to do, and what they have told."""
+"""A home in which a case runs: its processes, their work, and their reports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edi_checkpoint.system.paths import Paths, locate
 
 @dataclass
 class Stage:
-    """A home with its processes: the writer of `s1`, the daemon, and whoever else takes part."""
+    """A home with its processes: the writer of `s1`, the daemon, and further publishers."""
 
     home: Home
-    load: int  # writers that publish all the time beside what the case does
+    load: int  # writers that publish all the time during the case
     paths: Paths = field(init=False)
-    publishers: dict[str, Publisher] = field(default_factory=dict)  # by what their entries call them
+    publishers: dict[str, Publisher] = field(default_factory=dict)  # by the name in their entries
     names: Iterable[int] = field(default_factory=count)
     daemon: Process | None = None
     victim: Process | None = None
@@ -34,24 +34,24 @@ class Stage:
 
     @property
     def dead(self) -> bool:
-        """Whether the process that is to die has died."""
+        """Whether the process that must die has died."""
         return self.victim is not None and self.victim.popen.poll() is not None
 
     def publish(self, who: str, number: int, **how: object) -> None:
-        """Have a publisher publish some more and wait for it; no daemon need be there."""
+        """Let a publisher publish some more, and wait for its calls; a daemon is not necessary."""
         options = "".join(f", {key}={value!r}" for key, value in how.items())
         self.attempt(f"publish({number}, who={who!r}, tell=True, each=1{options})", self.publishers[who])
 
     def enter(self, who: str, session_id: str = "", publisher: Publisher | None = None) -> Publisher:
-        """Let a publisher in; not waited for when it is given."""
+        """Add a publisher. If it is given, this does not wait for it."""
         self.publishers[who] = publisher or self.home.publisher(session_id)
         return self.publishers[who]
 
     def attempt(self, code: str, publisher: Publisher | None = None) -> bool:
-        """Have a publisher, by default the writer, run `code`; return whether it did.
+        """Run `code` in a publisher, by default the writer; return whether it succeeded.
 
-        It did not when a call of its gave up waiting for a daemon, which is dead or busy, or when it is the one to die
-        and did. Nothing else may fail.
+        It fails if a call times out because the daemon is dead or busy, or if the publisher itself dies at the point.
+        Nothing else may fail.
         """
         publisher = publisher or self.writer
         try:
@@ -70,15 +70,15 @@ class Stage:
         self.publishers[who].kill()
 
     def told(self) -> dict[str, int]:
-        """Return of each publisher how many of its calls have returned."""
+        """Return how many calls of each publisher have returned."""
         return {who: publisher.returned for who, publisher in self.publishers.items()}
 
     def acknowledged(self) -> dict[str, int]:
-        """Return of each publisher how many it has seen acknowledged."""
+        """Return how many acknowledged updates each publisher has reported."""
         return {who: publisher.acknowledged_here for who, publisher in self.publishers.items()}
 
     def waits(self) -> None:
-        """Wait for the death of the process that is to die: a start, upkeep, or a call under way leads there."""
+        """Wait for the death of the process that must die, by a start, upkeep, or a running call."""
         eventually(lambda: self.dead)
 
 

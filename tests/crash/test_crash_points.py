@@ -1,4 +1,4 @@
-"""A process dies at every durable step there is; what was acknowledged is there, once and in order, no file torn."""
+"""Kills a process at every durable step: acknowledged entries exist once and in order, and no file is torn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills at moments nobody chose: the daemon, the publishers, both. `KILL_SEED=<n>` makes the same choices again."""
+"""Kills daemon, publishers, or both at random moments. `KILL_SEED=<n>` repeats the same choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The power fails at any moment, and of what was not synced the disk keeps what it likes."""
+"""Cuts the power at any moment; the disk keeps an arbitrary part of the unsynced data."""
 
 from __future__ import annotations
 

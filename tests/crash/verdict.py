@@ -1,6 +1,6 @@
-"""What a crash has left, judged from outside: what publishers were told, against what can be read back.
+"""Judges the files after a crash: compares the publishers' reports with what can be read.
 
-Read here, in a process that wrote none of it: the journal, documents, attachments. No daemon is asked.
+This process wrote none of the journal, documents and attachments, and asks no daemon.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edi_checkpointd.journal import Reader
 
 @dataclass
 class Verdict:
-    """Entries lost or there twice (or in another order), files torn or missing; and each of them in words."""
+    """The numbers of lost entries, doubled or reordered entries, and torn or missing files, and each in words."""
 
     lost: int = 0
     duplicated: int = 0
@@ -49,11 +49,11 @@ class Verdict:
             self.add(Verdict(lost, duplicated, torn, [what]))
 
 
-History = Mapping[str, list[dict]]  # a session's entries as the journal holds them, in order
+History = Mapping[str, list[dict]]  # a session's entries in the journal, in order
 
 
 def history(paths: Paths) -> History:
-    """Return all entries of all sessions that the journal holds; none when there is no journal."""
+    """Return all sessions' entries in the journal; none if there is no journal."""
     if not paths.journal.exists():
         return {}
     with contextlib.closing(Reader.open(paths.journal)) as reader:
@@ -61,9 +61,9 @@ def history(paths: Paths) -> History:
 
 
 def judge_entries(held: History, told: Mapping[str, int]) -> Verdict:
-    """Judge what the journal holds: of each writer (`who` in its entries), 1 to what it was told, once and in order.
+    """Judge the journal: it must have each writer's updates (`who`) from 1 to the last reported, once and in order.
 
-    Entries of one writer may be in two sessions, if it was fenced: then each has its part.
+    The entries of a fenced writer are in two sessions; each has a part.
     """
     verdict = Verdict()
     numbers: dict[str, list[int]] = {who: [] for who in told}
@@ -89,7 +89,7 @@ def judge_entries(held: History, told: Mapping[str, int]) -> Verdict:
 
 
 def documents(paths: Paths) -> Iterator[tuple[Path, Document | EdiCheckpointError]]:
-    """Yield the documents that a reader would look at, each parsed and verified, or with what is wrong with it."""
+    """Yield the documents that a reader would use, each parsed and verified, or with its fault."""
     for path in sorted(paths.sessions.glob("[!.]*.json")):
         parse = parse_checkpoint if parse_checkpoint_name(path.name) else parse_autosave
         try:
@@ -101,7 +101,7 @@ def documents(paths: Paths) -> Iterator[tuple[Path, Document | EdiCheckpointErro
 
 
 def newest_documents(paths: Paths) -> dict[str, Document]:
-    """Return of each session the valid document of the highest sequence."""
+    """Return each session's valid document with the highest sequence."""
     newest: dict[str, Document] = {}
     for _, document in documents(paths):
         if isinstance(document, Document):
@@ -112,7 +112,7 @@ def newest_documents(paths: Paths) -> dict[str, Document]:
 
 
 def folded(entries: Iterable[dict]) -> dict[str, object]:
-    """Return the state that a history leads to; no entry of the crash tests removes a key."""
+    """Return the state after all entries; no entry of the crash tests removes a key."""
     state: dict[str, object] = {}
     for entry in entries:
         state = entry["values"] if entry["op"] in ("base", "rollback") else {**state, **entry["values"]}
@@ -120,7 +120,7 @@ def folded(entries: Iterable[dict]) -> dict[str, object]:
 
 
 def judge_files(paths: Paths) -> Verdict:
-    """Judge what is visible: documents are whole, what they name is there bit for bit, none is there twice."""
+    """Judge the visible documents: each is whole and exists once, and its attachments are intact."""
     verdict = Verdict()
     made: Counter[tuple[str, int, str, str]] = Counter()
     for path, document in documents(paths):
@@ -141,7 +141,7 @@ def judge_files(paths: Paths) -> Verdict:
 
 
 def judge_states(paths: Paths, held: History, sessions: Collection[str]) -> Verdict:
-    """Judge the newest documents of sessions that have come to rest: each is what its history, folded anew, gives."""
+    """Judge the newest documents of sessions at rest: each equals its history, folded again."""
     verdict, newest = Verdict(), newest_documents(paths)
     for session_id in sessions:
         state = folded(held[session_id])
@@ -152,6 +152,6 @@ def judge_states(paths: Paths, held: History, sessions: Collection[str]) -> Verd
 
 
 def left_over(paths: Paths) -> list[str]:
-    """Return the temporaries that lie in the sessions folder, and what lies in the folder of outboxes."""
+    """Return the temporaries in the sessions folder, and the files in the folder of outboxes."""
     temporaries = [name for _, _, names in os.walk(paths.sessions) for name in names if name.endswith(".tmp")]
     return [*temporaries, *(path.name for path in paths.outbox.glob("*"))]

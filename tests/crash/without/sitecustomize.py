@@ -1,6 +1,6 @@
-"""Takes one safeguard out of every Python that starts with this folder in PYTHONPATH: the one EDI_TAKEN_OUT names.
+"""Removes one safeguard from every Python that starts with this folder in PYTHONPATH; EDI_TAKEN_OUT names it.
 
-Python imports a module of this name at its start. Nothing of what is shipped knows of it.
+Python imports a module of this name at its start. The shipped code does not know it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _Without:
-    """A module in which some names stand for something else, looked up anew each time."""
+    """A module with replacements for some names, looked up at each use."""
 
     def __init__(self, module: Any, **others: Any) -> None:
         self._module = module
@@ -53,7 +53,7 @@ def _synchronous_full() -> None:
 def _resend() -> None:
     from edi_checkpoint.link.window import Window
 
-    assert callable(Window.rewind)  # one that has moved would be left in
+    assert callable(Window.rewind)  # else a safeguard that has moved would stay
     Window.rewind = _nothing
 
 
