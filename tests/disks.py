@@ -37,7 +37,7 @@ class SmallDisk:
         self._filler.unlink()
 
     def close(self) -> None:
-        """Unmount it, whoever holds a file there."""
+        """Unmount the disk, even if a process has a file open there."""
         subprocess.run(["umount", "--lazy", self.folder], check=True)
 
 
@@ -79,7 +79,7 @@ class TurningDisk:
         self._mount()
 
     def close(self) -> None:
-        """Unmount it, whoever holds a file there."""
+        """Unmount the disk, even if a process has a file open there."""
         subprocess.run(["umount", "--lazy", self.folder], check=True)
 
 

@@ -1,7 +1,7 @@
-"""Power cuts: a real daemon and real publishers recorded at work, and what recovery makes of what a cut would leave.
+"""Power cuts: records a real daemon and real publishers, and judges recovery from the states that a cut could leave.
 
-Two recordings. Of the daemon: journal, documents, attachments, with two lives of it and publishers that die. Of a
-publisher without a daemon: its outbox. Each cut is at an operation that chance chooses, and so is what it leaves.
+There are two recordings. The first is of a daemon (journal, documents, attachments) that runs twice, with publishers
+that die. The second is of a publisher's outbox without a daemon. The place of each cut and its result are random.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ FLAGS = (
     "--autosave-every-s", "0.1", "--checkpoint-every-s", "0.3",
 )  # fmt: skip
 RECORDER = Path(__file__).with_name("recorder.py")
-UNCOMPARED = ("-shm", "reserve", ".sock", "outbox", "run")  # of the daemon's home: not recorded, or not its own
+UNCOMPARED = (
+    "-shm",
+    "reserve",
+    ".sock",
+    "outbox",
+    "run",
+)  # in the daemon's home: not recorded, or not the daemon's own
 Judge = Callable[[disk.Disk, Paths], Verdict]
 
 
@@ -69,7 +75,7 @@ def _publisher(home: Home, log: Path, *, outbox_max_bytes: int) -> Publisher:
 
 
 def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
-    """Record two lives of a daemon, the first killed, the second ended; see that the log leaves nothing out."""
+    """Record two runs of a daemon, the first killed, the second ended; check that the log is complete."""
     daemon = _daemon(home, log)
     first, other = home.publisher("s1"), home.publisher("other")
     for turn in range(3):
@@ -96,7 +102,7 @@ def record_daemon(home: Home, log: Path) -> list[disk.Operation]:
 
 
 def record_trash(home: Home, log: Path) -> list[disk.Operation]:
-    """Record how sessions that were left go into the trash, and one of them comes back."""
+    """Record how closed sessions go into the trash, and how one is restored."""
     daemon = _daemon(home, log, "--keep-closed-days", "0")
     home.publisher("stays").do(f"session.checkpoint('stays', pin=True, timeout_s={PATIENCE_S})")
     for session_id in ("left-0", "left-1"):
@@ -120,7 +126,7 @@ def record_trash(home: Home, log: Path) -> list[disk.Operation]:
 
 
 def record_publisher(home: Home, log: Path) -> list[disk.Operation]:
-    """Record a publisher without a daemon, whose checkpoints sync its outbox; that rolls, and is thinned."""
+    """Record a publisher without a daemon; its checkpoints sync its outbox, which rolls and is compacted."""
     process = _publisher(home, log, outbox_max_bytes=6 << 20)
     for padding in (0, 100, 400_000, 100):
         process.do(f"publish(25, who='alone', padding={padding})")
@@ -131,9 +137,9 @@ def record_publisher(home: Home, log: Path) -> list[disk.Operation]:
 
 
 def record_unlinks(home: Home, log: Path) -> list[disk.Operation]:
-    """Record a publisher whose outbox is thinned, then trimmed, and synced just before each of its segments goes.
+    """Record a publisher whose outbox is compacted, then trimmed, and synced just before each segment is unlinked.
 
-    The publisher's own thread compacts and trims here, so that the sync comes at that moment in each recording.
+    The publisher's own thread compacts and trims here, so that the sync comes at this moment in each recording.
     """
     process = _publisher(home, log, outbox_max_bytes=1 << 20)
     process.go_deaf()
@@ -151,7 +157,7 @@ def record_unlinks(home: Home, log: Path) -> list[disk.Operation]:
 
 
 def _nothing_is_left_out(operations: Iterable[disk.Operation], folder: Path) -> None:
-    """Played again to its end, the log has to give the home as it is."""
+    """Check that a replay of the whole log gives the present home."""
 
     def compared(names: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
         parts = {name: Path(name).parts for name, _ in names}
@@ -174,10 +180,10 @@ def _nothing_is_left_out(operations: Iterable[disk.Operation], folder: Path) -> 
 def cut(
     operations: list[disk.Operation], chance: random.Random, states: int, folder: Path, judge: Judge, *, lives: int = 0
 ) -> Verdict:
-    """Judge so many states of the disk after cuts; they are made below `folder`, and removed unless they are faulty.
+    """Judge this many states of the disk after cuts; they are made below `folder`, and removed unless they are faulty.
 
-    Every second cut is behind an operation that is no write: those are few, and what is safe changes there.
-    On so many of them as `lives` says a real daemon starts, too, and what it leaves is judged again.
+    Every second cut follows an operation that is not a write: these are few, and they change what is safe. On `lives`
+    of the states a real daemon starts, too, and its files are judged again.
     """
     verdict = Verdict()
     turns = [at for at, operation in enumerate(operations, start=1) if not isinstance(operation, disk.Write)]
@@ -204,7 +210,7 @@ def cut(
 
 
 def cut_at_each_step(operations: list[disk.Operation], chooser: disk.Chooser, folder: Path, judge: Judge) -> Verdict:
-    """Judge what a cut leaves behind each operation that is no write, as `chooser` says."""
+    """Judge a cut after each operation that is not a write, with the result of `chooser`."""
     verdict, running = Verdict(), disk.Disk()
     for position, operation in enumerate(operations, start=1):
         running.do(operation)
@@ -219,7 +225,7 @@ def cut_at_each_step(operations: list[disk.Operation], chooser: disk.Chooser, fo
 
 
 def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
-    """Judge what a daemon's start makes of a state: what was acknowledged is there, what is visible is whole."""
+    """Judge a daemon's start on a state: acknowledged entries exist, and visible files are whole."""
     verdict = judge_files(paths)
     for folder in (paths.sessions, paths.state):
         ensure_private(folder)
@@ -244,7 +250,7 @@ def judge_daemon(running: disk.Disk, paths: Paths) -> Verdict:
 
 
 def _sequences_in_files(paths: Paths) -> dict[str, int]:
-    """Return how far files have each session, those in the trash too."""
+    """Return the newest sequence of each session in files, also in the trash."""
     found: dict[str, int] = {}
     for folder in (paths.sessions, *paths.trash.glob("*")):
         for session_id, document in newest_documents(replace(paths, sessions=folder)).items():
@@ -253,7 +259,7 @@ def _sequences_in_files(paths: Paths) -> dict[str, int]:
 
 
 def _recover(paths: Paths, verdict: Verdict) -> None:
-    """Do what a start does, up to the sessions' states, and see that it finds nothing to complain of."""
+    """Do the same as a daemon's start, up to the sessions' states, and check that it finds no fault."""
     sweep_temporaries(paths.sessions)
     journal, fault = open_journal(paths)
     verdict.find(f"the journal is called damaged: {fault}", lost=fault is not None)
@@ -275,7 +281,7 @@ def _recover(paths: Paths, verdict: Verdict) -> None:
 
 
 def _numbers(paths: Paths) -> dict[str, list[int]]:
-    """Return the numbers that the journal holds of each stream, in order."""
+    """Return the numbers of each stream in the journal, in order."""
     numbers: dict[str, list[int]] = {}
     with contextlib.closing(Reader.open(paths.journal)) as reader:
         for row in reader.sessions():
@@ -285,7 +291,7 @@ def _numbers(paths: Paths) -> dict[str, list[int]]:
 
 
 def _judge_attachments(paths: Paths, held: History) -> Verdict:
-    """Whatever a journaled state names is in a file, or in a blob."""
+    """Check that each attachment of a journaled state has a file or a blob."""
     verdict = Verdict()
     with contextlib.closing(Reader.open(paths.journal)) as reader:
         for session_id, entries in held.items():
@@ -297,7 +303,7 @@ def _judge_attachments(paths: Paths, held: History) -> Verdict:
 
 
 def judge_outbox(running: disk.Disk, paths: Paths) -> Verdict:
-    """Judge what is left of an outbox: all that was told to be synced can be read, in order."""
+    """Judge an outbox: all records that were reported as synced can be read, in order."""
     verdict = Verdict()
     for (what, stream), number in running.told.items():
         if what != "synced":
@@ -313,7 +319,7 @@ def judge_outbox(running: disk.Disk, paths: Paths) -> Verdict:
 
 
 def judge_drained(running: disk.Disk, paths: Paths) -> Verdict:
-    """Judge what a daemon has taken from such an outbox; what was torn in it is set aside, and was told to nobody."""
+    """Judge the entries that a daemon drained from the outbox; torn records were never reported as safe."""
     verdict = judge_files(paths)
     numbers = _numbers(paths)
     for (what, stream), number in running.told.items():
@@ -324,9 +330,9 @@ def judge_drained(running: disk.Disk, paths: Paths) -> Verdict:
 
 
 def _start(folder: Path, paths: Paths) -> None:
-    """Have a real daemon start on a state, take what is in outboxes, and leave."""
+    """Start a real daemon on a state, let it drain the outboxes, and end it."""
     home = Home(folder)
-    home.left_damaged = {Code.OUTBOX_UNOWNED, Code.OUTBOX_DAMAGED}  # what nobody was told to be safe
+    home.left_damaged = {Code.OUTBOX_UNOWNED, Code.OUTBOX_DAMAGED}  # nothing in these was reported as safe
     try:
         daemon = home.daemon(*FLAGS)
         eventually(lambda: not any(map(list_streams, paths.outbox.glob("*"))))

@@ -1,4 +1,4 @@
-"""What leads to a crash point, and what else has to hold after it: the steps that the cases are made of."""
+"""The steps of the cases: the work that leads to a crash point, and the checks after it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "the old lighthouse keeper"  # typed into a session that is purged
 
 
 def waits(stage: Stage) -> None:
-    """A start, or upkeep, leads there by itself."""
+    """Do nothing: a start or upkeep reaches the point by itself."""
     stage.waits()
 
 
@@ -38,12 +38,12 @@ def publishes(stage: Stage) -> None:
 
 
 def publishes_much(stage: Stage) -> None:
-    """More than the rows that a snapshot is due after, and than a WAL is left to hold."""
+    """Publish so much that a snapshot is due and the WAL is carried over."""
     stage.publish("s1", 250, padding=6000)
 
 
 def marks(stage: Stage) -> None:
-    """Five transitions with attachments, each with a mark."""
+    """Publish five transitions with attachments, each with a mark."""
     for _ in range(5):
         number = next(iter(stage.names))
         stage.writer.do(f"session.update(attempt={number}, raw=[b'{number}', bytes({number})])")
@@ -52,21 +52,21 @@ def marks(stage: Stage) -> None:
 
 
 def saves(stage: Stage) -> None:
-    """What is published comes into the auto-save, and the journal notes it."""
+    """Publish, and wait until the auto-save has it and the journal notes this."""
     stage.publish("s1", 20)
     if stage.attempt("session.flush('checkpointed', timeout_s=0.5)") and stage.victim is not None:
-        with contextlib.suppress(subprocess.TimeoutExpired):  # nothing tells of a note; the step is done again
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a note causes no event; the step is repeated
             stage.victim.popen.wait(0.2)
 
 
 def marks_and_saves(stage: Stage) -> None:
-    """Attachments come into files, and the journal notes it."""
+    """Publish attachments, and wait until they are in files and the journal notes this."""
     marks(stage)
     saves(stage)
 
 
 def goes_back(stage: Stage) -> None:
-    """Back to the checkpoint before, which is pinned for a while, and to a fork of it."""
+    """Roll back to the previous checkpoint, which is pinned for a while, and fork it."""
     marks(stage)
     if stage.attempt("told = session.rollback()") and stage.attempt("session.amend(told.name, pinned=True)"):
         stage.attempt(f"session.fork(told, session_id='fork-{next(iter(stage.names))}')")
@@ -74,7 +74,7 @@ def goes_back(stage: Stage) -> None:
 
 
 def other_dies(stage: Stage) -> None:
-    """A publisher of another session is killed, and the next one goes on with that."""
+    """Kill a publisher of another session, and continue the session with the next publisher."""
     who = f"other-{next(iter(stage.names))}"
     stage.enter(who, "other")
     stage.publish(who, 50, attempt=1, raw=b"of another")
@@ -83,7 +83,7 @@ def other_dies(stage: Stage) -> None:
 
 
 def fought_over(stage: Stage) -> None:
-    """A writer that hears nothing is taken over from, and publishes on before it dies."""
+    """Fence a writer whose link hangs; it publishes more before it dies."""
     hung, taker = f"hung-{next(iter(stage.names))}", f"taker-{next(iter(stage.names))}"
     stage.enter(hung, "fought").do("publish(0)")
     stage.publish(hung, 20)
@@ -97,7 +97,7 @@ def fought_over(stage: Stage) -> None:
 
 
 def sends_garbage(stage: Stage) -> None:
-    """A record that is no entry: it is refused, and uses up its number."""
+    """Publish a record that is not an entry: it is refused, and uses up its number."""
     stage.publish("s1", 5)
     stage.writer.do(f"session.flush(timeout_s={PATIENCE_S})")
     stage.writer.do("session._stream.outbox.append(b'no entry') and session._link.wake()")
@@ -105,7 +105,7 @@ def sends_garbage(stage: Stage) -> None:
 
 
 def hears_of_garbage(stage: Stage) -> None:
-    """The publisher's next call raises what was refused."""
+    """Check that the publisher's next call raises the refusal."""
 
     def refused() -> bool:
         try:
@@ -132,7 +132,7 @@ def meets_foreign_file(stage: Stage) -> None:
 
 
 def plants_unnamed(stage: Stage) -> None:
-    """Attachments that nothing names, old enough to be collected."""
+    """Make attachments that nothing names, old enough to be collected."""
     marks(stage)
     for number in range(4):
         path = stage.paths.attachments / attachment_name(f"{number:064}", "raw")
@@ -143,14 +143,14 @@ def plants_unnamed(stage: Stage) -> None:
 
 
 def saved_once(stage: Stage) -> None:
-    stage.publish("s1", 60, padding=100_000)  # more than a segment: what files cover is trimmed from the outbox
+    stage.publish("s1", 60, padding=100_000)  # more than a segment, so that covered segments are trimmed
     stage.writer.do(f"session.flush('checkpointed', timeout_s={PATIENCE_S})")
     stage.publish("s1", 10)
     stage.writer.do(f"session.flush(timeout_s={PATIENCE_S})")
 
 
 def cleans_up(stage: Stage) -> None:
-    """A session is left, and goes into the trash, and (by flags) from there for good; that of the writer is pinned."""
+    """Close a session; it goes into the trash and, with flags, is deleted from it. The writer's session is pinned."""
     stage.attempt("session.checkpoint('stays', pin=True, timeout_s=0.5)")
     left = stage.home.publisher(f"left-{next(iter(stage.names))}")
     for number in range(2):
@@ -164,7 +164,7 @@ def cleans_up(stage: Stage) -> None:
 
 
 def comes_back(stage: Stage) -> None:
-    """Somebody opens a session that lies in the trash."""
+    """Open a session that is in the trash."""
     cleans_up(stage)
     for mark in list(stage.paths.trash.glob("*/.trashed")):
         opener = stage.home.start_publisher(mark.parent.name)
@@ -173,7 +173,7 @@ def comes_back(stage: Stage) -> None:
 
 
 def whole_or_gone(stage: Stage) -> None:
-    """Each session that was left lies whole in its place, or whole in the trash and noted there, or is gone."""
+    """Check that each closed session is whole in its place, whole in the trash with a note, or deleted."""
 
     def lies_whole(session_id: str) -> bool:
         here = [path for path in stage.paths.sessions.glob(f"{session_id}*.json") if not path.name.startswith(".")]
@@ -206,7 +206,7 @@ def loses_journal(stage: Stage) -> None:
 
 
 def purges(stage: Stage) -> None:
-    """A session whose writer died is purged; whoever asks for it need not hear of it."""
+    """Purge a session whose writer died; the client need not get an answer."""
     doomed, asker = stage.home.publisher("doomed-session"), stage.home.publisher()
     doomed.do(f"session.update(prompt='{SECRET}', raw=b'{SECRET}')")
     stage.attempt("session.checkpoint('one')", doomed)
@@ -220,20 +220,20 @@ def purges(stage: Stage) -> None:
 def nothing_purged_is_left(stage: Stage) -> None:
     for path in everything_below(stage.home.folder):
         assert "doomed" not in path.name, path
-        with contextlib.suppress(FileNotFoundError):  # the daemon saves: a temporary may be gone
+        with contextlib.suppress(FileNotFoundError):  # a save may have renamed its temporary
             data = path.read_bytes() if path.is_file() else b""
             assert SECRET.encode() not in data, path
             assert b"doomed" not in data, path
 
 
 def everything_below(folder: Path) -> Iterator[Path]:
-    """Yield what lies below a folder in which others work meanwhile, which `rglob` may fail over."""
+    """Yield the files below a folder that other processes change meanwhile; `rglob` may fail there."""
     for path, folders, files in os.walk(folder):
         yield from (Path(path, name) for name in (*folders, *files))
 
 
 def loses_folder(stage: Stage) -> None:
-    """All is in files, the journal knows that, and then there are no files."""
+    """Wait until all is in files and the journal notes this, then remove the files."""
     saved_once(stage)
     assert stage.daemon is not None
     stage.daemon.kill(signal.SIGTERM)
@@ -245,7 +245,7 @@ def is_saved_again(stage: Stage) -> None:
 
 
 def imports(stage: Stage) -> None:
-    """A session is brought in from a file; the daemon dies while it takes it."""
+    """Import a session from a file; the daemon dies meanwhile."""
     file = stage.home.folder / "imported.zip"
     with file.open("w+b") as opened:
         write(opened, "imported", "crash test", datetime.now(UTC), imported_files())
@@ -271,14 +271,14 @@ def imported_files() -> list[Member]:
 
 
 def imported_whole(stage: Stage) -> None:
-    """What was decided is done by the next start: all is in its place, and nothing is left of the way there."""
+    """Check that the next start completes the import: all files are in place, and the staging folder is removed."""
     for name, data in imported_files():
         folder = stage.paths.sessions if name.endswith(".json") else stage.paths.attachments / name[:2]
         assert (folder / name).read_bytes() == data, name
     assert list(stage.paths.importing.iterdir()) == []
 
 
-# -- of a publisher that is to die -------------------------------------------------------------------------------------
+# -- steps of a publisher that dies ------------------------------------------------------------------------------------
 
 
 def victim_publishes(stage: Stage) -> None:
@@ -286,7 +286,7 @@ def victim_publishes(stage: Stage) -> None:
 
 
 def victim_tears(stage: Stage) -> None:
-    """The disk takes all but the last byte of a record."""
+    """Let the disk accept all but the last byte of a record."""
     short = "lambda fd, parts: os.write(fd, b''.join(parts)[: -1 if len(parts[-1]) > 9000 else None])"
     stage.publishers["victim"].do(
         f"import types; edi_checkpoint.outbox.outbox.os = types.SimpleNamespace(**{{**vars(os), 'writev': {short}}})"
@@ -296,13 +296,13 @@ def victim_tears(stage: Stage) -> None:
 
 
 def victim_is_trimmed(stage: Stage) -> None:
-    """More than a segment comes into a file, each time: the link decides how many segments that makes."""
+    """Save more than a segment to a file, each time; the link decides how many segments that makes."""
     stage.publish("victim", 50, padding=100_000)
     stage.attempt("session.flush('checkpointed')", stage.publishers["victim"])
 
 
 def victim_thins(stage: Stage) -> None:
-    """More than a segment, each time, that no daemon takes; its outbox may have few bytes."""
+    """Publish more than a segment without a daemon, each time; the outbox has a small limit."""
     stage.publish("victim", 150, padding=100_000)
 
 
