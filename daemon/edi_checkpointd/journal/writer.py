@@ -142,8 +142,8 @@ class Journal:
 
         An acknowledged entry survives a power cut. So the daemon sends no acknowledgement before this returns, after
         the fsync of SQLite's COMMIT (WAL with synchronous=FULL; NORMAL does not sync here). Raises `JournalRefused` if
-        nothing was stored. Raises `JournalDamaged` if somebody removed or replaced the file: SQLite would go on writing
-        to the file without a name.
+        nothing was stored. Raises `JournalDamaged` if somebody removed or replaced the file: SQLite would keep
+        writing to a file without a name.
         """
         if (name := self.replaced()) is not None:
             raise JournalDamaged(f"{name} was removed or replaced while it was open")

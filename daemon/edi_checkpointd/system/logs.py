@@ -28,7 +28,7 @@ from edi_checkpointd.system.fs import write_atomic
 Form = Literal["auto", "text", "json"]
 
 LOG_BYTES = 1 << 20  # the limit of daemon.log; the log before it has the same
-SAME_MAX, SAME_S = 10, 60.0  # the same warning is logged so many times in so many seconds; the others are counted
+SAME_MAX, SAME_S = 10, 60.0  # at most 10 equal warnings in 60 s are logged; the others are counted
 _KINDS_MAX = 256  # different warnings; all others count as one kind
 _MESSAGE_MAX = 16 << 10  # characters; a datagram must fit into a socket's buffer
 _JOURNAL = "/run/systemd/journal/socket"

@@ -179,10 +179,8 @@ def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
     for path in (Path(sys.executable), Path(__file__)):
         for folder in {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run")}:
             if path.is_relative_to(folder):
-                hint = (
-                    "install edi-checkpoint in a permanent folder (`python3 -m venv ~/.local/share/edi-checkpoint`), "
-                )
-                hint += "and run its `edi-checkpointd install`"
+                permanent = "a permanent folder (`python3 -m venv ~/.local/share/edi-checkpoint`)"
+                hint = f"install edi-checkpoint in {permanent}, and run its `edi-checkpointd install`"
                 raise UnitRefused(f"{path} is in {folder}, which is a temporary folder", hint=hint)
     manager = Manager(environ)
     served = locate(manager.environment)
@@ -195,11 +193,9 @@ def _usable(paths: Paths, environ: Mapping[str, str]) -> Manager:
                 "(environment.d(5)), and log in again",
             )
     for name in (SERVICE, SOCKET):
-        if (manager.folder / name).is_symlink():
-            raise UnitRefused(
-                f"{manager.folder / name} is a symbolic link: the unit is masked or stored elsewhere",
-                hint=f"run `systemctl --user unmask {name}`, or delete the link",
-            )
+        if (unit := manager.folder / name).is_symlink():
+            hint = f"run `systemctl --user unmask {name}`, or delete the link"
+            raise UnitRefused(f"{unit} is a symbolic link: the unit is masked or stored elsewhere", hint=hint)
     return manager
 
 
