@@ -56,8 +56,8 @@ def _json_last(arguments: list[str]) -> tuple[list[str], bool]:
     """Return the arguments with `--json` moved behind all options, and whether it was given."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument != "--json"]
-    wanted = len(own) < end
-    return ([*own, "--json", *arguments[end:]] if wanted else arguments), wanted
+    as_json = len(own) < end
+    return ([*own, "--json", *arguments[end:]] if as_json else arguments), as_json
 
 
 def _fail(error: EdiCheckpointError, *, as_json: bool) -> int:

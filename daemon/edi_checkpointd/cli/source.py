@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edi_checkpointd.sessions.queries import Queries
 
 ANSWER_TIMEOUT_S = 5.0
-STATUS_TIMEOUT_S = 2.0  # the intake answers at once, unless it hangs
+STATUS_TIMEOUT_S = 2.0  # the loop's thread answers at once, unless it hangs
 PAGE_ENTRIES = 2000
 
 T = TypeVar("T")

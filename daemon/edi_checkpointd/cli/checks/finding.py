@@ -19,7 +19,7 @@ def well(message: str) -> CheckResult:
     return CheckResult(True, message)
 
 
-def not_said(message: str) -> CheckResult:
+def skipped(message: str) -> CheckResult:
     """Return a finding for a check that does not apply or cannot tell, with the reason."""
     return CheckResult(None, message)
 
@@ -29,6 +29,6 @@ def at_fault(message: str, remedy: str) -> CheckResult:
     return CheckResult(False, message, remedy)
 
 
-def mended_by(command: str, message: str) -> CheckResult:
+def fixed_by(command: str, message: str) -> CheckResult:
     """Return a fault whose remedy is a command."""
     return CheckResult(False, message, command, command=True)

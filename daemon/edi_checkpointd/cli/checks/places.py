@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edi_checkpoint.system.paths import HOME, Paths
 from edi_checkpointd import config
-from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, fixed_by, skipped, well
 from edi_checkpointd.cli.checks.setup import Setup, nearest
 from edi_checkpointd.cli.output.screen import size
 
@@ -65,27 +65,25 @@ def _folder(folder: Path) -> CheckResult:
     found = nearest(folder)
     if found != folder and (folder.is_symlink() or not found.is_dir()):
         away = shlex.quote(str(folder if folder.is_symlink() else found))
-        return mended_by(f"mv {away} {away}.moved", f"{folder} cannot be created: {away} is not a folder")
+        return fixed_by(f"mv {away} {away}.moved", f"{folder} cannot be created: {away} is not a folder")
     if os.statvfs(found).f_flag & os.ST_RDONLY:
         remount = f"mount -o remount,rw {shlex.quote(str(_mount_of(found)[0]))}"
-        return mended_by(remount, f"the disk of {folder} is read-only")
+        return fixed_by(remount, f"the disk of {folder} is read-only")
     if found != folder:
         if os.access(found, os.W_OK | os.X_OK):
             return well(f"{folder} {_MADE_AT_NEED}")
-        return mended_by(
-            f"chmod u+wx {shlex.quote(str(found))}", f"{folder} cannot be created: {found} is not writable"
-        )
+        return fixed_by(f"chmod u+wx {shlex.quote(str(found))}", f"{folder} cannot be created: {found} is not writable")
     if not folder.is_dir():
-        return mended_by(f"mv {quoted} {quoted}.moved", f"{folder} is not a folder")
+        return fixed_by(f"mv {quoted} {quoted}.moved", f"{folder} is not a folder")
     us, status = os.geteuid(), folder.stat()
     if foreign := {folder.lstat().st_uid, status.st_uid} - {us}:
         message = f"{folder} belongs to uid {foreign.pop()}, but you are uid {us}"
-        return mended_by(f"sudo chown -hR {us} {quoted}", message)
+        return fixed_by(f"sudo chown -hR {us} {quoted}", message)
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        return mended_by(f"chmod 700 {quoted}", f"{folder} is open to other users (mode {mode:04o})")
+        return fixed_by(f"chmod 700 {quoted}", f"{folder} is open to other users (mode {mode:04o})")
     if mode & 0o700 != 0o700:
-        return mended_by(f"chmod 700 {quoted}", f"{folder} is closed to you (mode {mode:04o})")
+        return fixed_by(f"chmod 700 {quoted}", f"{folder} is closed to you (mode {mode:04o})")
     return well(f"{folder}, open only to you")
 
 
@@ -103,7 +101,7 @@ def inodes(setup: Setup) -> CheckResult:
     """Check that the file systems have room for more files."""
     free = {folder: disk.f_favail for folder, disk in _disks(setup.paths) if disk.f_files}
     if not free:
-        return not_said("the file system does not limit the number of files")
+        return skipped("the file system does not limit the number of files")
     folder, least = min(free.items(), key=lambda pair: pair[1])
     if least < FREE_WANTED_INODES:
         return at_fault(f"the disk of {folder} has room for only {least} more files", "delete unneeded files there")
@@ -116,7 +114,7 @@ def file_system(setup: Setup) -> CheckResult:
     for folder in _on_disk(setup.paths):
         mount, kind = _mount_of(nearest(folder))
         if not kind:
-            return not_said("this system does not report the kind")
+            return skipped("this system does not report the kind")
         if fault := fault_of(kind):
             return at_fault(
                 f"{folder} {fault} ({kind} on {mount})", f"set {HOME} to a folder on a disk of this machine"

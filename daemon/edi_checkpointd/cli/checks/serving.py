@@ -14,7 +14,7 @@ from edi_checkpoint.link.autostart import SYSTEMCTL, UNIT, installed_unit
 from edi_checkpoint.system import process
 from edi_checkpoint.system.paths import RUNTIME_DIR, socket_path
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, fixed_by, skipped, well
 from edi_checkpointd.cli.checks.setup import Setup
 
 DESCRIPTORS_WANTED = 512  # the daemon needs two per client, and some for files
@@ -31,16 +31,16 @@ def service(setup: Setup) -> CheckResult:
                 "no unit is installed, and EDI_CHECKPOINT_AUTOSTART=0 prevents clients from starting a daemon",
                 "unset EDI_CHECKPOINT_AUTOSTART, or keep `edi-checkpointd run` running",
             )
-        return not_said("no unit is installed: the first client starts a daemon")
+        return skipped("no unit is installed: the first client starts a daemon")
     program = _program_of(unit)
     if program is not None and not os.access(program, os.X_OK):
-        return mended_by("edi-checkpointd install", f"{unit} starts {program}, which no longer exists")
+        return fixed_by("edi-checkpointd install", f"{unit} starts {program}, which no longer exists")
     state, enabled = _systemctl("is-active"), _systemctl("is-enabled")
     if state == "failed":
         again = f"systemctl --user reset-failed {UNIT} && systemctl --user start {UNIT}"
-        return mended_by(again, f"{UNIT} has failed; `journalctl --user -u {UNIT}` shows why")
+        return fixed_by(again, f"{UNIT} has failed; `journalctl --user -u {UNIT}` shows why")
     if not state:
-        return not_said(f"{unit} is installed, but your systemd user manager does not answer here")
+        return skipped(f"{unit} is installed, but your systemd user manager does not answer here")
     return well(f"{unit}: {enabled or 'unknown'}, {state}")
 
 
@@ -74,7 +74,7 @@ def lock(setup: Setup) -> CheckResult:
     except (FileNotFoundError, NotADirectoryError):
         return well("free; no daemon has served this folder yet")
     if not stat.S_ISREG(status.st_mode):
-        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is not a regular file: no daemon can lock it")
+        return fixed_by(f"mv {quoted} {quoted}.moved", f"{path} is not a regular file: no daemon can lock it")
     holder = setup.holder
     if not setup.held:
         return well(f"free; last held by process {holder.pid}" if holder else "free")
@@ -82,19 +82,19 @@ def lock(setup: Setup) -> CheckResult:
         pid = _holder_by_kernel(status)
         by = f"process {pid}" if pid else "an unknown process"
         message = f"{path} is held by {by}, but does not name it: clients cannot find that daemon"
-        return mended_by(f"kill {pid}", message) if pid else at_fault(message, "end that process")
+        return fixed_by(f"kill {pid}", message) if pid else at_fault(message, "end that process")
     return well(f"held by process {holder.pid} since {holder.started}")
 
 
 def _holder_by_kernel(status: os.stat_result) -> int | None:
     """Return the process that holds a lock on the file of `status`, from /proc/locks."""
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None
     for fields in map(str.split, lines):
-        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted and fields[4].isdigit():
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == inode and fields[4].isdigit():
             return int(fields[4])
     return None
 
@@ -107,14 +107,14 @@ def socket(setup: Setup) -> CheckResult:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         if setup.held and setup.holder and Path(setup.holder.socket) == path:
-            return mended_by("edi-checkpointd stop", f"{path} is missing, but process {setup.holder.pid} serves it")
+            return fixed_by("edi-checkpointd stop", f"{path} is missing, but process {setup.holder.pid} serves it")
         return well(f"{path} does not exist yet; its path has {len(os.fsencode(path))} bytes")
     if not stat.S_ISSOCK(status.st_mode):
-        return mended_by(f"mv {quoted} {quoted}.moved", f"{path} is not a socket")
+        return fixed_by(f"mv {quoted} {quoted}.moved", f"{path} is not a socket")
     if status.st_uid != os.geteuid():
-        return mended_by(f"sudo rm {quoted}", f"{path} belongs to uid {status.st_uid}, but you are uid {os.geteuid()}")
+        return fixed_by(f"sudo rm {quoted}", f"{path} belongs to uid {status.st_uid}, but you are uid {os.geteuid()}")
     if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
-        return mended_by(f"chmod 600 {quoted}", f"{path} is open to other users (mode {mode:04o})")
+        return fixed_by(f"chmod 600 {quoted}", f"{path} is open to other users (mode {mode:04o})")
     if not setup.held and setup.listener is None:
         return well(f"{path}, left by a dead daemon; the next daemon replaces it")
     return well(str(path))
@@ -124,7 +124,7 @@ def daemon(setup: Setup) -> CheckResult:
     """Check that the daemon that holds the lock also answers, and serves our folder."""
     holder = setup.holder if setup.held else None
     if holder is None and setup.listener is None:
-        return not_said("not running")
+        return skipped("not running")
     greeting = setup.greeting
     if isinstance(greeting, messages.Error):
         if greeting.code == WrongFolder.code:
@@ -134,10 +134,10 @@ def daemon(setup: Setup) -> CheckResult:
     if greeting is None:
         pid = holder.pid if holder else setup.listener
         trouble = daemon_hangs(pid)
-        return mended_by(f"kill -9 {pid}", f"{trouble.message.split(';')[0]}: {trouble.hint}")
+        return fixed_by(f"kill -9 {pid}", f"{trouble.message.split(';')[0]}: {trouble.hint}")
     if holder is None:
         message = f"process {greeting.pid} answers, but no longer holds the lock of {setup.paths.sessions}"
-        return mended_by(f"kill {greeting.pid}", f"{message}: the folder was replaced while it ran")
+        return fixed_by(f"kill {greeting.pid}", f"{message}: the folder was replaced while it ran")
     return well(f"process {greeting.pid} answers")
 
 
@@ -145,10 +145,10 @@ def versions(setup: Setup) -> CheckResult:
     """Check that client and daemon have the same version."""
     running = setup.greeting if setup.held else None
     if not isinstance(running, messages.Welcome):
-        return well(f"{setup.version}, client and daemon") if not setup.held else not_said("the daemon does not answer")
+        return well(f"{setup.version}, client and daemon") if not setup.held else skipped("the daemon does not answer")
     if running.version != setup.version:
         message = f"the client is {setup.version}, but the running daemon is still {running.version}"
-        return mended_by("edi-checkpointd stop", f"{message}; the next client starts the new one")
+        return fixed_by("edi-checkpointd stop", f"{message}; the next client starts the new one")
     return well(f"{setup.version}, client and daemon")
 
 
@@ -157,10 +157,10 @@ def descriptors(setup: Setup) -> CheckResult:
     ours = process.descriptors(os.getpid())
     its = process.descriptors(setup.holder.pid) if setup.held and setup.holder else ours
     if ours is None or its is None:
-        return not_said("this system does not report it")
+        return skipped("this system does not report it")
     if its.limit >= max(DESCRIPTORS_WANTED, int(its.open / DESCRIPTORS_USED_MAX)):
         return well(f"at most {its.limit:,}")
     message = f"the daemon may open {its.limit} files, and has {its.open} open: it ends when it reaches the limit"
     if ours.limit > its.limit:
-        return mended_by("edi-checkpointd stop", f"{message}; the next daemon may open {ours.limit:,}")
+        return fixed_by("edi-checkpointd stop", f"{message}; the next daemon may open {ours.limit:,}")
     return at_fault(message, "raise `nofile` of your user in /etc/security/limits.conf, and log in again")

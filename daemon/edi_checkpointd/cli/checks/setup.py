@@ -48,12 +48,12 @@ class Setup:
             probe.settimeout(GREETING_S)
             try:
                 probe.connect(socket_path(self.paths))
-                told = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             except TimeoutError:
                 return 0
             except OSError:
                 return None
-        return int(_CREDENTIALS.unpack(told)[0])
+        return int(_CREDENTIALS.unpack(credentials)[0])
 
     @cached_property
     def greeting(self) -> wire_messages.Welcome | wire_messages.Error | None:

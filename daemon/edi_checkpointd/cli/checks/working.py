@@ -12,7 +12,7 @@ from edi_checkpoint.client import Client, connect
 from edi_checkpoint.documents.reader import parse_checkpoint
 from edi_checkpoint.home.problems import Trouble
 from edi_checkpoint.wire import messages
-from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, mended_by, not_said, well
+from edi_checkpointd.cli.checks.finding import CheckResult, at_fault, fixed_by, skipped, well
 from edi_checkpointd.cli.checks.setup import Setup
 from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.journal import sound_sqlite
@@ -30,7 +30,7 @@ def sqlite(setup: Setup) -> CheckResult:
 def clock(setup: Setup) -> CheckResult:
     """Check that the clock is not behind the newest entry."""
     for trouble in _troubles(setup, clock=True):
-        return mended_by("sudo timedatectl set-ntp true", f"{trouble.message}; {trouble.hint}")
+        return fixed_by("sudo timedatectl set-ntp true", f"{trouble.message}; {trouble.hint}")
     return well("not behind the newest entry")
 
 
@@ -53,11 +53,11 @@ def round_trip(setup: Setup) -> CheckResult:
     Raises the error of the step that fails.
     """
     if setup.held and not isinstance(setup.greeting, messages.Welcome):
-        return not_said("the daemon does not answer")
+        return skipped("the daemon does not answer")
     begun_s = time.monotonic()
     with connect(app=PROGRAM, timeout_s=_PATIENCE_S) as client:
         if client.disabled:
-            return not_said("EDI_CHECKPOINT_DISABLE is set: nothing is saved")
+            return skipped("EDI_CHECKPOINT_DISABLE is set: nothing is saved")
         if not client.connected:
             remedy = "run `edi-checkpointd run`; it prints why it cannot start"
             return at_fault("no daemon answers, and none could be started", remedy)

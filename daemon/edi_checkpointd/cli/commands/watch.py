@@ -13,7 +13,7 @@ from edi_checkpointd.cli.arguments import flag
 from edi_checkpointd.cli.exits import PROGRAM
 from edi_checkpointd.cli.output.screen import Cell, Screen, moment
 from edi_checkpointd.cli.views import documents
-from edi_checkpointd.cli.views.events import EVENT_STYLE, said
+from edi_checkpointd.cli.views.events import EVENT_STYLE, details
 
 _EVENT_CELLS = 10
 
@@ -55,4 +55,4 @@ def watch(
 def _line(event: Event) -> list[str | Cell]:
     what = Cell(event.event.ljust(_EVENT_CELLS), EVENT_STYLE.get(event.event, ""))
     whose = "" if event.session_id is None else f"  {event.session_id} {event.sequence or ''}".rstrip()
-    return [moment(event.timestamp), "  ", what, whose, "  ", said(event)]
+    return [moment(event.timestamp), "  ", what, whose, "  ", details(event)]

@@ -57,8 +57,8 @@ _JOB = "5f0c2b7e-93a1-4d0e-8a57-1c6be27d9f40"
 
 
 def _prompts(count: int, last: str = "") -> dict[str, object]:
-    held: dict[str, object] = {f"iteration_{n}": prompt for n, prompt in enumerate(_PROMPTS[:count])}
-    return {**held, last: _PROMPTS[-1]} if last else held
+    prompts: dict[str, object] = {f"iteration_{n}": prompt for n, prompt in enumerate(_PROMPTS[:count])}
+    return {**prompts, last: _PROMPTS[-1]} if last else prompts
 
 
 def _intent(entities: list[str], confidence: float) -> dict[str, object]:

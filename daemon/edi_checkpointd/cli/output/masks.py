@@ -23,14 +23,14 @@ def change(before: Reference, after: Reference, reads: tuple[Read, Read]) -> str
     """
     if before.area is None or after.area is None:
         return ""
-    said = f"area {before.area:,} -> {after.area:,} px"
+    words = f"area {before.area:,} -> {after.area:,} px"
     if before.area:
-        said += f" ({100 * (after.area - before.area) / before.area:+.1f} %)"
+        words += f" ({100 * (after.area - before.area) / before.area:+.1f} %)"
     if before.shape == after.shape and prod(after.shape) <= OVERLAP_MAX_PIXELS:
         with suppress(ArraysMissing, AttachmentDamaged, AttachmentMissing, ValueError):
             was, now = (decode(one, read(one)) for one, read in zip((before, after), reads, strict=True))
-            said += f", overlap {_overlap(was, now):.2f}"
-    return said
+            words += f", overlap {_overlap(was, now):.2f}"
+    return words
 
 
 def _overlap(before: Any, after: Any) -> float:

@@ -33,10 +33,10 @@ def _times(shape: Sequence[int]) -> str:
 
 def in_words(text: bytes) -> bytes:
     """Return a JSON text with each reference replaced by its description: `<mask 64x64, 1.6 % set, 107 B>`."""
-    return _REFERENCE.sub(_said, text) if MARK in text else text
+    return _REFERENCE.sub(_phrase_of, text) if MARK in text else text
 
 
-def _said(found: re.Match[bytes]) -> bytes:
+def _phrase_of(found: re.Match[bytes]) -> bytes:
     try:
         return f"<{phrase(msgspec.json.decode(found[1], type=Reference))}>".encode()
     except msgspec.MsgspecError:

@@ -129,8 +129,8 @@ def history(screen: Screen, session_id: str, pages: Iterable[History]) -> None:
     title, offset = "TIME", ""
     for at, page in enumerate(pages):
         if at == 0:
-            held = f"holds sequences {page.first} to {page.last}" if page.last else "has no entries of it"
-            screen.line(Cell(f"session {session_id}; the journal {held}", "dim"))
+            extent = f"holds sequences {page.first} to {page.last}" if page.last else "has no entries of it"
+            screen.line(Cell(f"session {session_id}; the journal {extent}", "dim"))
             title, _ = moments(title, [entry.timestamp for entry in page.entries[:1]])
             offset = title.removeprefix("TIME ")
         if page.entries:

@@ -26,13 +26,13 @@ def flat(rows: Iterable[SessionInfo]) -> list[Branch]:
 def with_parents(rows: Sequence[SessionInfo], every: Sequence[SessionInfo]) -> list[SessionInfo]:
     """Return `rows` and all their ancestors among `every`, in the order of `every`."""
     known = {info.session_id: info for info in every}
-    wanted: set[str] = set()
+    shown: set[str] = set()
     for info in rows:
         above: SessionInfo | None = info
-        while above is not None and above.session_id not in wanted:
-            wanted.add(above.session_id)
+        while above is not None and above.session_id not in shown:
+            shown.add(above.session_id)
             above = known.get(above.parent_session or "")
-    return [info for info in every if info.session_id in wanted]
+    return [info for info in every if info.session_id in shown]
 
 
 def grown(rows: Sequence[SessionInfo]) -> list[Branch]:

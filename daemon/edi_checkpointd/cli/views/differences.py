@@ -98,9 +98,9 @@ def show(screen: Screen, source: Source, before: Side, after: Side) -> bool:
         return False
     most = None if screen.width is None else _VALUE_MAX_CHARS
     reads = (partial(source.attachment, before.found.session_id), partial(source.attachment, after.found.session_id))
-    told = [list(_told(change, most, reads)) for change in found]
-    screen.paragraphs(told, indent=_INDENT)
-    return any(word is _CUT for words in told for word in words)
+    lines = [list(_line(change, most, reads)) for change in found]
+    screen.paragraphs(lines, indent=_INDENT)
+    return any(word is _CUT for words in lines for word in words)
 
 
 def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:
@@ -109,7 +109,7 @@ def _side(sign: str, style: str, side: Side) -> Sequence[str | Cell]:
     return Cell(f"{sign} {side.selector}", style), found.session_id, time, f"sequence {found.sequence}", found.stage
 
 
-def _told(change: Change | Reordered, most: int | None, reads: tuple[Read, Read]) -> Iterator[Cell]:
+def _line(change: Change | Reordered, most: int | None, reads: tuple[Read, Read]) -> Iterator[Cell]:
     """Yield the words that describe a change; values are cut to `most` characters."""
     place = spelled(change.path)
     if isinstance(change, Reordered):
@@ -140,8 +140,8 @@ def _became(before: bytes, after: bytes, most: int | None, reads: tuple[Read, Re
 
 def _attached(before: Reference, after: Reference, reads: tuple[Read, Read]) -> Iterator[Cell]:
     """Yield how a mask changed; for other attachments, their kinds and the beginnings of their digests."""
-    if said := masks.change(before, after, reads):
-        yield from (Cell(word, "") for word in said.split(" "))
+    if words := masks.change(before, after, reads):
+        yield from (Cell(word, "") for word in words.split(" "))
     else:
         yield from (Cell(f"<{phrase(before)}>", _WENT), Cell(before.sha256[:_DIGEST_CHARS], _WENT), Cell("->", ""))
         yield from (Cell(f"<{phrase(after)}>", _CAME), Cell(after.sha256[:_DIGEST_CHARS], _CAME))

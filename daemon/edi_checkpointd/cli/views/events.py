@@ -9,7 +9,7 @@ from edi_checkpoint.model import Event
 EVENT_STYLE: Final = {"checkpoint": "green", "rollback": "cyan", "fault": "bold red", "daemon": "bold"}
 
 
-def said(event: Event) -> str:
+def details(event: Event) -> str:
     """Return the details of an event, without its kind and its session."""
     match event.event:
         case "update":
@@ -20,6 +20,6 @@ def said(event: Event) -> str:
             return ": ".join(text for text in (event.name, event.detail) if text)
 
 
-def said_briefly(event: Event) -> str:
+def brief_details(event: Event) -> str:
     """Return the details of an event, without the file name of a checkpoint, which rarely fits into a table."""
-    return event.detail or "" if event.event == "checkpoint" else said(event)
+    return event.detail or "" if event.event == "checkpoint" else details(event)

@@ -23,7 +23,7 @@ from edi_checkpointd.cli.daemon import expect
 from edi_checkpointd.cli.follow import follow
 from edi_checkpointd.cli.output.screen import visible
 from edi_checkpointd.cli.output.tables import CONDITION_STYLE
-from edi_checkpointd.cli.views.events import EVENT_STYLE, said_briefly
+from edi_checkpointd.cli.views.events import EVENT_STYLE, brief_details
 from edi_checkpointd.cli.views.status import duration
 
 SESSIONS_ASKED = 100
@@ -98,11 +98,11 @@ class View:
         )
 
 
-def _head(said: str) -> Table:
+def _head(title: str) -> Table:
     head = Table.grid(expand=True)
     head.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     head.add_column(no_wrap=True, justify="right")
-    head.add_row(Text(f"edi-checkpoint watch  {said}", "bold"), Text("Ctrl-C ends", "dim"))
+    head.add_row(Text(f"edi-checkpoint watch  {title}", "bold"), Text("Ctrl-C ends", "dim"))
     return head
 
 
@@ -126,7 +126,7 @@ def _event_table(events: list[Event]) -> Table:
         time = event.timestamp.astimezone().strftime("%H:%M:%S")
         what = Text(event.event, EVENT_STYLE.get(event.event, ""))
         sequence = "" if event.sequence is None else str(event.sequence)
-        table.add_row(time, what, _text(event.session_id or ""), sequence, _text(said_briefly(event)))
+        table.add_row(time, what, _text(event.session_id or ""), sequence, _text(brief_details(event)))
     return table
 
 
