@@ -28,7 +28,7 @@ class _Numbered(Struct, frozen=True):
     request: Number
 
 
-class _Json(_Numbered, frozen=True):
+class _JsonBody(_Numbered, frozen=True):
     """An answer whose `body` is the JSON text of a command's output, without its `format`."""
 
     body: JsonText
@@ -331,11 +331,11 @@ class AttachmentFound(_Numbered, tag="attachment_found", frozen=True):
     data: bytes
 
 
-class StatusReply(_Json, tag="status", frozen=True):
+class StatusReply(_JsonBody, tag="status", frozen=True):
     """The answer to `GetStatus`: the output of `edi-checkpoint status --json`."""
 
 
-class Settings(_Json, tag="settings", frozen=True):
+class Settings(_JsonBody, tag="settings", frozen=True):
     """The answer to `GetSettings`: the rows of `edi-checkpoint config --json`."""
 
 
@@ -351,11 +351,11 @@ class Events(_Numbered, tag="events", frozen=True):
     missed: Number = 0
 
 
-class CleanupReply(_Json, tag="cleanup", frozen=True):
+class CleanupReply(_JsonBody, tag="cleanup", frozen=True):
     """The answer to `GetCleanup` and `Prune`: the output of `edi-checkpoint prune --json`."""
 
 
-class WhyReply(_Json, tag="why", frozen=True):
+class WhyReply(_JsonBody, tag="why", frozen=True):
     """The answer to `GetWhy`: the output of `edi-checkpoint why --json`."""
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
+class _FactsRequest:
     """The files asked for in one call: what is known of each so far, by key, and whether that is everything."""
 
     facts: dict[str, FileFacts]
@@ -35,8 +35,8 @@ class NamedFiles:
     def __init__(self) -> None:
         """Start no thread yet; the first request does."""
         self._known: OrderedDict[Identity, str] = OrderedDict()
-        self._requests: SimpleQueue[_Request] = SimpleQueue()
-        self._last: _Request | None = None
+        self._requests: SimpleQueue[_FactsRequest] = SimpleQueue()
+        self._last: _FactsRequest | None = None
         self._thread: threading.Thread | None = None
 
     def of(self, paths: Mapping[str, str]) -> dict[str, FileFacts]:
@@ -50,7 +50,7 @@ class NamedFiles:
         if self._thread is None:  # a daemon thread: the process's end waits for no mount
             self._thread = threading.Thread(target=self._run, name="named-files", daemon=True)
             self._thread.start()
-        self._last = _Request(facts)
+        self._last = _FactsRequest(facts)
         self._requests.put(self._last)
         self._last.done.wait(WAIT_S)
         return dict(facts)
