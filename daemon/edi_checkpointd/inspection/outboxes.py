@@ -92,10 +92,9 @@ def _stream(paths: Paths, files: StreamFiles, reached: dict[str, tuple[str, int]
         if held and segment == files.segments[-1]:
             break
         if found := _end(segment, end):
-            if found == _CUT_OFF and segment == files.segments[-1]:
-                yield Finding(Severity.NOTE, Code.OUTBOX_CUT_OFF, what, found, _DRAINED, segment)
-            else:
-                yield Finding(Severity.REPAIRABLE, Code.OUTBOX_DAMAGED, what, found, _DRAINED, segment)
+            cut_off = found == _CUT_OFF and segment == files.segments[-1]
+            kind = (Severity.NOTE, Code.OUTBOX_CUT_OFF) if cut_off else (Severity.REPAIRABLE, Code.OUTBOX_DAMAGED)
+            yield Finding(*kind, what, found, _DRAINED, segment)
             break  # the daemon stops reading there, too
     reached[stream] = (session_id, last)
 

@@ -21,7 +21,6 @@ from edi_checkpointd.journal.schema import JournalRefused as JournalRefused
 from edi_checkpointd.journal.schema import Notes as Notes
 from edi_checkpointd.journal.schema import SessionRow as SessionRow
 from edi_checkpointd.journal.schema import Shown as Shown
-from edi_checkpointd.journal.schema import check_sqlite as check_sqlite
 from edi_checkpointd.journal.schema import named_damage as named_damage
 from edi_checkpointd.journal.witness import WitnessMark as WitnessMark
 from edi_checkpointd.journal.witness import read_witness as read_witness

@@ -31,9 +31,8 @@ from edi_checkpointd.journal import (
     Notes,
     Reader,
     Transaction,
-    check_sqlite,
 )
-from edi_checkpointd.journal.schema import FORMAT
+from edi_checkpointd.journal.schema import FORMAT, check_sqlite
 from edi_checkpointd.recovery.startup import open_journal
 from edi_checkpointd.sessions.queries import Queries
 from edi_checkpointd.state import Snapshot, State, fold, read
