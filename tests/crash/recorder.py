@@ -26,8 +26,8 @@ from crash.disk import Make, MakeFolder, Names, Rename, Sync, SyncFolder, Told, 
 from edi_checkpoint.outbox.outbox import Outbox
 from edi_checkpoint.system.paths import locate
 from edi_checkpoint.wire.messages import Ack
+from edi_checkpointd.checkpoints import writer
 from edi_checkpointd.checkpoints.policy import Amendment
-from edi_checkpointd.checkpoints.writer import CheckpointWriter
 from edi_checkpointd.intake.listener import Listener
 
 UNRECORDED = ("-shm", "reserve", ".sock")  # SQLite remakes the first; the second is the reserve; the third is no file
@@ -228,24 +228,25 @@ class RecordingFile(apsw.VFSFile):
 
 def tap_promises(recorder: Recorder) -> None:
     """Write each report to others into the log, before it is sent."""
-    send, written, sync = Listener.send, CheckpointWriter._report, Outbox.sync
+    send, written, sync = Listener.send, writer.Written, Outbox.sync
 
     def sends(self: Listener, routing_id: bytes, message: Any) -> bool:
         if isinstance(message, Ack):
             recorder.note(Told("acknowledged", message.stream, message.number))
         return send(self, routing_id, message)
 
-    def tells(self: CheckpointWriter, tell: Any, result: Any) -> None:
+    def writes(*fields: Any) -> Any:
+        result = written(*fields)
         if result.error is None and not isinstance(result.wish, Amendment):  # whose state is not newer
             recorder.note(Told("in a file", result.session_id, result.state.sequence))
-        written(self, tell, result)
+        return result
 
     def syncs(self: Outbox) -> None:
         spooled = self.spooled
         sync(self)
         recorder.note(Told("synced", self.stream, spooled))
 
-    Listener.send, CheckpointWriter._report, Outbox.sync = sends, tells, syncs
+    Listener.send, writer.Written, Outbox.sync = sends, writes, syncs
 
 
 if __name__ == "__main__":
