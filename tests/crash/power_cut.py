@@ -209,16 +209,18 @@ def cut(
     return verdict
 
 
-def cut_at_each_step(operations: list[disk.Operation], chooser: disk.Chooser, folder: Path, judge: Judge) -> Verdict:
-    """Judge a cut after each operation that is not a write, with the result of `chooser`."""
+def cut_at_each_step(
+    operations: list[disk.Operation], chooser: disk.Chooser, folder: Path, judge: Judge, *, writes: bool = False
+) -> Verdict:
+    """Judge a cut after each operation that is not a write, or after each of all, with the result of `chooser`."""
     verdict, running = Verdict(), disk.Disk()
     for position, operation in enumerate(operations, start=1):
         running.do(operation)
-        if not isinstance(operation, disk.Write):
+        if writes or not isinstance(operation, disk.Write):
             home = folder / f"cut-at-{position}"
             disk.put(running.cut(chooser), home)
             found = judge(running, locate({"EDI_CHECKPOINT_HOME": str(home)}))
-            found.findings = [f"cut at {position}, behind {operation}: {what}" for what in found.findings]
+            found.findings = [f"cut at {position}, behind {operation!s:.100}: {what}" for what in found.findings]
             verdict.add(found)
             shutil.rmtree(home)
     return verdict

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash.disk import Operation, SizesKept, Told, Unlink
+from crash.disk import Make, NamesKept, Operation, SizesKept, Told, Unlink
 from crash.power_cut import (
     cut,
     cut_at_each_step,
@@ -52,6 +52,16 @@ def test_a_segment_that_a_power_cut_brings_back_hides_nothing_that_was_synced_be
     assert len(gone) >= 3
     assert len([one for one in operations if isinstance(one, Told)]) == len(gone)
     verdict = cut_at_each_step(operations, SizesKept(), tmp_path, judge_outbox)
+    assert not verdict, verdict.findings
+
+
+@pytest.mark.crash
+def test_a_power_cut_while_the_first_journal_is_made_leaves_none_that_counts_as_damaged(
+    home: Home, tmp_path: Path
+) -> None:
+    making = record_daemon(home, tmp_path / "log")[:60]
+    assert any(isinstance(one, Make) and one.path == "state/journal.sqlite-wal" for one in making)
+    verdict = cut_at_each_step(making, NamesKept(), tmp_path, judge_daemon, writes=True)
     assert not verdict, verdict.findings
 
 

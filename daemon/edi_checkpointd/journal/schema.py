@@ -201,8 +201,8 @@ def check_head(path: Path) -> None:
     head = b""
     with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
-    if not head:
-        return
+    if not any(head) and (not head or path.with_name(f"{path.name}-journal").exists()):
+        return  # a power cut while the journal was made: SQLite rolls it back to an empty file
     if head[:16] != b"SQLite format 3\0":
         raise JournalDamaged(f"{path}: it is not an SQLite database")
     version, application = (int.from_bytes(head[at : at + 4]) for at in (60, 68))
