@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edi_checkpoint.errors import SessionForked as SessionForked
     from edi_checkpoint.errors import SessionIdError as SessionIdError
     from edi_checkpoint.errors import StateValueError as StateValueError
+    from edi_checkpoint.errors import UsageError as UsageError
     from edi_checkpoint.errors import VersionMismatch as VersionMismatch
     from edi_checkpoint.errors import WrongFolder as WrongFolder
     from edi_checkpoint.model import CheckpointInfo as CheckpointInfo

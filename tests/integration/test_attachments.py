@@ -376,12 +376,12 @@ def test_nothing_is_collected_while_a_document_cannot_be_read(home: Home) -> Non
     unread.parent.mkdir()
     unread.with_name("link").symlink_to("/proc/self/mem")  # a link names nothing, whatever it leads to
     os.mkfifo(unread.with_name("pipe"))
+    unread.write_bytes(b"{}")
     daemon = home.start(
         [sys.executable, "-c", NO_READER, "run", "--collect-every-s", "0.1", "--autosave-every-s", "0.1"],
         lines_from="stderr",
     )
     daemon.wait_line("ready ")
-    unread.write_bytes(b"{}")
     writer = home.publisher("s1")
     writer.do("session.update(n=1)")
     daemon.wait_line(lambda line: "garbage collection failed, no attachment deleted" in line)
