@@ -40,6 +40,9 @@ plain_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 def stop_daemon():
     os.kill(daemon, signal.SIGSTOP)
+    tasks = Path(f"/proc/{daemon}/task")  # each stops when it is scheduled
+    while any(b") T " not in (task / "stat").read_bytes() for task in tasks.iterdir()):
+        time.sleep(0.001)
 
 def forbid_new_files():
     resource.prlimit(daemon, resource.RLIMIT_NOFILE, (8, open_files[1]))  # the first eight stay open
