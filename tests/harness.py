@@ -127,8 +127,11 @@ class Refused(Exception):
     """The error that a publisher got instead of an answer: its type, code, message and pid."""
 
     def __init__(self, told: dict) -> None:
-        super().__init__(f"{told['type']} {told['code']}: {told['message']}")
+        super().__init__(told)  # so that it can be sent from one process to another
         self.type, self.code, self.message, self.pid = told["type"], told["code"], told["message"], told["pid"]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.code}: {self.message}"
 
 
 class Publisher(Process):
