@@ -179,7 +179,9 @@ def whole_or_gone(stage: Stage) -> None:
         here = [path for path in stage.paths.sessions.glob(f"{session_id}*.json") if not path.name.startswith(".")]
         folder = stage.paths.trash / session_id
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        return (len(here), len(there)) in ((3, 0), (0, 0)) or (not here and len(there) == 4 and ".trashed" in there)
+        # Two checkpoints and an auto-save; on a busy machine the timer makes one more.
+        is_here, is_there = len(here) >= 3 and not there, not here and len(there) >= 4 and ".trashed" in there
+        return is_here or is_there or not (here or there)
 
     for number in range(next(iter(stage.names))):
         eventually(lambda number=number: lies_whole(f"left-{number}"))
